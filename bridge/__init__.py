@@ -1,0 +1,1 @@
+"""Processes, sockets, clocks and shared memory around `core`. Performs no tensor operation itself."""

@@ -1,0 +1,243 @@
+"""The live parameters: one frozen value, replaced between two frames, never mutated.
+
+Every field carries its unit, range and one-line help. OSC addresses, the page's controls, the client
+components and the docs are derived from `SPECS`; nothing else repeats a name, a default or a range.
+This module imports the standard library only, so that every process can load it cheaply.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from typing import Any
+
+STAGE_GRID = 50
+"""Number of points of the timestep grid that a t-index selects from (LCM: 999, 979, ..., 19)."""
+
+MAX_STEPS = 8
+MAX_PROMPT_CHARS = 2000
+
+GUIDANCE_KINDS = ("none", "full", "onetime-negative", "self-negative")
+MODES = ("throughput", "latency")
+TASKS = ("img2img", "txt2img")
+
+
+class ParamError(ValueError):
+    """A parameter was refused. The message names the field, what arrived and what would be accepted."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the outside may know of one parameter.
+
+    kind is one of "str", "float", "int", "bool", "choice", "ints". `low`/`high` bound numbers (and every
+    element of "ints"), and the length in characters of "str"; `max_items` bounds "ints".
+    `slow` marks fields whose new value needs work off the frame path (a text encoder pass).
+    """
+
+    name: str
+    kind: str
+    default: Any
+    help: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+    choices: tuple[str, ...] = ()
+    max_items: int = 0
+    main: bool = False
+    slow: bool = False
+
+    def check(self, value: Any) -> Any:
+        """Return `value` in the field's own type, or raise `ParamError` naming the mend."""
+        return _CHECKS[self.kind](self, value)
+
+
+def _refuse(spec: Spec, value: Any, wanted: str) -> ParamError:
+    shown = repr(value)
+    if len(shown) > 60:
+        shown = shown[:57] + "..."
+    return ParamError(f"{spec.name}: got {shown}; send {wanted}")
+
+
+def _number(spec: Spec, value: Any, wanted: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise _refuse(spec, value, wanted)
+    if not (spec.low <= value <= spec.high):  # type: ignore[operator]
+        raise _refuse(spec, value, wanted)
+    return value
+
+
+def _check_float(spec: Spec, value: Any) -> float:
+    return float(_number(spec, value, f"a number from {spec.low:g} to {spec.high:g}"))
+
+
+def _check_int(spec: Spec, value: Any) -> int:
+    wanted = f"a whole number from {spec.low:.0f} to {spec.high:.0f}"
+    number = _number(spec, value, wanted)
+    if number != int(number):
+        raise _refuse(spec, value, wanted)
+    return int(number)
+
+
+def _check_bool(spec: Spec, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, (int, float)) and value in (0, 1):
+        return bool(value)
+    raise _refuse(spec, value, "0 or 1")
+
+
+def _check_choice(spec: Spec, value: Any) -> str:
+    if isinstance(value, str) and value in spec.choices:
+        return value
+    raise _refuse(spec, value, "one of " + ", ".join(spec.choices))
+
+
+def _check_str(spec: Spec, value: Any) -> str:
+    wanted = f"text of at most {spec.high:.0f} characters"
+    if not isinstance(value, str):
+        raise _refuse(spec, value, wanted)
+    if len(value) > spec.high:  # type: ignore[operator]
+        raise ParamError(f"{spec.name}: got {len(value)} characters; send {wanted}")
+    return "".join(c if c.isprintable() else " " for c in value)
+
+
+def _check_ints(spec: Spec, value: Any) -> tuple[int, ...]:
+    wanted = (
+        f"0 to {spec.max_items} whole numbers from {spec.low:.0f} to {spec.high:.0f}, each larger than the one before"
+    )
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = (value,)
+    if not isinstance(value, (list, tuple)) or len(value) > spec.max_items:
+        raise _refuse(spec, value, wanted)
+    numbers = []
+    for item in value:
+        number = _number(spec, item, wanted)
+        if number != int(number):
+            raise _refuse(spec, value, wanted)
+        numbers.append(int(number))
+    if any(b <= a for a, b in zip(numbers, numbers[1:], strict=False)):
+        raise _refuse(spec, value, wanted)
+    return tuple(numbers)
+
+
+_CHECKS = {
+    "float": _check_float,
+    "int": _check_int,
+    "bool": _check_bool,
+    "choice": _check_choice,
+    "str": _check_str,
+    "ints": _check_ints,
+}
+
+
+def _param(default: Any, kind: str, help: str, **about: Any) -> Any:
+    return field(default=default, metadata={"kind": kind, "help": help, **about})
+
+
+@dataclass(frozen=True)
+class Params:
+    """Everything that may change between two frames. Build changed copies with `with_values`."""
+
+    prompt: str = _param(
+        "neon style, red sphere, blue box",
+        "str",
+        "What the picture should show, and in which style.",
+        high=MAX_PROMPT_CHARS,
+        main=True,
+        slow=True,
+    )
+    negative_prompt: str = _param(
+        "", "str", "What to steer away from; used by guidance full and onetime-negative.", high=MAX_PROMPT_CHARS, slow=True
+    )
+    strength: float = _param(
+        0.64,
+        "float",
+        "How far from the input the picture may go; 1 ignores the input.",
+        low=0.02,
+        high=1.0,
+        step=0.02,
+        main=True,
+    )
+    steps: int = _param(
+        2, "int", "Denoising steps a frame gets; more is finer and slower.", low=1, high=MAX_STEPS, step=1, main=True
+    )
+    t_index: tuple[int, ...] = _param(
+        (),
+        "ints",
+        "Explicit denoising stages on the 50-point grid; empty derives them from strength and steps.",
+        low=0,
+        high=STAGE_GRID - 1,
+        max_items=MAX_STEPS,
+    )
+    guidance: str = _param(
+        "none", "choice", "How the prompt is enforced; none costs nothing extra.", choices=GUIDANCE_KINDS, main=True
+    )
+    guidance_scale: float = _param(
+        1.2,
+        "float",
+        "How hard the prompt is enforced; no effect at 1 or below, or with guidance none.",
+        low=0.0,
+        high=20.0,
+        step=0.05,
+        main=True,
+    )
+    delta: float = _param(
+        1.0, "float", "Weight of the virtual residual noise of residual guidance.", low=0.0, high=2.0, step=0.05
+    )
+    seed: int = _param(
+        2, "int", "Noise seed; -1 draws new noise for every frame.", low=-1, high=2**31 - 1, step=1, main=True
+    )
+    mode: str = _param(
+        "throughput",
+        "choice",
+        "throughput: stream batch, most frames per second; latency: each frame leaves in its own turn.",
+        choices=MODES,
+        main=True,
+    )
+    task: str = _param("img2img", "choice", "img2img repaints the input; txt2img ignores it.", choices=TASKS)
+    similarity_filter: bool = _param(
+        False, "bool", "Skip frames that look like the last processed one, so that the device can sleep.", main=True
+    )
+    similarity_threshold: float = _param(
+        0.98, "float", "Cosine similarity above which frames are skipped, at random, ever more often.", low=0.0, high=1.0, step=0.005
+    )
+    similarity_max_skip: int = _param(
+        10, "int", "Longest run of skipped frames.", unit="frames", low=0, high=1000, step=1
+    )
+    paused: bool = _param(False, "bool", "Hold the last picture and let the device sleep.")
+
+    def with_values(self, **values: Any) -> Params:
+        """A checked copy with the named fields replaced.
+
+        Raises `ParamError` for an unknown name, a wrong type or a value out of range; nothing is changed then.
+        """
+        checked = {}
+        for name, value in values.items():
+            spec = SPECS.get(name)
+            if spec is None:
+                raise ParamError(f"{name}: no such parameter; known are {', '.join(SPECS)}")
+            checked[name] = spec.check(value)
+        return replace(self, **checked)
+
+    def stages(self) -> tuple[int, ...]:
+        """The t-indices that a frame passes, first (noisiest) to last.
+
+        Derived from strength and steps when `t_index` is empty: the start is (1 - strength) of the grid and the
+        stages are spread evenly over the rest, so strength 0.64 gives 18 for one step and 18, 26, 34, 42 for four.
+        """
+        if self.t_index:
+            return self.t_index
+        start = min(STAGE_GRID - 1, round((1.0 - self.strength) * STAGE_GRID))
+        span = STAGE_GRID - start
+        picked = [start + (i * span) // self.steps for i in range(self.steps)]
+        return tuple(dict.fromkeys(picked))
+
+
+def _spec_of(f: Field[Any]) -> Spec:
+    assert f.default is not MISSING
+    return Spec(name=f.name, default=f.default, **f.metadata)
+
+
+SPECS: dict[str, Spec] = {f.name: _spec_of(f) for f in fields(Params)}
