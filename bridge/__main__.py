@@ -1,0 +1,7 @@
+"""`python -m bridge WORD ...` is `frameloom WORD ...`."""
+
+import sys
+
+from bridge.cli import main
+
+sys.exit(main())
