@@ -1,0 +1,550 @@
+"""The reading end of a ring: any number per channel, none but the lossless one able to hold the writer up.
+
+The reading order is PROTOCOL.md section "Reading"; `SYNC POINT R1` to `R5` below are its names and each meets the
+writer's point of the same number. Nothing in a segment is trusted: headers and plane tables are checked on private
+copies.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bridge import segment
+from bridge.layout import (
+    HEADER,
+    LOSSLESS_ENTRY,
+    MAX_PLANES,
+    PIXEL_FORMATS,
+    PLANE,
+    PLANE_TABLE_OFFSET,
+    Kind,
+    ReaderKind,
+    SegmentState,
+    SlotFlag,
+)
+from bridge.lock import Lock
+from bridge.ring_errors import (
+    BufferMismatch,
+    MalformedHeader,
+    MalformedSlot,
+    ReaderExists,
+    RingClosed,
+    TruncatedSegment,
+)
+from bridge.ring_header import (
+    KIND_32,
+    NEWEST_64,
+    PID_64,
+    PIN_32,
+    PROGRESS_32,
+    STATE_32,
+    TAKEN_64,
+    WAKE_32,
+    WRITER_WAITING_32,
+    Frame,
+    Geometry,
+    State,
+    check_header,
+)
+from bridge.slot import COLOUR_SPACES, ORIGINS, SLOT_CODEC, Array, PlaneAt, parse_table, view
+from bridge.wake import Fence, Naps, Wake, wake_for
+
+LOOK_NS = 100_000_000
+"""How often an idle reader looks at the rendezvous record by itself; wake-ups usually tell it sooner."""
+ATTEMPTS = 200
+"""How often one call retries a frame that is overwritten while it is looked at, before it reports nothing new."""
+
+
+class _Found(NamedTuple):
+    """One whole frame as found in a slot; `planes` are checked positions in it."""
+
+    sequence: int
+    slot: int
+    head: tuple[Any, ...]
+    planes: tuple[PlaneAt, ...]
+    views: tuple[Array, ...]
+
+
+class _Attachment:
+    """One mapped generation and this reader's entries in it."""
+
+    def __init__(self, placement: segment.Placement, mapping: segment.Mapping, geometry: Geometry) -> None:
+        self.placement = placement
+        self.mapping = mapping
+        self.geometry = geometry
+        self.u32 = mapping.u32
+        self.u64 = mapping.u64
+        self.memory = mapping.memory
+        self.slot_starts = [geometry.slot_start(k) for k in range(geometry.slot_count)]
+        self.last = 0
+        self.tables: dict[tuple[int, bytes], tuple[tuple[PlaneAt, ...], tuple[Array, ...]]] = {}
+        self._held: dict[int, Lock] = {}
+        self._wait_index: int | None = None
+        self._wake: Wake | None = None
+        self._pin_word: int | None = None
+        self._pin_sought = False
+
+    def claim(self, index: int, kind: ReaderKind) -> bool:
+        """Own reader entry `index`: its lock is the ownership. False when another has it or the segment is gone."""
+        g = self.geometry
+        try:
+            lock = self.placement.reader_lock(g.generation, index, g.entry_32(index) * 4)
+        except FileNotFoundError:
+            return False
+        if not lock.acquire():
+            return False
+        self._held[index] = lock
+        at = g.entry_32(index)
+        self.u32[at + PIN_32] = 0
+        self.u32[g.waiting_offset // 4 + index] = 0
+        self.u64[at // 2 + PID_64] = os.getpid()
+        self.u32[at + KIND_32] = kind
+        return True
+
+    def waiter(self) -> tuple[Wake, int | None]:
+        """How to sleep on the wake word, and our word in `waiting` (None: no entry was free, so we nap)."""
+        if self._wake is None:
+            g = self.geometry
+            for index in range(g.reader_entries - 1, 0, -1):
+                if index in self._held or self.claim(index, ReaderKind.NEWEST):
+                    event = self.placement.event_name(g.generation, f"r{index}")
+                    self._wake = wake_for(self.mapping, WAKE_32, event)
+                    self._wait_index = g.waiting_offset // 4 + index
+                    break
+            else:
+                self._wake = Naps(self.mapping, WAKE_32)
+        return self._wake, self._wait_index
+
+    def pin_word(self) -> int | None:
+        """Our pin word, or None when all entries that may pin are owned by others."""
+        if not self._pin_sought:
+            self._pin_sought = True
+            for index in self.geometry.pin_entries:
+                if index in self._held or self.claim(index, ReaderKind.NEWEST):
+                    self._pin_word = self.geometry.entry_32(index) + PIN_32
+                    break
+        return self._pin_word
+
+    def detach(self) -> None:
+        """Give the entries back. The memory stays mapped while views of it live."""
+        whole = self.mapping.whole()
+        for index, lock in self._held.items():
+            if whole:
+                at = self.geometry.entry_32(index)
+                self.u32[at + PIN_32] = 0
+                self.u32[self.geometry.waiting_offset // 4 + index] = 0
+                self.u32[at + KIND_32] = ReaderKind.FREE
+            lock.release()
+        self._held.clear()
+        self.mapping.close()
+
+
+class RingReader:
+    """One reader of a channel; it need not wait for the writer to exist and follows it over restarts and resizes.
+
+    lossless: register as the one lossless reader, which gets every frame in order; else every call gives the newest.
+    directory: that of the writer. One object serves one thread at a time. Everything is found lazily: the methods raise
+    NotARing, VersionMismatch, TruncatedSegment, MalformedHeader, MalformedSlot, AccessDenied, ReaderExists (lossless)
+    and RingClosed; after each of them the next call looks afresh.
+    """
+
+    def __init__(
+        self, channel: str, *, lossless: bool = False, directory: str | os.PathLike[str] | None = None
+    ) -> None:
+        self.channel = channel
+        self.lossless = lossless
+        self._placement = segment.place(channel, directory)
+        self._fence = Fence()
+        self._at: _Attachment | None = None
+        self._writer_lock: Lock | None = None
+        self._closed = False
+        self._look_at_ns = 0
+        self._pinned = False
+
+    # Attaching and following
+
+    @property
+    def generation(self) -> int:
+        """Generation of the mapped segment; 0 before the first."""
+        return self._at.geometry.generation if self._at else 0
+
+    @property
+    def state(self) -> State:
+        """What is known of the writer now. A slow or stopped writer is LIVE; a killed one is gone at once."""
+        at = self._attached() or self._at
+        if at is None:
+            return State.NO_WRITER
+        closed = at.u32[STATE_32] == SegmentState.CLOSED
+        return State.LIVE if not closed and self._writer_alive() else State.WRITER_GONE
+
+    def _writer_alive(self) -> bool:
+        if self._writer_lock is None:
+            self._writer_lock = self._placement.writer_lock()
+        return self._writer_lock.taken_elsewhere()
+
+    def _attached(self) -> _Attachment | None:
+        """The attachment to read from now, following the writer to a newer generation where there is one."""
+        if self._closed:
+            raise RingClosed(f"channel {self.channel}: this reader is closed; make a new one")
+        at = self._at
+        if at is not None:
+            if not at.mapping.whole():
+                self._detach()
+                raise TruncatedSegment(
+                    f"channel {self.channel}: its segment was cut by somebody; start the writer again"
+                )
+            if at.u64[NEWEST_64] >> 8 > at.last:
+                return at
+            now = time.monotonic_ns()
+            if at.u32[STATE_32] == SegmentState.LIVE and now < self._look_at_ns:
+                return at
+            self._look_at_ns = now + LOOK_NS
+        pointer = segment.read_pointer(self._placement)
+        if pointer is None or (at is not None and pointer.generation == at.geometry.generation):
+            return at
+        # A dead writer's last picture is not news: nobody attaches to it.
+        if not self._writer_alive():
+            return at
+        # Frames published between our look at `newest` and the retirement must not be lost by following.
+        if at is not None and at.u64[NEWEST_64] >> 8 > at.last:
+            return at
+        found = segment.peek(self._placement, pointer, HEADER.size)
+        if found is None:
+            return at
+        data, size, fd = found
+        try:
+            geometry = check_header(data, pointer, size, self._placement)
+        except BaseException:
+            if fd >= 0:
+                os.close(fd)
+            raise
+        mapping = segment.attach(self._placement, pointer, geometry.segment_size, fd)
+        self._detach()
+        new = _Attachment(self._placement, mapping, geometry)
+        if self.lossless:
+            self._register(new)
+        self._at = new
+        self._look_at_ns = time.monotonic_ns() + LOOK_NS
+        return new
+
+    def _register(self, at: _Attachment) -> None:
+        entry = at.geometry.entry_32(LOSSLESS_ENTRY)
+        if not at.claim(LOSSLESS_ENTRY, ReaderKind.FREE):
+            at.detach()
+            raise ReaderExists(f"channel {self.channel} already has a lossless reader; stop it or read newest-wins")
+        stored = [at.u64[start // 8] for start in at.slot_starts]
+        oldest = min((word >> 1 for word in stored if word and not word & 1), default=at.geometry.first_sequence)
+        at.last = oldest - 1
+        at.u64[entry // 2 + TAKEN_64] = at.last
+        self._fence()
+        at.u32[entry + KIND_32] = ReaderKind.LOSSLESS
+
+    def _detach(self) -> None:
+        if self._at is not None:
+            self._at.detach()
+            self._at = None
+
+    # Waiting
+
+    def wait(self, timeout_s: float) -> bool:
+        """Sleep until a frame newer than the last one taken is there; False after `timeout_s` seconds without one."""
+        deadline = time.monotonic() + timeout_s
+        nap_s = 0.001
+        while True:
+            at = self._attached()
+            if at is not None and at.u64[NEWEST_64] >> 8 > at.last:
+                return True
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return False
+            if at is None or at.u32[STATE_32] != SegmentState.LIVE:
+                time.sleep(min(nap_s, left_s))
+                nap_s = min(0.01, nap_s * 1.5)
+                continue
+            wake, word = at.waiter()
+            u32 = at.u32
+            # SYNC POINT R4: the wake word is read before `newest`, so a publication in between makes the sleep return.
+            seen = u32[WAKE_32]
+            if word is not None:
+                u32[word] = 1
+            # SYNC POINT R5: `waiting` is visible before the last look. Meets W5.
+            self._fence()
+            if at.u64[NEWEST_64] >> 8 <= at.last and u32[STATE_32] == SegmentState.LIVE:
+                wake.wait(seen, min(left_s, LOOK_NS / 1e9))
+            if word is not None:
+                u32[word] = 0
+
+    # Finding a frame
+
+    def _next(self, at: _Attachment) -> tuple[int, int] | None:
+        """Sequence and slot of the frame to deliver next, or None."""
+        newest = at.u64[NEWEST_64]
+        sequence, slot = newest >> 8, newest & 0xFF
+        if sequence <= at.last:
+            return None
+        if slot >= at.geometry.slot_count:
+            self._detach()
+            raise MalformedHeader(f"channel {self.channel}: newest frame in slot {slot}; start the writer again")
+        if self.lossless:
+            stored = ((at.u64[start // 8], k) for k, start in enumerate(at.slot_starts))
+            waiting = [(word >> 1, k) for word, k in stored if not word & 1 and word >> 1 > at.last]
+            return min(waiting, default=(sequence, slot))
+        return sequence, slot
+
+    def _find(self, at: _Attachment, sequence: int, slot: int) -> _Found | None:
+        """The described frame, checked, or None when it is being overwritten."""
+        start = at.slot_starts[slot]
+        # SYNC POINT R3: `newest` was read before the slot's sequence; if they disagree, look again. Meets W3.
+        self._fence()
+        if at.u64[start // 8] != 2 * sequence:
+            return None
+        # SYNC POINT R2: the even sequence is seen before anything it covers is read. Meets W2.
+        self._fence()
+        head = SLOT_CODEC.unpack_from(at.memory, start)
+        count = head[9]
+        begin = start + PLANE_TABLE_OFFSET
+        table = at.memory[begin : begin + min(count, MAX_PLANES) * PLANE.size]
+        known = at.tables.get((slot, table))
+        try:
+            if known is None or count > MAX_PLANES or head[7] not in ORIGINS or head[8] not in COLOUR_SPACES:
+                known = self._check(at, slot, head, table)
+        except MalformedSlot:
+            self._fence()
+            if at.u64[start // 8] != 2 * sequence:
+                return None
+            at.last = sequence
+            self._report(at)
+            raise
+        return _Found(sequence, slot, head, *known)
+
+    def _check(
+        self, at: _Attachment, slot: int, head: tuple[Any, ...], table: bytes
+    ) -> tuple[tuple[PlaneAt, ...], tuple[Array, ...]]:
+        if head[9] > MAX_PLANES or head[7] not in ORIGINS or head[8] not in COLOUR_SPACES:
+            raise MalformedSlot(
+                f"malformed slot: {head[9]} planes, origin {head[7]}, colour space {head[8]}; "
+                "the writer breaks PROTOCOL.md, update or restart it"
+            )
+        planes = parse_table(table, at.geometry.slot_header_size, at.geometry.slot_stride)
+        views = tuple(view(at.memory, at.slot_starts[slot], plane) for plane in planes)
+        for shown in views:
+            shown.flags.writeable = False
+        if len(at.tables) >= 64:
+            at.tables.clear()
+        at.tables[slot, table] = planes, views
+        return planes, views
+
+    def _frame(self, at: _Attachment, found: _Found, arrays: dict[Kind, Array]) -> Frame:
+        head = found.head
+        main = next((p for p in found.planes if p.kind == Kind.COLOUR), found.planes[0])
+        flags = head[6]
+        pose = lens = None
+        if flags & SlotFlag.POSE:
+            pose = np.array(head[11:27], np.float32).reshape(4, 4)
+        if flags & SlotFlag.INTRINSICS:
+            lens = head[27:31]
+        return Frame(
+            arrays,
+            found.sequence,
+            head[1],
+            head[2],
+            head[3],
+            head[4],
+            head[5],
+            flags,
+            ORIGINS[head[7]],
+            COLOUR_SPACES[head[8]],
+            main.width,
+            main.height,
+            at.geometry.generation,
+            pose,
+            lens,
+        )
+
+    def _intact(self, at: _Attachment, found: _Found) -> bool:
+        # SYNC POINT R2, second half: pixels were read before the sequence is looked at again.
+        self._fence()
+        return at.u64[at.slot_starts[found.slot] // 8] == 2 * found.sequence
+
+    def _take(self, at: _Attachment, sequence: int) -> None:
+        at.last = sequence
+        self._report(at)
+
+    def _report(self, at: _Attachment) -> None:
+        """Tell a lossless writer how far we are."""
+        if not self.lossless:
+            return
+        entry = at.geometry.entry_32(LOSSLESS_ENTRY)
+        self._fence()
+        at.u64[entry // 2 + TAKEN_64] = at.last
+        at.u32[entry + PROGRESS_32] = (at.u32[entry + PROGRESS_32] + 1) & 0xFFFFFFFF
+        self._fence()
+        if at.u32[WRITER_WAITING_32]:
+            event = self._placement.event_name(at.geometry.generation, "writer")
+            wake_for(at.mapping, entry + PROGRESS_32, event).wake()
+
+    # Reading
+
+    def read(self, timeout_s: float = 0.0) -> Frame | None:
+        """A copy of the next frame, newer than the last one taken, or None when there is none within `timeout_s`."""
+        return self._copy(timeout_s, None)
+
+    def read_into(self, buffer: Any, timeout_s: float = 0.0) -> Frame | None:
+        """Copy the next frame's colour plane into `buffer`; the Frame's one plane is an array on that buffer.
+
+        buffer: an array of the plane's own shape and type, or any writable contiguous buffer of at least its bytes.
+        Raises BufferMismatch, without consuming the frame, when it does not fit or the frame has no colour plane.
+        """
+        return self._copy(timeout_s, buffer)
+
+    def _copy(self, timeout_s: float, buffer: Any) -> Frame | None:
+        at = self._attached()
+        if timeout_s > 0 and (at is None or at.u64[NEWEST_64] >> 8 <= at.last):
+            if not self.wait(timeout_s):
+                return None
+            at = self._at
+        if at is None:
+            return None
+        for _ in range(ATTEMPTS):
+            place = self._next(at)
+            if place is None:
+                return None
+            found = self._find(at, *place)
+            if found is None:
+                continue
+            if buffer is None:
+                arrays = {p.kind: v.copy() for p, v in zip(found.planes, found.views, strict=True)}
+            else:
+                colour, source = _colour(found)
+                target = _fit(buffer, colour, source)
+                np.copyto(target, source)
+                arrays = {Kind.COLOUR: target}
+            if self._intact(at, found):
+                self._take(at, found.sequence)
+                return self._frame(at, found, arrays)
+        return None
+
+    def latest(self, timeout_s: float = 0.0) -> _Latest:
+        """`with reader.latest() as frame:` gives the next frame without a copy, or None.
+
+        Its planes are read-only views of the ring itself, pinned: the writer leaves the slot alone until the block
+        ends. On leaving, `frame.valid` says whether the views were whole to the end (they are, unless a writer breaks
+        the protocol). When slots - 2 other readers own the entries that may pin, the planes are copies. Do not keep
+        views after the block.
+        """
+        return _Latest(self, timeout_s)
+
+    def _pin(self, timeout_s: float) -> tuple[Frame | None, _Attachment | None, _Found | None]:
+        if self._pinned:
+            raise RingClosed(f"channel {self.channel}: leave the previous latest() block first, or use a second reader")
+        at = self._attached()
+        if timeout_s > 0 and (at is None or at.u64[NEWEST_64] >> 8 <= at.last):
+            if not self.wait(timeout_s):
+                return None, None, None
+            at = self._at
+        if at is None:
+            return None, None, None
+        word = None if self.lossless else at.pin_word()
+        if word is None and not self.lossless:
+            return self._copy(0.0, None), None, None
+        for _ in range(ATTEMPTS):
+            place = self._next(at)
+            if place is None:
+                break
+            if word is not None:
+                at.u32[word] = place[1] + 1
+                # SYNC POINT R1: the pin is visible before the sequence is checked. Meets W1.
+                self._fence()
+            try:
+                found = self._find(at, *place)
+            except BaseException:
+                if word is not None:
+                    at.u32[word] = 0
+                raise
+            if found is not None:
+                self._pinned = True
+                if not self.lossless:
+                    at.last = found.sequence
+                arrays = {p.kind: v for p, v in zip(found.planes, found.views, strict=True)}
+                return self._frame(at, found, arrays), at, found
+        if word is not None:
+            at.u32[word] = 0
+        return None, None, None
+
+    def _unpin(self, frame: Frame, at: _Attachment, found: _Found) -> None:
+        self._pinned = False
+        if not at.mapping.whole():
+            frame.valid = False
+            return
+        frame.valid = self._intact(at, found)
+        if self.lossless:
+            if at is self._at:
+                self._take(at, found.sequence)
+            return
+        word = at.pin_word()
+        if word is not None:
+            at.u32[word] = 0
+
+    def close(self) -> None:
+        """Let go of the ring. Views that are still held stay mapped. Harmless when closed already."""
+        self._detach()
+        self._writer_lock = None
+        self._closed = True
+
+    def __enter__(self) -> RingReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Latest:
+    """The block of `RingReader.latest`."""
+
+    __slots__ = ("_at", "_found", "_frame", "_reader", "_timeout_s")
+
+    def __init__(self, reader: RingReader, timeout_s: float) -> None:
+        self._reader = reader
+        self._timeout_s = timeout_s
+
+    def __enter__(self) -> Frame | None:
+        self._frame, self._at, self._found = self._reader._pin(self._timeout_s)
+        return self._frame
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._frame is not None and self._at is not None and self._found is not None:
+            self._reader._unpin(self._frame, self._at, self._found)
+
+
+def _colour(found: _Found) -> tuple[PlaneAt, Array]:
+    for plane, source in zip(found.planes, found.views, strict=True):
+        if plane.kind == Kind.COLOUR:
+            return plane, source
+    raise BufferMismatch("this frame has no colour plane; use read() or latest()")
+
+
+def _fit(buffer: Any, plane: PlaneAt, source: Array) -> Array:
+    """The caller's buffer as an array of the plane's shape and type."""
+    if isinstance(buffer, np.ndarray) and buffer.shape == source.shape and buffer.dtype == source.dtype:
+        return buffer
+    wanted = (
+        f"the colour plane is {plane.width} x {plane.height} {plane.format.name}; give an array of shape "
+        f"{source.shape} and type {source.dtype}, or a writable contiguous buffer of {source.nbytes} bytes"
+    )
+    try:
+        raw = memoryview(buffer).cast("B")
+    except TypeError as error:
+        raise BufferMismatch(wanted) from error
+    if raw.readonly or raw.nbytes < source.nbytes or (isinstance(buffer, np.ndarray) and buffer.ndim > 1):
+        raise BufferMismatch(wanted)
+    assert source.nbytes == plane.width * plane.height * PIXEL_FORMATS[plane.format].bytes_per_pixel
+    return np.frombuffer(raw[: source.nbytes], source.dtype).reshape(source.shape)

@@ -1,0 +1,583 @@
+"""The writing end of a ring: one live writer per channel, no lock and no allocation by the system in the frame path.
+
+The publication order is PROTOCOL.md section "Publishing"; `SYNC POINT W1` to `W5` below are its names and each meets
+the reader's point of the same number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+
+import numpy as np
+
+from bridge import segment
+from bridge.layout import (
+    HEADER,
+    LOSSLESS_ENTRY,
+    MAGIC,
+    MAX_SEGMENT_BYTES,
+    MAX_SLOTS,
+    MIN_SLOTS,
+    PLANE_TABLE_OFFSET,
+    READER,
+    READER_ENTRIES,
+    READER_TABLE_OFFSET,
+    SLOT,
+    VERSION,
+    ColourSpace,
+    Format,
+    Kind,
+    Origin,
+    Policy,
+    ReaderKind,
+    SegmentState,
+    SlotFlag,
+    segment_bytes,
+)
+from bridge.lock import Lock, acquire_patiently
+from bridge.ring_errors import (
+    FrameTooLarge,
+    InvalidFrame,
+    ReaderTimeout,
+    RingClosed,
+    RingError,
+    TruncatedSegment,
+    WriterExists,
+)
+from bridge.ring_header import (
+    HEARTBEAT_64,
+    KIND_32,
+    NEWEST_64,
+    PIN_32,
+    PROGRESS_32,
+    STATE_32,
+    TAKEN_64,
+    VERSION_32,
+    WAKE_32,
+    WRITER_WAITING_32,
+    Geometry,
+    check_header,
+    now_ns,
+)
+from bridge.slot import SLOT_BODY, Array, Plan, PlaneSpec, lay_out, specs_of, view
+from bridge.wake import FULL_FENCE, Fence, Wake, wake_for
+
+DEFAULT_CAPACITY_BYTES = 1920 * 1080 * 4
+DEFAULT_MAX_CAPACITY_BYTES = 1 << 30
+NO_POSE = (0.0,) * 16
+NO_INTRINSICS = (0.0,) * 4
+_NOBODY = bytes(4 * READER_ENTRIES)
+_EVERYTHING = 1 << 63
+_NAP_S = 0.05
+
+
+class SlotInHand:
+    """A slot being written without a copy: fill `planes`, set the fields, leave the `with` block to publish.
+
+    `planes` maps kinds to writable arrays of shape (height, width, channels) or (height, width) on the ring's own
+    memory; do not touch them after the block. Times in nanoseconds of the ring's clock; a `capture_ns` of None means now.
+    """
+
+    def __init__(self, planes: dict[Kind, Array]) -> None:
+        self.planes = planes
+        self.frame_id: int | None = None
+        self.source_frame_id = 0
+        self.capture_ns: int | None = None
+        self.param_revision = 0
+        self.flags = 0
+        self.origin = Origin.TOP_LEFT
+        self.colour_space = ColourSpace.SRGB
+        self.T_world_camera: Array | None = None
+        self.intrinsics: Sequence[float] | None = None
+
+
+class RingWriter:
+    """The one writer of a channel.
+
+    channel: its name, such as "stage.in". capacity_bytes: plane bytes that a slot holds at first; a larger frame makes
+    the next generation, up to max_capacity_bytes (give the same number to forbid growth). slots: 4 to 64; slots - 2
+    readers may hold zero-copy views at once. directory: an existing folder for a file-backed ring instead of the
+    system's usual place. timeout_s: how long a lossless writer waits for its reader. `_fault` is called with the name
+    of each step of a publication, for tests that kill the process there.
+
+    Raises InvalidChannel, WriterExists while another live writer holds the channel, NoSpace, AccessDenied. A stale ring
+    of a dead writer is taken over. One object serves one thread at a time.
+    """
+
+    def __init__(
+        self,
+        channel: str,
+        capacity_bytes: int = DEFAULT_CAPACITY_BYTES,
+        slots: int = MIN_SLOTS,
+        policy: Policy = Policy.NEWEST,
+        *,
+        directory: str | os.PathLike[str] | None = None,
+        max_capacity_bytes: int = DEFAULT_MAX_CAPACITY_BYTES,
+        timeout_s: float = 10.0,
+        _fault: Callable[[str], None] | None = None,
+    ) -> None:
+        if not MIN_SLOTS <= slots <= MAX_SLOTS:
+            raise ValueError(f"slots: got {slots}; give {MIN_SLOTS} to {MAX_SLOTS}")
+        if (
+            not 1 <= capacity_bytes
+            or segment_bytes(max(capacity_bytes, max_capacity_bytes), slots)[1] > MAX_SEGMENT_BYTES
+        ):
+            raise ValueError(
+                f"capacity_bytes: got {capacity_bytes}; give 1 up to {MAX_SEGMENT_BYTES // slots} in {slots} slots"
+            )
+        self.channel = channel
+        self.slots = slots
+        self.policy = Policy(policy)
+        self.timeout_s = timeout_s
+        self._max_capacity = max(capacity_bytes, max_capacity_bytes)
+        self._placement = segment.place(channel, directory)
+        self._fault = _fault
+        self._fence = Fence()
+        self._sequence = 0
+        self._wakes: dict[int, Wake] = {}
+        self._progress_wake: Wake | None = None
+        self._reader_locks: list[Lock] = []
+        self._let_go = False
+        self._plans: dict[object, tuple[Plan, dict[int, list[Array]]]] = {}
+        self._lock = self._placement.writer_lock()
+        if not acquire_patiently(self._lock):
+            raise WriterExists(self._who_writes())
+        try:
+            stale = self._map_stale()
+            segment.remove_leftovers(self._placement)
+            self._open_generation(capacity_bytes, stale)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _who_writes(self) -> str:
+        pid: object = "unknown"
+        with contextlib.suppress(RingError):
+            pointer = segment.read_pointer(self._placement)
+            pid = pointer.writer_pid if pointer else pid
+        return f"channel {self.channel} already has a live writer (process {pid}); stop it or use another channel"
+
+    def _map_stale(self) -> tuple[segment.Mapping, Geometry] | None:
+        """The segment that a dead writer left, if it is a sound one: its readers must be told where to go."""
+        try:
+            pointer = segment.read_pointer(self._placement)
+            found = segment.peek(self._placement, pointer, HEADER.size) if pointer else None
+            if pointer is None or found is None:
+                return None
+            data, size, fd = found
+            try:
+                geometry = check_header(data, pointer, size, self._placement)
+            except RingError:
+                if fd >= 0:
+                    os.close(fd)
+                return None
+            return segment.attach(self._placement, pointer, geometry.segment_size, fd), geometry
+        except RingError:
+            return None
+
+    def _open_generation(self, capacity_bytes: int, previous: tuple[segment.Mapping, Geometry] | None) -> None:
+        stride, size = segment_bytes(capacity_bytes, self.slots)
+        generation = segment.new_generation()
+        mapping = segment.create(self._placement, generation, size)
+        self._step("created")
+        mapping.bytes[: HEADER.size] = HEADER.pack(
+            magic=MAGIC,
+            header_size=HEADER.size,
+            segment_size=size,
+            generation=generation,
+            slot_count=self.slots,
+            slot_header_size=SLOT.size,
+            slot_stride=stride,
+            writer_pid=os.getpid(),
+            writer_start_ns=now_ns(),
+            policy=self.policy,
+            reader_table_offset=READER_TABLE_OFFSET,
+            reader_entries=READER_ENTRIES,
+            reader_stride=READER.size,
+            waiting_offset=HEADER.offset("waiting"),
+            first_sequence=self._sequence + 1,
+            channel=self.channel.encode(),
+            state=SegmentState.LIVE,
+            heartbeat_ns=now_ns(),
+        )
+        self._fence()
+        mapping.u32[VERSION_32] = VERSION
+        self._step("header")
+        segment.swing_pointer(self._placement, generation, size, now_ns())
+        self._step("pointer")
+        self.generation = generation
+        self._mapping = mapping
+        self._geometry = Geometry(
+            generation,
+            HEADER.size,
+            size,
+            self.slots,
+            SLOT.size,
+            stride,
+            self.policy,
+            READER_TABLE_OFFSET,
+            READER_ENTRIES,
+            HEADER.offset("waiting"),
+            self._sequence + 1,
+        )
+        self.capacity_bytes = stride - SLOT.size
+        self._u32 = mapping.u32
+        self._u64 = mapping.u64
+        waiting = HEADER.offset("waiting")
+        self._waiting = mapping.bytes[waiting : waiting + 4 * READER_ENTRIES]
+        self._slot_words = [self._geometry.slot_start(k) // 8 for k in range(self.slots)]
+        self._pin_words = [self._geometry.entry_32(i) + PIN_32 for i in self._geometry.pin_entries]
+        self._reader_32 = self._geometry.entry_32(LOSSLESS_ENTRY)
+        self._newest_slot = self.slots - 1
+        self._slot = 0
+        self._plans.clear()
+        if previous is not None:
+            self._retire(*previous, SegmentState.SUPERSEDED)
+        segment.remove_leftovers(self._placement, keep=generation)
+        self._wakes.clear()
+        self._progress_wake = None
+        if self.policy is Policy.LOSSLESS:
+            # The newest of these tells whether the reader lives, the older ones whether it may still follow.
+            lock = self._placement.reader_lock(generation, LOSSLESS_ENTRY, self._reader_32 * 4)
+            self._reader_locks = [*self._reader_locks[-1:], lock]
+
+    def _retire(self, mapping: segment.Mapping, geometry: Geometry, state: SegmentState) -> None:
+        """Tell the readers of a segment that nothing more will come in it."""
+        if not mapping.whole():
+            return
+        mapping.u32[STATE_32] = state
+        self._fence()
+        mapping.u32[WAKE_32] = (mapping.u32[WAKE_32] + 1) & 0xFFFFFFFF
+        for index in range(geometry.reader_entries):
+            event = self._placement.event_name(geometry.generation, f"r{index}")
+            wake_for(mapping, WAKE_32, event).wake()
+            if event is None:
+                break
+        mapping.close()
+
+    def _step(self, name: str) -> None:
+        if self._fault is not None:
+            self._fault(name)
+
+    @property
+    def sequence(self) -> int:
+        """Sequence of the newest published frame; 0 before the first."""
+        return self._sequence
+
+    def write(
+        self,
+        planes: Mapping[Kind, Array],
+        *,
+        frame_id: int | None = None,
+        source_frame_id: int = 0,
+        capture_ns: int | None = None,
+        param_revision: int = 0,
+        flags: int = 0,
+        origin: Origin = Origin.TOP_LEFT,
+        colour_space: ColourSpace = ColourSpace.SRGB,
+        formats: Mapping[Kind, Format] | None = None,
+        T_world_camera: Array | None = None,
+        intrinsics: Sequence[float] | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Publish one frame with one copy; returns its sequence.
+
+        planes: arrays of shape (height, width, channels) or (height, width), any strides; the format follows from type
+        and channels unless `formats` names it. capture_ns: ring clock, now when None. frame_id: the sequence when None.
+        T_world_camera: 4x4. intrinsics: fx, fy, cx, cy. timeout_s: for a lossless writer, instead of the object's own.
+
+        Raises InvalidFrame, FrameTooLarge, NoSpace, ReaderTimeout (lossless), TruncatedSegment, RingClosed.
+        """
+        arrays = list(planes.values())
+        plan, views = self._plan(planes, arrays, formats)
+        slot = self._begin(plan.data_size, timeout_s)
+        targets = views.get(slot)
+        if targets is None:
+            memory, start = self._mapping.memory, self._geometry.slot_start(slot)
+            targets = views[slot] = [view(memory, start, plane) for plane in plan.planes]
+        try:
+            for target, array in zip(targets, arrays, strict=True):
+                np.copyto(target, array if array.ndim == target.ndim else array[..., 0], casting="same_kind")
+                if self._fault is not None:
+                    self._fault("copied")
+        except BaseException:
+            self._abandon()
+            raise
+        return self._commit(
+            plan,
+            frame_id,
+            source_frame_id,
+            capture_ns,
+            param_revision,
+            flags,
+            origin,
+            colour_space,
+            T_world_camera,
+            intrinsics,
+        )
+
+    def _plan(
+        self, planes: Mapping[Kind, Array], arrays: list[Array], formats: Mapping[Kind, Format] | None
+    ) -> tuple[Plan, dict[int, list[Array]]]:
+        try:
+            key: object = (
+                tuple([(k, a.shape, a.dtype) for k, a in planes.items()]),
+                formats and tuple(formats.items()),
+            )
+        except AttributeError:
+            raise InvalidFrame("planes: give a dict of numpy arrays by Kind") from None
+        cached = self._plans.get(key)
+        if cached is None:
+            if len(self._plans) >= 64:
+                self._plans.clear()
+            plan = lay_out(specs_of(planes, formats))
+            # Growth drops every plan with its views, so it must happen before this one is kept.
+            self._make_room(plan.data_size)
+            cached = self._plans[key] = (plan, {})
+        return cached
+
+    @contextlib.contextmanager
+    def slot(self, specs: Sequence[PlaneSpec], *, timeout_s: float | None = None) -> Iterator[SlotInHand]:
+        """Write without a copy: a context manager giving a `SlotInHand`; an exception inside abandons the slot.
+
+        Raises what `write` raises.
+        """
+        plan = lay_out(specs)
+        self._make_room(plan.data_size)
+        slot = self._begin(plan.data_size, timeout_s)
+        memory, start = self._mapping.memory, self._geometry.slot_start(slot)
+        hand = SlotInHand({plane.kind: view(memory, start, plane) for plane in plan.planes})
+        try:
+            yield hand
+        except BaseException:
+            self._abandon()
+            raise
+        self._commit(
+            plan,
+            hand.frame_id,
+            hand.source_frame_id,
+            hand.capture_ns,
+            hand.param_revision,
+            hand.flags,
+            hand.origin,
+            hand.colour_space,
+            hand.T_world_camera,
+            hand.intrinsics,
+        )
+
+    def _make_room(self, data_size: int) -> None:
+        self._check_open()
+        if data_size <= self.capacity_bytes:
+            return
+        if data_size > self._max_capacity:
+            raise FrameTooLarge(
+                f"a frame of {data_size} bytes is beyond the capacity of {self._max_capacity}; "
+                "write a smaller frame or give the writer a larger max_capacity_bytes"
+            )
+        self._open_generation(data_size, (self._mapping, self._geometry))
+
+    def _check_open(self) -> None:
+        if not self._lock.held:
+            raise RingClosed(
+                f"channel {self.channel}: this writer is closed or belongs to a parent process; make a new one"
+            )
+
+    def _begin(self, data_size: int, timeout_s: float | None) -> int:
+        """Choose a slot that is neither the newest nor pinned and mark it as being written."""
+        self._check_open()
+        if not self._mapping.whole():
+            raise TruncatedSegment(f"channel {self.channel}: its segment was cut by somebody; make a new writer")
+        u64 = self._u64
+        while True:
+            taken = _EVERYTHING if self.policy is Policy.NEWEST else self._taken()
+            for step in range(1, self.slots):
+                slot = (self._newest_slot + step) % self.slots
+                word = self._slot_words[slot]
+                before = u64[word]
+                if before >> 1 > taken or self._pinned(slot):
+                    continue
+                u64[word] = 2 * self._sequence + 1
+                # SYNC POINT W1: the odd sequence is visible before pins are looked at again and before any pixel
+                # changes. Meets R1: either the reader's check sees it, or we see the pin.
+                self._fence()
+                if self._pinned(slot):
+                    u64[word] = before
+                    continue
+                self._slot = slot
+                if self._fault is not None:
+                    self._fault("odd")
+                return slot
+            if self.policy is Policy.LOSSLESS:
+                self._await_reader(self.timeout_s if timeout_s is None else timeout_s)
+            # Otherwise a reader moved its pin between our two looks: there are fewer pins than slots, look again.
+
+    def _pinned(self, slot: int) -> bool:
+        u32 = self._u32
+        for word in self._pin_words:
+            if u32[word] == slot + 1:
+                return True
+        return False
+
+    def _abandon(self) -> None:
+        self._u64[self._slot_words[self._slot]] = 0
+
+    def _commit(
+        self,
+        plan: Plan,
+        frame_id: int | None,
+        source_frame_id: int,
+        capture_ns: int | None,
+        param_revision: int,
+        flags: int,
+        origin: Origin,
+        colour_space: ColourSpace,
+        T_world_camera: Array | None,
+        intrinsics: Sequence[float] | None,
+    ) -> int:
+        sequence = self._sequence + 1
+        slot = self._slot
+        start = self._geometry.slot_start(slot)
+        now = now_ns()
+        pose: tuple[float, ...] = NO_POSE
+        lens = NO_INTRINSICS
+        memory = self._mapping.memory
+        try:
+            if T_world_camera is not None:
+                pose = tuple(np.asarray(T_world_camera, np.float32).reshape(16).tolist())
+                flags |= SlotFlag.POSE
+            if intrinsics is not None:
+                fx, fy, cx, cy = intrinsics
+                lens = (fx, fy, cx, cy)
+                flags |= SlotFlag.INTRINSICS
+            SLOT_BODY.pack_into(
+                memory,
+                start + 8,
+                sequence if frame_id is None else frame_id,
+                source_frame_id,
+                now if capture_ns is None else capture_ns,
+                now,
+                param_revision,
+                flags,
+                origin,
+                colour_space,
+                len(plan.planes),
+                plan.data_size,
+                *pose,
+                *lens,
+            )
+        except BaseException:
+            self._abandon()
+            raise
+        table = start + PLANE_TABLE_OFFSET
+        memory[table : table + len(plan.table)] = plan.table
+        u64, u32 = self._u64, self._u32
+        u64[HEARTBEAT_64] = now
+        if self._fault is not None:
+            self._fault("described")
+        # SYNC POINT W2: pixels and description are visible before the even sequence. Meets R2.
+        self._fence()
+        u64[self._slot_words[slot]] = 2 * sequence
+        if self._fault is not None:
+            self._fault("even")
+        # SYNC POINT W3: the even sequence before `newest`. Meets R3; a reader that sees them otherwise retries.
+        self._fence()
+        u64[NEWEST_64] = sequence << 8 | slot
+        self._sequence = sequence
+        self._newest_slot = slot
+        if self._fault is not None:
+            self._fault("newest")
+        # SYNC POINT W4: `newest` before the wake word. Meets R4.
+        u32[WAKE_32] = sequence & 0xFFFFFFFF
+        # SYNC POINT W5: the wake word before `waiting` is read. Meets R5: either we see a sleeper, or it sees the word.
+        self._fence()
+        if not FULL_FENCE or self._waiting != _NOBODY:
+            self._wake_readers()
+        if self._fault is not None:
+            self._fault("woken")
+        return sequence
+
+    def _wake_readers(self) -> None:
+        for index in range(READER_ENTRIES):
+            event = self._placement.event_name(self.generation, f"r{index}")
+            if event is None:
+                key, asleep = 0, True
+            else:
+                key, asleep = index, self._u32[HEADER.offset("waiting") // 4 + index] != 0
+            if asleep:
+                wake = self._wakes.get(key)
+                if wake is None:
+                    wake = self._wakes[key] = wake_for(self._mapping, WAKE_32, event)
+                wake.wake()
+            if event is None:
+                return
+
+    def _taken(self) -> int:
+        """Newest sequence that may be overwritten under the lossless policy."""
+        if self._u32[self._reader_32 + KIND_32] == ReaderKind.LOSSLESS:
+            return self._u64[self._reader_32 // 2 + TAKEN_64]
+        return _EVERYTHING if self._let_go else self._geometry.first_sequence - 1
+
+    def _await_reader(self, timeout_s: float) -> None:
+        """Sleep until the lossless reader moves on, leaves or dies; ReaderTimeout when it does nothing of that."""
+        u32 = self._u32
+        progress = self._reader_32 + PROGRESS_32
+        if self._progress_wake is None:
+            event = self._placement.event_name(self.generation, "writer")
+            self._progress_wake = wake_for(self._mapping, progress, event)
+        deadline = time.monotonic() + timeout_s
+        before = self._taken()
+        registered = u32[self._reader_32 + KIND_32] == ReaderKind.LOSSLESS
+        while True:
+            seen = u32[progress]
+            u32[WRITER_WAITING_32] = 1
+            self._fence()
+            if self._taken() != before:
+                break
+            alive = self._reader_locks[-1].taken_elsewhere()
+            if alive:
+                registered = True
+            following = len(self._reader_locks) > 1 and self._reader_locks[0].taken_elsewhere()
+            was_there = registered or len(self._reader_locks) > 1
+            if was_there and not alive and not following:
+                # It died or left: let it go and write on; another may register later.
+                u32[self._reader_32 + KIND_32] = ReaderKind.FREE
+                self._reader_locks = self._reader_locks[-1:]
+                self._let_go = True
+                break
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                u32[WRITER_WAITING_32] = 0
+                raise ReaderTimeout(
+                    f"channel {self.channel}: its lossless reader took nothing for {timeout_s:g} s; "
+                    "start or speed up that reader, or use the newest-wins policy"
+                )
+            self._progress_wake.wait(seen, min(_NAP_S, left_s))
+        u32[WRITER_WAITING_32] = 0
+
+    def beat(self) -> None:
+        """Refresh the heartbeat, for display, while there is nothing to write."""
+        self._u64[HEARTBEAT_64] = now_ns()
+
+    def close(self) -> None:
+        """Leave the channel: readers see the writer gone, the files are removed. Harmless when closed already."""
+        if not self._lock.held:
+            return
+        self._retire(self._mapping, self._geometry, SegmentState.CLOSED)
+        segment.remove_pointer(self._placement)
+        segment.remove_leftovers(self._placement)
+        for lock in self._reader_locks:
+            lock.release()
+        self._plans.clear()
+        self._lock.release()
+
+    def __enter__(self) -> RingWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
