@@ -24,6 +24,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 
 from bridge.layout import Kind
+from bridge.ring_header import now_ns
 from bridge.statistics import peak_memory_mb
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -99,7 +100,7 @@ class WorldSource:
             planes[Kind.NORMAL] = normal
         if "mask" in self._extra:
             planes[Kind.MASK] = out["class"].numpy()
-        return planes, time.monotonic_ns()
+        return planes, now_ns()
 
     def pose(self, time_s: float) -> tuple[Array, Array] | None:
         if not self._extra:
@@ -160,7 +161,7 @@ class CameraSource:
         for _ in range(CAMERA_PATIENCE):
             good, picture = self._camera.read()
             if good:
-                captured_ns = time.monotonic_ns()
+                captured_ns = now_ns()
                 return {Kind.COLOUR: fit(picture, self._size)}, captured_ns
             time.sleep(0.03)
         raise SourceError(f"camera {self._number} gives no more frames; plug it in again and restart this source")
@@ -201,7 +202,7 @@ class VideoSource:
             # The end: from the beginning again, which from now on is frame number at + 1.
             self._first = self._at + 1
             self._reopen()
-        return {Kind.COLOUR: self._shown}, time.monotonic_ns()
+        return {Kind.COLOUR: self._shown}, now_ns()
 
     def _take(self) -> None:
         good, picture = self._video.retrieve()
@@ -262,7 +263,7 @@ class PictureSource:
             del self._paths[at]
             if not self._paths:
                 raise SourceError("none of the pictures can be read; put png or jpg files there")
-        return {Kind.COLOUR: self._shown}, time.monotonic_ns()
+        return {Kind.COLOUR: self._shown}, now_ns()
 
     def pose(self, time_s: float) -> None:
         return None
@@ -376,8 +377,8 @@ def feed(
 ) -> int:
     """Write frames to `writer` (a `RingWriter`) at `fps` until `stop` or until `frames` are written. Returns how many.
 
-    Frame k shows the moment k / fps, and k is its source frame id. A source that is too slow leaves numbers out
-    and so keeps its speed of motion.
+    The frame of moment k / fps has the frame id k + 1, its own source (0 means none in the ring). A source that is
+    too slow leaves numbers out and so keeps its speed of motion.
     """
     started = time.monotonic()
     written = 0
@@ -397,7 +398,8 @@ def feed(
         T_world_camera, intrinsics = source.pose(index / fps) or (None, None)
         writer.write(
             planes,
-            source_frame_id=index,
+            frame_id=index + 1,
+            source_frame_id=index + 1,
             capture_ns=captured_ns,
             T_world_camera=T_world_camera,
             intrinsics=intrinsics,
