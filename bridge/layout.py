@@ -37,6 +37,9 @@ MAX_SEGMENT_BYTES = 1 << 40
 class Kind(IntEnum):
     """What a plane shows."""
 
+    # Frames are dicts by kind; the hash of an enumeration is interpreted code, this one is not.
+    __hash__ = int.__hash__
+
     COLOUR = 1
     DEPTH = 2
     """Metres along the optical axis."""
@@ -50,6 +53,8 @@ class Kind(IntEnum):
 
 class Format(IntEnum):
     """How one pixel of a plane is stored, channels in the order of the name."""
+
+    __hash__ = int.__hash__
 
     RGBA8 = 1
     BGRA8 = 2

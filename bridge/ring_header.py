@@ -24,6 +24,7 @@ from bridge.layout import (
     READER_ENTRIES,
     SLOT,
     ColourSpace,
+    Format,
     Kind,
     Origin,
 )
@@ -61,9 +62,10 @@ class Frame:
     """One frame as a reader gets it. Times in nanoseconds of the ring's clock; sizes in pixels.
 
     `planes` maps each kind to an array of shape (height, width, channels), or (height, width) for one channel. Width
-    and height are those of the colour plane, or of the first plane where there is none. `T_world_camera` (4x4, camera to
-    world, metres) and `intrinsics` (fx, fy, cx, cy in pixels) are None when the writer gave none. `valid` turns False
-    when a zero-copy view was overwritten while it was held.
+    and height are those of the colour plane, or of the first plane where there is none. `T_world_camera` (4x4, camera
+    to world, metres) and `intrinsics` (fx, fy, cx, cy in pixels) are None when the writer gave none. `formats` says how
+    each plane is stored (RGBA8 and BGRA8 look alike as arrays). `valid` turns False when a zero-copy view was
+    overwritten while it was held.
     """
 
     planes: dict[Kind, np.ndarray[Any, np.dtype[Any]]]
@@ -81,6 +83,7 @@ class Frame:
     generation: int
     T_world_camera: np.ndarray[Any, np.dtype[np.float32]] | None = None
     intrinsics: tuple[float, ...] | None = None
+    formats: dict[Kind, Format] = field(default_factory=dict)
     valid: bool = field(default=True, compare=False)
 
 

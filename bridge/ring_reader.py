@@ -19,7 +19,6 @@ from bridge.layout import (
     HEADER,
     LOSSLESS_ENTRY,
     MAX_PLANES,
-    PIXEL_FORMATS,
     PLANE,
     PLANE_TABLE_OFFSET,
     Kind,
@@ -51,23 +50,43 @@ from bridge.ring_header import (
     State,
     check_header,
 )
-from bridge.slot import COLOUR_SPACES, ORIGINS, SLOT_CODEC, Array, PlaneAt, parse_table, view
-from bridge.wake import Fence, Naps, Wake, wake_for
+from bridge.slot import (
+    COLOUR_SPACES,
+    INTRINSICS_AT,
+    INTRINSICS_CODEC,
+    ORIGINS,
+    POSE_AT,
+    POSE_CODEC,
+    SLOT_HEAD,
+    Array,
+    PlaneAt,
+    parse_table,
+    view,
+)
+from bridge.wake import STRONG, Naps, Wake, fence, wake_for
 
-LOOK_NS = 100_000_000
+LOOK_S = 0.1
 """How often an idle reader looks at the rendezvous record by itself; wake-ups usually tell it sooner."""
 ATTEMPTS = 200
 """How often one call retries a frame that is overwritten while it is looked at, before it reports nothing new."""
 
 
+class _Known(NamedTuple):
+    """A plane table that was checked in one slot: positions, read-only views, size of the main plane in pixels."""
+
+    planes: tuple[PlaneAt, ...]
+    views: dict[Kind, Array]
+    width: int
+    height: int
+
+
 class _Found(NamedTuple):
-    """One whole frame as found in a slot; `planes` are checked positions in it."""
+    """One whole frame as found in a slot."""
 
     sequence: int
-    slot: int
-    head: tuple[Any, ...]
-    planes: tuple[PlaneAt, ...]
-    views: tuple[Array, ...]
+    word: int
+    head: tuple[int, ...]
+    known: _Known
 
 
 class _Attachment:
@@ -80,9 +99,10 @@ class _Attachment:
         self.u32 = mapping.u32
         self.u64 = mapping.u64
         self.memory = mapping.memory
+        self.size = mapping.size
         self.slot_starts = [geometry.slot_start(k) for k in range(geometry.slot_count)]
         self.last = 0
-        self.tables: dict[tuple[int, bytes], tuple[tuple[PlaneAt, ...], tuple[Array, ...]]] = {}
+        self.tables: dict[tuple[int, bytes], _Known] = {}
         self._held: dict[int, Lock] = {}
         self._wait_index: int | None = None
         self._wake: Wake | None = None
@@ -159,11 +179,11 @@ class RingReader:
         self.channel = channel
         self.lossless = lossless
         self._placement = segment.place(channel, directory)
-        self._fence = Fence()
+        self._release, self._acquire = fence()
         self._at: _Attachment | None = None
         self._writer_lock: Lock | None = None
-        self._closed = False
-        self._look_at_ns = 0
+        self._pid = os.getpid()
+        self._look_at = 0.0
         self._pinned = False
 
     # Attaching and following
@@ -189,8 +209,9 @@ class RingReader:
 
     def _attached(self) -> _Attachment | None:
         """The attachment to read from now, following the writer to a newer generation where there is one."""
-        if self._closed:
-            raise RingClosed(f"channel {self.channel}: this reader is closed; make a new one")
+        if os.getpid() != self._pid:
+            # Closed, or inherited by a forked child, whose parent owns the reader entries.
+            raise RingClosed(f"channel {self.channel}: this reader is closed or a parent process's; make a new one")
         at = self._at
         if at is not None:
             if not at.mapping.whole():
@@ -200,10 +221,10 @@ class RingReader:
                 )
             if at.u64[NEWEST_64] >> 8 > at.last:
                 return at
-            now = time.monotonic_ns()
-            if at.u32[STATE_32] == SegmentState.LIVE and now < self._look_at_ns:
+            now = time.monotonic()
+            if at.u32[STATE_32] == SegmentState.LIVE and now < self._look_at:
                 return at
-            self._look_at_ns = now + LOOK_NS
+            self._look_at = now + LOOK_S
         pointer = segment.read_pointer(self._placement)
         if pointer is None or (at is not None and pointer.generation == at.geometry.generation):
             return at
@@ -229,7 +250,7 @@ class RingReader:
         if self.lossless:
             self._register(new)
         self._at = new
-        self._look_at_ns = time.monotonic_ns() + LOOK_NS
+        self._look_at = time.monotonic() + LOOK_S
         return new
 
     def _register(self, at: _Attachment) -> None:
@@ -241,7 +262,7 @@ class RingReader:
         oldest = min((word >> 1 for word in stored if word and not word & 1), default=at.geometry.first_sequence)
         at.last = oldest - 1
         at.u64[entry // 2 + TAKEN_64] = at.last
-        self._fence()
+        self._order()
         at.u32[entry + KIND_32] = ReaderKind.LOSSLESS
 
     def _detach(self) -> None:
@@ -253,31 +274,47 @@ class RingReader:
 
     def wait(self, timeout_s: float) -> bool:
         """Sleep until a frame newer than the last one taken is there; False after `timeout_s` seconds without one."""
-        deadline = time.monotonic() + timeout_s
-        nap_s = 0.001
-        while True:
+        return self._ready() is not None or self._sleep(timeout_s) is not None
+
+    def _ready(self) -> _Attachment | None:
+        """Where a newer frame can be read now, or None."""
+        at = self._at
+        if at is None or at.u64[NEWEST_64] >> 8 <= at.last or not at.mapping.whole():
             at = self._attached()
-            if at is not None and at.u64[NEWEST_64] >> 8 > at.last:
-                return True
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                return False
+            if at is None or at.u64[NEWEST_64] >> 8 <= at.last:
+                return None
+        return at
+
+    def _sleep(self, timeout_s: float) -> _Attachment | None:
+        """Where a newer frame can be read, as soon as there is one; None after `timeout_s` seconds."""
+        deadline = time.monotonic() + timeout_s
+        left_s = timeout_s
+        nap_s = 0.001
+        while left_s > 0:
+            at = self._at
             if at is None or at.u32[STATE_32] != SegmentState.LIVE:
                 time.sleep(min(nap_s, left_s))
                 nap_s = min(0.01, nap_s * 1.5)
-                continue
-            wake, word = at.waiter()
-            u32 = at.u32
-            # SYNC POINT R4: the wake word is read before `newest`, so a publication in between makes the sleep return.
-            seen = u32[WAKE_32]
-            if word is not None:
-                u32[word] = 1
-            # SYNC POINT R5: `waiting` is visible before the last look. Meets W5.
-            self._fence()
-            if at.u64[NEWEST_64] >> 8 <= at.last and u32[STATE_32] == SegmentState.LIVE:
-                wake.wait(seen, min(left_s, LOOK_NS / 1e9))
-            if word is not None:
-                u32[word] = 0
+            else:
+                wake, word = at.waiter()
+                u32 = at.u32
+                # SYNC POINT R4: the wake word is read before `newest`, so that a publication in between makes the sleep
+                # return at once. Meets W4.
+                seen = u32[WAKE_32]
+                if word is not None:
+                    u32[word] = 1
+                # SYNC POINT R5: `waiting` is visible before the last look. Meets W5.
+                self._release()
+                self._acquire()
+                if at.u64[NEWEST_64] >> 8 <= at.last and u32[STATE_32] == SegmentState.LIVE:
+                    wake.wait(seen, min(left_s, LOOK_S))
+                if word is not None:
+                    u32[word] = 0
+            ready = self._ready()
+            if ready is not None:
+                return ready
+            left_s = deadline - time.monotonic()
+        return None
 
     # Finding a frame
 
@@ -300,76 +337,81 @@ class RingReader:
         """The described frame, checked, or None when it is being overwritten."""
         start = at.slot_starts[slot]
         # SYNC POINT R3: `newest` was read before the slot's sequence; if they disagree, look again. Meets W3.
-        self._fence()
-        if at.u64[start // 8] != 2 * sequence:
+        if not STRONG:
+            self._order()
+        head = SLOT_HEAD.unpack_from(at.memory, start)
+        if head[0] != 2 * sequence:
             return None
         # SYNC POINT R2: the even sequence is seen before anything it covers is read. Meets W2.
-        self._fence()
-        head = SLOT_CODEC.unpack_from(at.memory, start)
-        count = head[9]
+        if not STRONG:
+            self._order()
+            head = SLOT_HEAD.unpack_from(at.memory, start)
         begin = start + PLANE_TABLE_OFFSET
-        table = at.memory[begin : begin + min(count, MAX_PLANES) * PLANE.size]
+        table = at.memory[begin : begin + head[9] * PLANE.size] if head[9] <= MAX_PLANES else b""
         known = at.tables.get((slot, table))
-        try:
-            if known is None or count > MAX_PLANES or head[7] not in ORIGINS or head[8] not in COLOUR_SPACES:
+        if known is None or head[7] not in ORIGINS or head[8] not in COLOUR_SPACES:
+            try:
                 known = self._check(at, slot, head, table)
-        except MalformedSlot:
-            self._fence()
-            if at.u64[start // 8] != 2 * sequence:
-                return None
-            at.last = sequence
-            self._report(at)
-            raise
-        return _Found(sequence, slot, head, *known)
+            except MalformedSlot:
+                if not self._intact(at, start // 8, sequence):
+                    return None
+                self._take(at, sequence)
+                raise
+        return _Found(sequence, start // 8, head, known)
 
-    def _check(
-        self, at: _Attachment, slot: int, head: tuple[Any, ...], table: bytes
-    ) -> tuple[tuple[PlaneAt, ...], tuple[Array, ...]]:
+    def _check(self, at: _Attachment, slot: int, head: tuple[int, ...], table: bytes) -> _Known:
         if head[9] > MAX_PLANES or head[7] not in ORIGINS or head[8] not in COLOUR_SPACES:
             raise MalformedSlot(
                 f"malformed slot: {head[9]} planes, origin {head[7]}, colour space {head[8]}; "
                 "the writer breaks PROTOCOL.md, update or restart it"
             )
         planes = parse_table(table, at.geometry.slot_header_size, at.geometry.slot_stride)
-        views = tuple(view(at.memory, at.slot_starts[slot], plane) for plane in planes)
-        for shown in views:
+        views = {plane.kind: view(at.memory, at.slot_starts[slot], plane) for plane in planes}
+        for shown in views.values():
             shown.flags.writeable = False
-        if len(at.tables) >= 64:
+        main = next((p for p in planes if p.kind == Kind.COLOUR), planes[0])
+        if len(at.tables) >= 256:
             at.tables.clear()
-        at.tables[slot, table] = planes, views
-        return planes, views
+        known = at.tables[slot, table] = _Known(planes, views, main.width, main.height)
+        return known
 
     def _frame(self, at: _Attachment, found: _Found, arrays: dict[Kind, Array]) -> Frame:
-        head = found.head
-        main = next((p for p in found.planes if p.kind == Kind.COLOUR), found.planes[0])
-        flags = head[6]
+        sequence, word, head, known = found
+        _, frame_id, source, capture_ns, publish_ns, revision, flags, origin, colour_space, _, _ = head
         pose = lens = None
-        if flags & SlotFlag.POSE:
-            pose = np.array(head[11:27], np.float32).reshape(4, 4)
-        if flags & SlotFlag.INTRINSICS:
-            lens = head[27:31]
+        if flags & (SlotFlag.POSE | SlotFlag.INTRINSICS):
+            start = word * 8
+            if flags & SlotFlag.POSE:
+                pose = np.array(POSE_CODEC.unpack_from(at.memory, start + POSE_AT), np.float32).reshape(4, 4)
+            if flags & SlotFlag.INTRINSICS:
+                lens = INTRINSICS_CODEC.unpack_from(at.memory, start + INTRINSICS_AT)
         return Frame(
             arrays,
-            found.sequence,
-            head[1],
-            head[2],
-            head[3],
-            head[4],
-            head[5],
+            sequence,
+            frame_id,
+            source,
+            capture_ns,
+            publish_ns,
+            revision,
             flags,
-            ORIGINS[head[7]],
-            COLOUR_SPACES[head[8]],
-            main.width,
-            main.height,
+            ORIGINS[origin],
+            COLOUR_SPACES[colour_space],
+            known.width,
+            known.height,
             at.geometry.generation,
             pose,
             lens,
         )
 
-    def _intact(self, at: _Attachment, found: _Found) -> bool:
-        # SYNC POINT R2, second half: pixels were read before the sequence is looked at again.
-        self._fence()
-        return at.u64[at.slot_starts[found.slot] // 8] == 2 * found.sequence
+    def _order(self) -> None:
+        self._release()
+        self._acquire()
+
+    def _intact(self, at: _Attachment, word: int, sequence: int) -> bool:
+        # SYNC POINT R2, second half: what the sequence covers was read before the sequence is looked at again.
+        if not STRONG:
+            self._order()
+        return at.u64[word] == 2 * sequence
 
     def _take(self, at: _Attachment, sequence: int) -> None:
         at.last = sequence
@@ -380,10 +422,10 @@ class RingReader:
         if not self.lossless:
             return
         entry = at.geometry.entry_32(LOSSLESS_ENTRY)
-        self._fence()
+        self._order()
         at.u64[entry // 2 + TAKEN_64] = at.last
         at.u32[entry + PROGRESS_32] = (at.u32[entry + PROGRESS_32] + 1) & 0xFFFFFFFF
-        self._fence()
+        self._order()
         if at.u32[WRITER_WAITING_32]:
             event = self._placement.event_name(at.geometry.generation, "writer")
             wake_for(at.mapping, entry + PROGRESS_32, event).wake()
@@ -403,11 +445,7 @@ class RingReader:
         return self._copy(timeout_s, buffer)
 
     def _copy(self, timeout_s: float, buffer: Any) -> Frame | None:
-        at = self._attached()
-        if timeout_s > 0 and (at is None or at.u64[NEWEST_64] >> 8 <= at.last):
-            if not self.wait(timeout_s):
-                return None
-            at = self._at
+        at = self._ready() or (self._sleep(timeout_s) if timeout_s > 0 else None)
         if at is None:
             return None
         for _ in range(ATTEMPTS):
@@ -418,15 +456,16 @@ class RingReader:
             if found is None:
                 continue
             if buffer is None:
-                arrays = {p.kind: v.copy() for p, v in zip(found.planes, found.views, strict=True)}
+                arrays = {kind: shown.copy() for kind, shown in found.known.views.items()}
             else:
-                colour, source = _colour(found)
-                target = _fit(buffer, colour, source)
-                np.copyto(target, source)
+                source = found.known.views.get(Kind.COLOUR)
+                target = _fit(buffer, source)
+                target[...] = source
                 arrays = {Kind.COLOUR: target}
-            if self._intact(at, found):
+            frame = self._frame(at, found, arrays)
+            if self._intact(at, found.word, found.sequence):
                 self._take(at, found.sequence)
-                return self._frame(at, found, arrays)
+                return frame
         return None
 
     def latest(self, timeout_s: float = 0.0) -> _Latest:
@@ -441,12 +480,8 @@ class RingReader:
 
     def _pin(self, timeout_s: float) -> tuple[Frame | None, _Attachment | None, _Found | None]:
         if self._pinned:
-            raise RingClosed(f"channel {self.channel}: leave the previous latest() block first, or use a second reader")
-        at = self._attached()
-        if timeout_s > 0 and (at is None or at.u64[NEWEST_64] >> 8 <= at.last):
-            if not self.wait(timeout_s):
-                return None, None, None
-            at = self._at
+            raise RuntimeError(f"channel {self.channel}: leave the previous latest() block first")
+        at = self._ready() or (self._sleep(timeout_s) if timeout_s > 0 else None)
         if at is None:
             return None, None, None
         word = None if self.lossless else at.pin_word()
@@ -459,7 +494,8 @@ class RingReader:
             if word is not None:
                 at.u32[word] = place[1] + 1
                 # SYNC POINT R1: the pin is visible before the sequence is checked. Meets W1.
-                self._fence()
+                self._release()
+                self._acquire()
             try:
                 found = self._find(at, *place)
             except BaseException:
@@ -470,8 +506,7 @@ class RingReader:
                 self._pinned = True
                 if not self.lossless:
                     at.last = found.sequence
-                arrays = {p.kind: v for p, v in zip(found.planes, found.views, strict=True)}
-                return self._frame(at, found, arrays), at, found
+                return self._frame(at, found, dict(found.known.views)), at, found
         if word is not None:
             at.u32[word] = 0
         return None, None, None
@@ -481,7 +516,7 @@ class RingReader:
         if not at.mapping.whole():
             frame.valid = False
             return
-        frame.valid = self._intact(at, found)
+        frame.valid = self._intact(at, found.word, found.sequence)
         if self.lossless:
             if at is self._at:
                 self._take(at, found.sequence)
@@ -494,7 +529,7 @@ class RingReader:
         """Let go of the ring. Views that are still held stay mapped. Harmless when closed already."""
         self._detach()
         self._writer_lock = None
-        self._closed = True
+        self._pid = 0
 
     def __enter__(self) -> RingReader:
         return self
@@ -525,26 +560,21 @@ class _Latest:
             self._reader._unpin(self._frame, self._at, self._found)
 
 
-def _colour(found: _Found) -> tuple[PlaneAt, Array]:
-    for plane, source in zip(found.planes, found.views, strict=True):
-        if plane.kind == Kind.COLOUR:
-            return plane, source
-    raise BufferMismatch("this frame has no colour plane; use read() or latest()")
-
-
-def _fit(buffer: Any, plane: PlaneAt, source: Array) -> Array:
-    """The caller's buffer as an array of the plane's shape and type."""
+def _fit(buffer: Any, source: Array | None) -> Array:
+    """The caller's buffer as an array of the colour plane's shape and type."""
+    if source is None:
+        raise BufferMismatch("this frame has no colour plane; use read() or latest()")
     if isinstance(buffer, np.ndarray) and buffer.shape == source.shape and buffer.dtype == source.dtype:
         return buffer
     wanted = (
-        f"the colour plane is {plane.width} x {plane.height} {plane.format.name}; give an array of shape "
-        f"{source.shape} and type {source.dtype}, or a writable contiguous buffer of {source.nbytes} bytes"
+        f"the colour plane needs an array of shape {source.shape} and type {source.dtype}, "
+        f"or a writable contiguous buffer of {source.nbytes} bytes"
     )
     try:
-        raw = memoryview(buffer).cast("B")
+        raw = memoryview(buffer)
+        raw = raw.cast("B") if raw.ndim == 1 else raw
     except TypeError as error:
         raise BufferMismatch(wanted) from error
-    if raw.readonly or raw.nbytes < source.nbytes or (isinstance(buffer, np.ndarray) and buffer.ndim > 1):
+    if raw.ndim != 1 or raw.readonly or raw.nbytes < source.nbytes:
         raise BufferMismatch(wanted)
-    assert source.nbytes == plane.width * plane.height * PIXEL_FORMATS[plane.format].bytes_per_pixel
     return np.frombuffer(raw[: source.nbytes], source.dtype).reshape(source.shape)

@@ -63,13 +63,23 @@ from bridge.ring_header import (
     check_header,
     now_ns,
 )
-from bridge.slot import SLOT_BODY, Array, Plan, PlaneSpec, lay_out, specs_of, view
-from bridge.wake import FULL_FENCE, Fence, Wake, wake_for
+from bridge.slot import (
+    INTRINSICS_AT,
+    INTRINSICS_CODEC,
+    POSE_AT,
+    POSE_CODEC,
+    SLOT_BODY,
+    Array,
+    Plan,
+    PlaneSpec,
+    lay_out,
+    specs_of,
+    view,
+)
+from bridge.wake import STRONG, Wake, fence, wake_for
 
 DEFAULT_CAPACITY_BYTES = 1920 * 1080 * 4
 DEFAULT_MAX_CAPACITY_BYTES = 1 << 30
-NO_POSE = (0.0,) * 16
-NO_INTRINSICS = (0.0,) * 4
 _NOBODY = bytes(4 * READER_ENTRIES)
 _EVERYTHING = 1 << 63
 _NAP_S = 0.05
@@ -79,7 +89,8 @@ class SlotInHand:
     """A slot being written without a copy: fill `planes`, set the fields, leave the `with` block to publish.
 
     `planes` maps kinds to writable arrays of shape (height, width, channels) or (height, width) on the ring's own
-    memory; do not touch them after the block. Times in nanoseconds of the ring's clock; a `capture_ns` of None means now.
+    memory; do not touch them after the block. Times in nanoseconds of the ring's clock; a `capture_ns` of None means
+    now.
     """
 
     def __init__(self, planes: dict[Kind, Array]) -> None:
@@ -136,13 +147,14 @@ class RingWriter:
         self._max_capacity = max(capacity_bytes, max_capacity_bytes)
         self._placement = segment.place(channel, directory)
         self._fault = _fault
-        self._fence = Fence()
+        self._release, self._acquire = fence()
         self._sequence = 0
+        self.generation = 0
         self._wakes: dict[int, Wake] = {}
         self._progress_wake: Wake | None = None
         self._reader_locks: list[Lock] = []
         self._let_go = False
-        self._plans: dict[object, tuple[Plan, dict[int, list[Array]]]] = {}
+        self._plans: dict[object, tuple[Plan, dict[int, dict[Kind, Array]]]] = {}
         self._lock = self._placement.writer_lock()
         if not acquire_patiently(self._lock):
             raise WriterExists(self._who_writes())
@@ -204,10 +216,14 @@ class RingWriter:
             state=SegmentState.LIVE,
             heartbeat_ns=now_ns(),
         )
-        self._fence()
+        self._order()
         mapping.u32[VERSION_32] = VERSION
         self._step("header")
-        segment.swing_pointer(self._placement, generation, size, now_ns())
+        try:
+            segment.swing_pointer(self._placement, generation, size, now_ns())
+        except RingError:
+            segment.remove_leftovers(self._placement, keep=self.generation)
+            raise
         self._step("pointer")
         self.generation = generation
         self._mapping = mapping
@@ -235,6 +251,7 @@ class RingWriter:
         self._newest_slot = self.slots - 1
         self._slot = 0
         self._plans.clear()
+        self._tables = [b""] * self.slots
         if previous is not None:
             self._retire(*previous, SegmentState.SUPERSEDED)
         segment.remove_leftovers(self._placement, keep=generation)
@@ -250,7 +267,7 @@ class RingWriter:
         if not mapping.whole():
             return
         mapping.u32[STATE_32] = state
-        self._fence()
+        self._order()
         mapping.u32[WAKE_32] = (mapping.u32[WAKE_32] + 1) & 0xFFFFFFFF
         for index in range(geometry.reader_entries):
             event = self._placement.event_name(geometry.generation, f"r{index}")
@@ -258,6 +275,10 @@ class RingWriter:
             if event is None:
                 break
         mapping.close()
+
+    def _order(self) -> None:
+        self._release()
+        self._acquire()
 
     def _step(self, name: str) -> None:
         if self._fault is not None:
@@ -292,16 +313,25 @@ class RingWriter:
 
         Raises InvalidFrame, FrameTooLarge, NoSpace, ReaderTimeout (lossless), TruncatedSegment, RingClosed.
         """
-        arrays = list(planes.values())
-        plan, views = self._plan(planes, arrays, formats)
-        slot = self._begin(plan.data_size, timeout_s)
+        key: object = None
+        try:
+            for kind, array in planes.items():
+                key = (kind, array.shape, array.dtype, key)
+        except AttributeError:
+            raise InvalidFrame("planes: give a dict of numpy arrays by Kind") from None
+        if formats:
+            key = (key, *formats.items())
+        planned = self._plans.get(key) or self._plan(key, planes, formats)
+        plan, views = planned
+        slot = self._begin(timeout_s)
         targets = views.get(slot)
         if targets is None:
             memory, start = self._mapping.memory, self._geometry.slot_start(slot)
-            targets = views[slot] = [view(memory, start, plane) for plane in plan.planes]
+            targets = views[slot] = {plane.kind: view(memory, start, plane) for plane in plan.planes}
         try:
-            for target, array in zip(targets, arrays, strict=True):
-                np.copyto(target, array if array.ndim == target.ndim else array[..., 0], casting="same_kind")
+            for kind, array in planes.items():
+                target = targets[kind]
+                target[...] = array if array.ndim == target.ndim else array[..., 0]
                 if self._fault is not None:
                     self._fault("copied")
         except BaseException:
@@ -321,24 +351,16 @@ class RingWriter:
         )
 
     def _plan(
-        self, planes: Mapping[Kind, Array], arrays: list[Array], formats: Mapping[Kind, Format] | None
-    ) -> tuple[Plan, dict[int, list[Array]]]:
-        try:
-            key: object = (
-                tuple([(k, a.shape, a.dtype) for k, a in planes.items()]),
-                formats and tuple(formats.items()),
-            )
-        except AttributeError:
-            raise InvalidFrame("planes: give a dict of numpy arrays by Kind") from None
-        cached = self._plans.get(key)
-        if cached is None:
-            if len(self._plans) >= 64:
-                self._plans.clear()
-            plan = lay_out(specs_of(planes, formats))
-            # Growth drops every plan with its views, so it must happen before this one is kept.
-            self._make_room(plan.data_size)
-            cached = self._plans[key] = (plan, {})
-        return cached
+        self, key: object, planes: Mapping[Kind, Array], formats: Mapping[Kind, Format] | None
+    ) -> tuple[Plan, dict[int, dict[Kind, Array]]]:
+        if len(self._plans) >= 64:
+            self._plans.clear()
+        plan = lay_out(specs_of(planes, formats))
+        # Growth drops every plan with its views, so it must happen before this one is kept.
+        self._make_room(plan.data_size)
+        planned: tuple[Plan, dict[int, dict[Kind, Array]]] = (plan, {})
+        self._plans[key] = planned
+        return planned
 
     @contextlib.contextmanager
     def slot(self, specs: Sequence[PlaneSpec], *, timeout_s: float | None = None) -> Iterator[SlotInHand]:
@@ -348,7 +370,7 @@ class RingWriter:
         """
         plan = lay_out(specs)
         self._make_room(plan.data_size)
-        slot = self._begin(plan.data_size, timeout_s)
+        slot = self._begin(timeout_s)
         memory, start = self._mapping.memory, self._geometry.slot_start(slot)
         hand = SlotInHand({plane.kind: view(memory, start, plane) for plane in plan.planes})
         try:
@@ -386,9 +408,10 @@ class RingWriter:
                 f"channel {self.channel}: this writer is closed or belongs to a parent process; make a new one"
             )
 
-    def _begin(self, data_size: int, timeout_s: float | None) -> int:
+    def _begin(self, timeout_s: float | None) -> int:
         """Choose a slot that is neither the newest nor pinned and mark it as being written."""
-        self._check_open()
+        if not self._lock.held:
+            self._check_open()
         if not self._mapping.whole():
             raise TruncatedSegment(f"channel {self.channel}: its segment was cut by somebody; make a new writer")
         u64 = self._u64
@@ -403,7 +426,8 @@ class RingWriter:
                 u64[word] = 2 * self._sequence + 1
                 # SYNC POINT W1: the odd sequence is visible before pins are looked at again and before any pixel
                 # changes. Meets R1: either the reader's check sees it, or we see the pin.
-                self._fence()
+                self._release()
+                self._acquire()
                 if self._pinned(slot):
                     u64[word] = before
                     continue
@@ -442,16 +466,14 @@ class RingWriter:
         slot = self._slot
         start = self._geometry.slot_start(slot)
         now = now_ns()
-        pose: tuple[float, ...] = NO_POSE
-        lens = NO_INTRINSICS
         memory = self._mapping.memory
         try:
             if T_world_camera is not None:
-                pose = tuple(np.asarray(T_world_camera, np.float32).reshape(16).tolist())
+                POSE_CODEC.pack_into(memory, start + POSE_AT, *np.asarray(T_world_camera, np.float32).reshape(16))
                 flags |= SlotFlag.POSE
             if intrinsics is not None:
                 fx, fy, cx, cy = intrinsics
-                lens = (fx, fy, cx, cy)
+                INTRINSICS_CODEC.pack_into(memory, start + INTRINSICS_AT, fx, fy, cx, cy)
                 flags |= SlotFlag.INTRINSICS
             SLOT_BODY.pack_into(
                 memory,
@@ -466,35 +488,41 @@ class RingWriter:
                 colour_space,
                 len(plan.planes),
                 plan.data_size,
-                *pose,
-                *lens,
             )
         except BaseException:
             self._abandon()
             raise
-        table = start + PLANE_TABLE_OFFSET
-        memory[table : table + len(plan.table)] = plan.table
+        if self._tables[slot] is not plan.table:
+            table = start + PLANE_TABLE_OFFSET
+            memory[table : table + len(plan.table)] = plan.table
+            self._tables[slot] = plan.table
         u64, u32 = self._u64, self._u32
         u64[HEARTBEAT_64] = now
         if self._fault is not None:
             self._fault("described")
-        # SYNC POINT W2: pixels and description are visible before the even sequence. Meets R2.
-        self._fence()
+        # SYNC POINT W2: pixels and description are visible before the even sequence. Meets R2. (On x86 stores keep their
+        # order, and a copy that bypasses the caches ends with a fence of its own.)
+        if not STRONG:
+            self._order()
         u64[self._slot_words[slot]] = 2 * sequence
         if self._fault is not None:
             self._fault("even")
         # SYNC POINT W3: the even sequence before `newest`. Meets R3; a reader that sees them otherwise retries.
-        self._fence()
+        if not STRONG:
+            self._order()
         u64[NEWEST_64] = sequence << 8 | slot
         self._sequence = sequence
         self._newest_slot = slot
         if self._fault is not None:
             self._fault("newest")
         # SYNC POINT W4: `newest` before the wake word. Meets R4.
+        if not STRONG:
+            self._order()
         u32[WAKE_32] = sequence & 0xFFFFFFFF
         # SYNC POINT W5: the wake word before `waiting` is read. Meets R5: either we see a sleeper, or it sees the word.
-        self._fence()
-        if not FULL_FENCE or self._waiting != _NOBODY:
+        self._release()
+        self._acquire()
+        if not STRONG or self._waiting[:] != _NOBODY:
             self._wake_readers()
         if self._fault is not None:
             self._fault("woken")
@@ -534,7 +562,7 @@ class RingWriter:
         while True:
             seen = u32[progress]
             u32[WRITER_WAITING_32] = 1
-            self._fence()
+            self._order()
             if self._taken() != before:
                 break
             alive = self._reader_locks[-1].taken_elsewhere()

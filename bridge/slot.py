@@ -33,10 +33,12 @@ _DTYPES: dict[str, np.dtype[Any]] = {"u8": np.dtype("uint8"), "f16": np.dtype("<
 
 _PLANE_CODEC = PLANE.codec("kind", "size")
 _PLANE_PADDING = bytes(PLANE.size - _PLANE_CODEC.size)
-SLOT_CODEC = SLOT.codec("sequence", "intrinsics")
-"""The slot header in one go: its fields in the order of `SLOT`, T_world_camera as 16 items, intrinsics as 4."""
-SLOT_BODY = SLOT.codec("frame_id", "intrinsics")
+SLOT_HEAD = SLOT.codec("sequence", "data_size")
+"""The fixed part of a slot header in the order of `SLOT`, without pose and intrinsics."""
+SLOT_BODY = SLOT.codec("frame_id", "data_size")
 """The same without the sequence, which is written on its own, last."""
+POSE_AT, POSE_CODEC = SLOT.offset("T_world_camera"), SLOT.codec("T_world_camera", "T_world_camera")
+INTRINSICS_AT, INTRINSICS_CODEC = SLOT.offset("intrinsics"), SLOT.codec("intrinsics", "intrinsics")
 
 ORIGINS = {int(o): o for o in Origin}
 COLOUR_SPACES = {int(c): c for c in ColourSpace}

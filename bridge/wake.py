@@ -12,6 +12,7 @@ import platform
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from bridge.segment import Mapping
@@ -27,30 +28,23 @@ _FUTEX_NUMBERS = {
 }
 """Number of the futex call per 64-bit little-endian Linux architecture."""
 
-FULL_FENCE = platform.machine().lower() in ("x86_64", "amd64")
-"""Whether `Fence` is a full fence, so that a writer may trust `waiting` and skip the call when nobody sleeps."""
+STRONG = platform.machine().lower() in ("x86_64", "amd64")
+"""Whether the processor keeps the order of loads among each other and of stores among each other (x86). Only a store
+followed by a load needs a fence there, and `fence` is a full one."""
 
 
-class Fence:
-    """An ordering point from Python: everything before the call is visible before anything after it.
+def fence() -> tuple[Callable[[], object], Callable[[], object]]:
+    """Two calls that, made one after the other, are an ordering point: what lies before is visible before what lies after.
 
     CPython offers no fence, so a lock that nobody else knows is released and taken again. On x86 both are locked
     instructions, that is full fences. On aarch64 they are a store-release followed by a load-acquire, which that
-    architecture keeps in order with each other, and so orders what lies before with what lies after; plain loads and
-    stores of aligned words by memoryview are single instructions on both.
+    architecture keeps in order with each other; so they order what lies before with what lies after. Loads and stores
+    of aligned words by memoryview are single instructions on both. Two bare calls instead of one function, because a
+    Python call costs more than both. For one thread at a time.
     """
-
-    __slots__ = ("_acquire", "_release")
-
-    def __init__(self) -> None:
-        lock = threading.Lock()
-        lock.acquire()
-        self._release = lock.release
-        self._acquire = lock.acquire
-
-    def __call__(self) -> None:
-        self._release()
-        self._acquire()
+    lock = threading.Lock()
+    lock.acquire()
+    return lock.release, lock.acquire
 
 
 class Wake(Protocol):
