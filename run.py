@@ -274,7 +274,7 @@ class PipRun:
             size = line[line.index("(") :] if "(" in line else ""
             self.doing = f"{self.found} packages found, downloading {name} {size}".rstrip()
         elif line.startswith("Installing collected packages"):
-            self.doing = f"unpacking {line.count(',') + 1} packages (torch takes the longest)"
+            self.doing = f"unpacking {line.count(',') + 1} packages"
 
     def run(self, words: list) -> int:
         """Start pip with `words`, report progress at least every few seconds, return its exit status."""
