@@ -149,7 +149,11 @@ class Params:
         slow=True,
     )
     negative_prompt: str = _param(
-        "", "str", "What to steer away from; used by guidance full and onetime-negative.", high=MAX_PROMPT_CHARS, slow=True
+        "",
+        "str",
+        "What to steer away from; used by guidance full and onetime-negative.",
+        high=MAX_PROMPT_CHARS,
+        slow=True,
     )
     strength: float = _param(
         0.64,
@@ -201,7 +205,12 @@ class Params:
         False, "bool", "Skip frames that look like the last processed one, so that the device can sleep.", main=True
     )
     similarity_threshold: float = _param(
-        0.98, "float", "Cosine similarity above which frames are skipped, at random, ever more often.", low=0.0, high=1.0, step=0.005
+        0.98,
+        "float",
+        "Cosine similarity above which frames are skipped, at random, ever more often.",
+        low=0.0,
+        high=1.0,
+        step=0.005,
     )
     similarity_max_skip: int = _param(
         10, "int", "Longest run of skipped frames.", unit="frames", low=0, high=1000, step=1

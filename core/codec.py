@@ -1,0 +1,59 @@
+"""Pictures to latents and back.
+
+Shapes: F frames, H W pixels, C colour channels, c h w latent. Pictures are uint8, RGB first; latents float32, scaled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+
+class Codec:
+    """A diffusers autoencoder (AutoencoderTiny or AutoencoderKL) at the edge of the stream.
+
+    size: (height, width) in pixels that pictures are brought to before encoding; a multiple of the latent's scale.
+    """
+
+    def __init__(
+        self, vae: Any, encode: Callable[[Tensor], Tensor], size: tuple[int, int], device: torch.device
+    ) -> None:
+        self._vae = vae
+        self._encode = encode
+        self._size = size
+        self._device = device
+        self._scale = float(vae.config.scaling_factor)
+        self._shift = float(vae.config.shift_factor or 0.0)
+        self._format = torch.channels_last if device.type != "mps" else torch.contiguous_format
+
+    @torch.inference_mode()
+    def encode(self, frame_FHWC: Tensor) -> Tensor:
+        """Latents (F, c, h, w) of uint8 pictures (F, H, W, 3 or 4) of any size; alpha is ignored."""
+        x = frame_FHWC.to(self._device, non_blocking=True)[..., :3].permute(0, 3, 1, 2)
+        x = x.to(torch.float32)
+        if x.shape[-2:] != self._size:
+            x = nnf.interpolate(x, self._size, mode="bilinear", antialias=True)
+        x = (x / 127.5 - 1.0).to(self._vae.dtype).contiguous(memory_format=self._format)
+        return (self._encode(x).to(torch.float32) - self._shift) * self._scale
+
+    @torch.inference_mode()
+    def decode(self, latent_Fchw: Tensor) -> Tensor:
+        """uint8 pictures (F, H, W, 3) of latents; values beyond the range are clipped, NaN becomes black."""
+        z = (latent_Fchw / self._scale + self._shift).to(self._vae.dtype).contiguous(memory_format=self._format)
+        x = self._vae.decode(z, return_dict=False)[0]
+        x = torch.nan_to_num(x.to(torch.float32), nan=-1.0).add(1.0).mul(127.5).round_().clamp_(0.0, 255.0)
+        return x.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def encode_tiny(vae: Any) -> Callable[[Tensor], Tensor]:
+    """Latents of an AutoencoderTiny."""
+    return lambda x: vae.encode(x, return_dict=False)[0]
+
+
+def encode_kl(vae: Any) -> Callable[[Tensor], Tensor]:
+    """The mode of an AutoencoderKL's posterior: sampling it would make still pictures flicker."""
+    return lambda x: vae.encode(x, return_dict=False)[0].mode()

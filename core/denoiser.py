@@ -1,0 +1,169 @@
+"""One signature for whatever predicts the noise, and the U-Net behind it.
+
+The stream knows only `Denoiser`: rows of noisy latents, their timesteps and their text in, the noise estimate out. What
+the model really predicts (epsilon, v or the clean sample), its dtype, and where the cross-attention keys and values
+come from stays in here.
+
+Shapes: R rows, c h w latent, N text tokens, C embedding width, P prompts, H heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from core.schedule import NoiseSchedule
+
+
+@dataclass(frozen=True)
+class PromptText:
+    """One prompt as the denoiser wants it, computed once per prompt.
+
+    embedding_NC: the text encoder's output. keys_values: (k_HND, v_HND) per cross-attention layer, in the model's own
+    layer order; empty for a denoiser that projects in every call.
+    """
+
+    embedding_NC: Tensor
+    keys_values: tuple[tuple[Tensor, Tensor], ...] = ()
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """The same, laid out over the rows of a U-Net call: embedding_RNC and (k_RHND, v_RHND) per layer."""
+
+    embedding_RNC: Tensor
+    keys_values: tuple[tuple[Tensor, Tensor], ...] = ()
+
+
+class Denoiser(Protocol):
+    """Predicts the noise in rows of latents. `prompt` and `rows` are set-up verbs: they may allocate and compute."""
+
+    def prompt(self, embedding_NC: Tensor) -> PromptText:
+        """Prepare one prompt."""
+
+    def rows(self, prompts: Sequence[PromptText]) -> TextRows:
+        """Lay prompts out: row r reads prompts[r]."""
+
+    def __call__(self, x_Rchw: Tensor, t_R: Tensor, text: TextRows) -> Tensor:
+        """Noise estimate, float32 (R, c, h, w), of float32 latents at integer timesteps t_R."""
+
+
+# What the network's output means, as noise: with x = a x0 + b e and v = a e - b x0 (Salimans and Ho 2022, section 4).
+Prediction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+PREDICTIONS: Mapping[str, Prediction] = {
+    "epsilon": lambda out, x, a, b: out,
+    "v_prediction": lambda out, x, a, b: a * out + b * x,
+    "sample": lambda out, x, a, b: (x - a * out) / b,
+}
+
+
+class _CrossAttention:
+    """diffusers attention processor that reads keys and values prepared for the prompt, if there are any.
+
+    Takes the place of AttnProcessor2_0 on cross-attention layers of the plain kind that `supports` describes.
+    """
+
+    def __init__(self) -> None:
+        self.prepared: tuple[Tensor, Tensor] | None = None
+
+    @staticmethod
+    def supports(attn: Any) -> bool:
+        return (
+            attn.group_norm is None
+            and attn.spatial_norm is None
+            and attn.norm_q is None
+            and attn.norm_k is None
+            and not attn.norm_cross
+            and not attn.residual_connection
+        )
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        query = heads_first(attn.to_q(hidden_states), attn.heads)
+        key, value = self.prepared or keys_values(attn, encoder_hidden_states)
+        mixed = nnf.scaled_dot_product_attention(query, key, value)
+        return attn.to_out[0](mixed.transpose(1, 2).flatten(2)) / attn.rescale_output_factor
+
+
+def heads_first(x_RNC: Tensor, heads: int) -> Tensor:
+    """(R, N, H D) to (R, H, N, D)."""
+    return x_RNC.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def keys_values(attn: Any, embedding_RNC: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values (R, H, N, D) of one cross-attention layer."""
+    return heads_first(attn.to_k(embedding_RNC), attn.heads), heads_first(attn.to_v(embedding_RNC), attn.heads)
+
+
+class UnetDenoiser:
+    """A diffusers UNet2DConditionModel as a `Denoiser`.
+
+    prediction: key of `PREDICTIONS`. cache_text: project keys and values of a prompt once instead of once per call
+    (StreamDiffusion, arXiv 2312.12491, appendix A.2); False is the plain twin.
+    """
+
+    def __init__(
+        self,
+        unet: Any,
+        noise: NoiseSchedule,
+        prediction: str,
+        *,
+        cache_text: bool = True,
+    ) -> None:
+        self._forward: Callable[..., Any] = unet
+        self._convert = PREDICTIONS[prediction]
+        self._dtype = unet.dtype
+        device = unet.device
+        alpha_bar = noise.alphas_cumprod_T.to(device)
+        self._a_T = alpha_bar.sqrt().to(torch.float32)
+        self._b_T = (1.0 - alpha_bar).sqrt().to(torch.float32)
+        self._cache_text = cache_text
+        self._cross = [
+            module
+            for name, module in unet.named_modules()
+            if name.endswith(".attn2") and _CrossAttention.supports(module)
+        ]
+        for module in self._cross:
+            if not isinstance(module.processor, _CrossAttention):
+                module.set_processor(_CrossAttention())
+        self.projections = 0
+        """Number of prompts whose keys and values were computed so far."""
+
+    @torch.inference_mode()
+    def prompt(self, embedding_NC: Tensor) -> PromptText:
+        """See `Denoiser.prompt`."""
+        embedding_NC = embedding_NC.to(self._dtype)
+        if not self._cache_text:
+            return PromptText(embedding_NC)
+        self.projections += 1
+        pairs = (keys_values(attn, embedding_NC[None]) for attn in self._cross)
+        return PromptText(embedding_NC, tuple((k[0].contiguous(), v[0].contiguous()) for k, v in pairs))
+
+    @torch.inference_mode()
+    def rows(self, prompts: Sequence[PromptText]) -> TextRows:
+        """See `Denoiser.rows`."""
+        per_layer = zip(*(p.keys_values for p in prompts), strict=True)
+        return TextRows(
+            torch.stack([p.embedding_NC for p in prompts]),
+            tuple((torch.stack([k for k, _ in layer]), torch.stack([v for _, v in layer])) for layer in per_layer),
+        )
+
+    @torch.inference_mode()
+    def __call__(self, x_Rchw: Tensor, t_R: Tensor, text: TextRows) -> Tensor:
+        """See `Denoiser.__call__`."""
+        for attn, prepared in zip(self._cross, text.keys_values or (None,) * len(self._cross), strict=True):
+            attn.processor.prepared = prepared
+        out = self._forward(x_Rchw.to(self._dtype), t_R, encoder_hidden_states=text.embedding_RNC, return_dict=False)[0]
+        a, b = (table[t_R].view(-1, 1, 1, 1) for table in (self._a_T, self._b_T))
+        return self._convert(out.to(torch.float32), x_Rchw, a, b)

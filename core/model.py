@@ -1,0 +1,178 @@
+"""A model folder in the diffusers layout, opened and checked; the only file that imports diffusers and transformers.
+
+Importing it costs seconds, so it is imported where a model is about to be loaded and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from safetensors import SafetensorError, safe_open
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from core.codec import Codec, encode_kl, encode_tiny
+from core.denoiser import PREDICTIONS, UnetDenoiser
+from core.schedule import NoiseSchedule
+from core.stream import NoiseSource, Stream, StreamConfig, seeded_noise
+from core.text import TextConditioner
+
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+_CODECS: dict[str, tuple[Any, Any]] = {
+    "AutoencoderTiny": (AutoencoderTiny, encode_tiny),
+    "AutoencoderKL": (AutoencoderKL, encode_kl),
+}
+
+
+class ModelError(RuntimeError):
+    """A model folder that cannot be used; the message names the file and the mend."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """The loaded parts. Streams of any size can be built from one model, one after another or side by side."""
+
+    folder: Path
+    unet: Any
+    vae: Any
+    text: TextConditioner
+    noise: NoiseSchedule
+    prediction: str
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def native_size(self) -> int:
+        """Side in pixels of the square pictures that the model was trained on."""
+        return int(self.unet.config.sample_size) * self.latent_scale
+
+    @property
+    def latent_scale(self) -> int:
+        """Pixels per latent cell."""
+        blocks = self.vae.config.get("block_out_channels") or self.vae.config.encoder_block_out_channels
+        return 2 ** (len(blocks) - 1)
+
+    @property
+    def size_multiple(self) -> int:
+        """Width and height in pixels have to be multiples of this."""
+        return self.latent_scale * 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    def fit(self, width: int, height: int, area: int | None = None) -> tuple[int, int]:
+        """The (width, height) to work at for pictures of that shape: same aspect, about `area` pixels (default the
+        native area), both multiples of `size_multiple`."""
+        area = area or self.native_size**2
+        scale = (area / (width * height)) ** 0.5
+        step = self.size_multiple
+        return tuple(max(step, round(side * scale / step) * step) for side in (width, height))  # type: ignore[return-value]
+
+    def stream(
+        self, config: StreamConfig, *, cache_text: bool = True, noise_source: NoiseSource = seeded_noise
+    ) -> Stream[Any]:
+        """A new stream. Raises `ModelError` when the size does not suit the model."""
+        step = self.size_multiple
+        if config.width % step or config.height % step or config.width < step or config.height < step:
+            raise ModelError(f"size {config.width}x{config.height} does not suit this model: use multiples of {step}")
+        codec = Codec(
+            self.vae, _CODECS[type(self.vae).__name__][1](self.vae), (config.height, config.width), self.device
+        )
+        denoiser = UnetDenoiser(self.unet, self.noise, self.prediction, cache_text=cache_text)
+        latent = (
+            int(self.unet.config.in_channels),
+            config.height // self.latent_scale,
+            config.width // self.latent_scale,
+        )
+        return Stream(config, denoiser, codec, self.text, self.noise, latent, self.device, noise_source)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing; restore the model folder (git checkout, or download it again)") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read ({error}); restore the model folder") from None
+
+
+def _check_weights(folder: Path) -> None:
+    """Open every weights file, so that a damaged one is named before anything is built from it."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"{folder} holds no .safetensors file; restore the model folder, or convert its .bin weights")
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as weights:
+                weights.keys()
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"{path} is damaged ({error}); restore the file (git checkout, or download it again)"
+            ) from None
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `ModelError` unless `folder` is a whole diffusers model folder."""
+    if not folder.is_dir():
+        raise ModelError(f"there is no model folder {folder}; name a folder in the diffusers layout, or 'embedded'")
+    for part in PARTS:
+        if not (folder / part).is_dir():
+            raise ModelError(f"{folder} has no folder {part!r}; it is not a whole model in the diffusers layout")
+    for part in ("unet", "vae", "text_encoder"):
+        _read_json(folder / part / "config.json")
+        _check_weights(folder / part)
+
+
+def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Model:
+    """Load a model folder in the diffusers layout from disk; nothing is downloaded. Raises `ModelError`."""
+    folder = Path(folder)
+    check_folder(folder)
+    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
+    prediction = scheduler.get("prediction_type", "epsilon")
+    if prediction not in PREDICTIONS:
+        raise ModelError(f"prediction_type {prediction!r} is not supported; use one of {', '.join(PREDICTIONS)}")
+    kind = _read_json(folder / "vae" / "config.json").get("_class_name", "AutoencoderKL")
+    if kind not in _CODECS:
+        raise ModelError(f"autoencoder {kind!r} is not supported; use one of {', '.join(_CODECS)}")
+    options: dict[str, Any] = {"torch_dtype": dtype, "low_cpu_mem_usage": False, "local_files_only": True}
+    try:
+        unet = UNet2DConditionModel.from_pretrained(str(folder / "unet"), **options)
+        vae = _CODECS[kind][0].from_pretrained(str(folder / "vae"), **options)
+        encoder = CLIPTextModel.from_pretrained(str(folder / "text_encoder"), dtype=dtype, local_files_only=True)
+        tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(
+            f"{folder} cannot be loaded ({str(error).splitlines()[0]}); restore the model folder"
+        ) from error
+    return assemble(folder, unet, vae, encoder, tokenizer, scheduler, device, dtype)
+
+
+def assemble(
+    folder: Path,
+    unet: Any,
+    vae: Any,
+    encoder: Any,
+    tokenizer: Any,
+    scheduler: dict[str, Any],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Model:
+    """Put loaded or freshly made parts together: moved to `device`, in `dtype`, frozen for inference."""
+    for part in (unet, vae, encoder):
+        part.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return Model(
+        folder=folder,
+        unet=unet,
+        vae=vae,
+        text=TextConditioner(tokenizer, encoder, device),
+        noise=NoiseSchedule.from_config(scheduler),
+        prediction=scheduler.get("prediction_type", "epsilon"),
+        device=device,
+        dtype=dtype,
+    )
+
+
+__all__ = ["Model", "ModelError", "assemble", "check_folder", "load_model", "seeded_noise"]

@@ -1,0 +1,124 @@
+"""Timesteps and coefficients of the few-step schedules, one table.
+
+Every schedule selects from the same 50-point grid 999, 979, ..., 19 and differs in its boundary function alone.
+Source: Latent Consistency Models (arXiv 2310.04378) section 4; StreamDiffusion (arXiv 2312.12491) appendix A.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.params import STAGE_GRID
+
+SIGMA_DATA = 0.5
+TIMESTEP_SCALING = 10.0
+
+
+def _lcm_boundary(t: float) -> tuple[float, float]:
+    """c_skip, c_out at timestep t: consistency models (arXiv 2303.01469) appendix C with LCM's scaling of t."""
+    scaled = t * TIMESTEP_SCALING
+    norm = scaled**2 + SIGMA_DATA**2
+    return SIGMA_DATA**2 / norm, scaled / norm**0.5
+
+
+def _identity_boundary(t: float) -> tuple[float, float]:
+    """SD-Turbo and plain denoisers: the prediction of the clean latent is used as it is."""
+    return 0.0, 1.0
+
+
+Boundary = Callable[[float], tuple[float, float]]
+SCHEDULES: Mapping[str, Boundary] = {"lcm": _lcm_boundary, "turbo": _identity_boundary}
+
+
+class ScheduleError(ValueError):
+    """A noise schedule that this project cannot follow; the message names the ones that it can."""
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """alpha_bar over the training timesteps: shape (T,), float64, decreasing, in (0, 1)."""
+
+    alphas_cumprod_T: Tensor
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> NoiseSchedule:
+        """Build from a diffusers scheduler_config.json. Raises `ScheduleError` on an unknown beta schedule."""
+        count = int(config.get("num_train_timesteps", 1000))
+        low, high = float(config.get("beta_start", 0.0001)), float(config.get("beta_end", 0.02))
+        kind = config.get("beta_schedule", "linear")
+        # float32 as in the checkpoints' own training code: its rounding is part of the published constants.
+        if kind == "scaled_linear":
+            beta_T = torch.linspace(low**0.5, high**0.5, count, dtype=torch.float32) ** 2
+        elif kind == "linear":
+            beta_T = torch.linspace(low, high, count, dtype=torch.float32)
+        else:
+            raise ScheduleError(f"beta_schedule {kind!r} is not supported; use scaled_linear or linear")
+        return cls(torch.cumprod(1.0 - beta_T, dim=0))
+
+    def timestep(self, t_index: int) -> int:
+        """The training timestep of a point of the 50-point grid: 999, 979, ..., 19 for T = 1000."""
+        count = len(self.alphas_cumprod_T)
+        stride = count // STAGE_GRID
+        return count - 1 - stride * t_index
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """Per-stage constants, float32 on the stream's device; S stages, tensors of shape (S, 1, 1, 1, 1) but t_S.
+
+    a, b: signal and noise level, x = a x0 + b e.  mix_a, mix_b: the same, as used to compose the stage's input
+    (they differ for txt2img, whose first stage is pure noise).  c_skip, c_out: boundary function.
+    """
+
+    t_S: Tensor
+    a: Tensor
+    b: Tensor
+    mix_a: Tensor
+    mix_b: Tensor
+    c_skip: Tensor
+    c_out: Tensor
+
+    @classmethod
+    def build(
+        cls, noise: NoiseSchedule, schedule: str, stages: tuple[int, ...], from_noise: bool, device: torch.device
+    ) -> Coefficients:
+        """Constants for the given t-indices. `from_noise`: the first stage starts from pure noise (txt2img)."""
+        t_S = [noise.timestep(i) for i in stages]
+        alpha_bar = noise.alphas_cumprod_T[torch.tensor(t_S)]
+        a, b = alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt()
+        mix_a, mix_b = a.clone(), b.clone()
+        if from_noise:
+            mix_a[0], mix_b[0] = 0.0, 1.0
+        boundary = [SCHEDULES[schedule](float(t)) for t in t_S]
+        c_skip, c_out = (torch.tensor(c, dtype=torch.float32) for c in zip(*boundary, strict=True))
+
+        def shaped(values: Tensor) -> Tensor:
+            return values.to(torch.float32).view(-1, 1, 1, 1, 1).to(device)
+
+        return cls(
+            torch.tensor(t_S, device=device),
+            shaped(a),
+            shaped(b),
+            shaped(mix_a),
+            shaped(mix_b),
+            shaped(c_skip),
+            shaped(c_out),
+        )
+
+    def stage(self, index: int) -> Coefficients:
+        """The constants of one stage, still with a leading axis of one."""
+        cut = slice(index, index + 1)
+        return Coefficients(
+            self.t_S[cut],
+            self.a[cut],
+            self.b[cut],
+            self.mix_a[cut],
+            self.mix_b[cut],
+            self.c_skip[cut],
+            self.c_out[cut],
+        )

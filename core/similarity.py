@@ -1,0 +1,73 @@
+"""The similarity filter: lets the device rest while the picture stands still, and never leaves a change half shown.
+
+Source: StreamDiffusion (arXiv 2312.12491) section 3.4, stochastic similarity filter. Unlike the published code the
+decision knows how many stages are in flight: every frame that is run is followed by enough runs to bring it out.
+"""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from torch import Tensor
+
+
+def skip_probability(similarity: float, threshold: float) -> float:
+    """max(0, 1 - (1 - similarity) / (1 - threshold)); 0 for a threshold of 1 (equation 8 of the paper)."""
+    if threshold >= 1.0:
+        return 0.0
+    return max(0.0, 1.0 - (1.0 - similarity) / (1.0 - threshold))
+
+
+def cosine_similarity(first: Tensor, second: Tensor) -> float:
+    """Cosine of the angle between two uint8 pictures of one shape, over all pixels; 1 when both are black."""
+    a, b = first.flatten().to(torch.float32), second.flatten().to(torch.float32)
+    norms = float(a.norm() * b.norm())
+    if norms == 0.0:
+        return 1.0 if bool(torch.equal(first, second)) else 0.0
+    return min(1.0, float(torch.dot(a, b)) / norms)
+
+
+class SimilarityFilter:
+    """Decides frame by frame whether the stream runs. Pictures stay on the CPU, so the device is never waited for."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._random = random.Random(seed)
+        self._last: Tensor | None = None
+        self._flush = 0
+        self._run_length = 0
+        self.skipped = 0
+        """Frames skipped since the start."""
+        self.admitted = 0
+        """Frames admitted since the start."""
+
+    def changed(self) -> None:
+        """Something other than the picture changed (a parameter, the source): the next frame runs."""
+        self._last = None
+
+    def admit(self, frame: Tensor, *, depth: int, threshold: float, max_skip: int) -> bool:
+        """True when `frame` (uint8, CPU, any fixed shape) has to be run.
+
+        depth: turns that a frame stays in flight after its own (stages - 1 in throughput mode, 0 in latency mode).
+        max_skip: longest run of skipped frames; the frame after it runs.
+        """
+        if self._last is None or self._last.shape != frame.shape:
+            return self._run(frame, depth)
+        similarity = cosine_similarity(frame, self._last)
+        similar = self._random.random() < skip_probability(similarity, threshold)
+        if not similar:
+            return self._run(frame, depth)
+        if self._flush > 0:
+            return self._run(frame, self._flush - 1)
+        if self._run_length >= max_skip:
+            return self._run(frame, depth)
+        self._run_length += 1
+        self.skipped += 1
+        return False
+
+    def _run(self, frame: Tensor, flush: int) -> bool:
+        self._last = frame.clone()
+        self._flush = flush
+        self._run_length = 0
+        self.admitted += 1
+        return True

@@ -1,0 +1,302 @@
+"""The stream: frames in, repainted frames out, one U-Net call per turn in throughput mode.
+
+Stream Batch (StreamDiffusion, arXiv 2312.12491, section 3.1): in every turn each of the S stages works on another frame,
+so a frame enters at turn k and leaves at turn k + S - 1. What travels from turn to turn is the estimate of the clean
+latent, not the noisy one: the next stage's noise level and noise are applied when that stage runs, so a change of the
+steps, the seed or the guidance never has to rewrite, zero or drop a frame in flight.
+
+Shapes: S stages, F frames per turn, R U-Net rows, c h w latent, H W C picture.
+The stream knows nothing of clocks, queues, threads or where frames come from; `tag` is the caller's own word for a frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from core.codec import Codec
+from core.denoiser import Denoiser, PromptText, TextRows
+from core.guidance import NEGATIVE, POSITIVE, Guidance, Scales, active_guidance
+from core.params import MAX_STEPS, Params
+from core.schedule import Coefficients, NoiseSchedule
+from core.similarity import SimilarityFilter
+from core.text import CACHED_PROMPTS, TextConditioner
+
+Tag = TypeVar("Tag")
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """What a stream is built for; a change means a new stream.
+
+    width, height: picture size in pixels. max_steps: stages that may be in flight. frame_buffer: frames per turn (F).
+    schedule: key of `core.schedule.SCHEDULES`.
+    """
+
+    width: int
+    height: int
+    max_steps: int = MAX_STEPS
+    frame_buffer: int = 1
+    schedule: str = "lcm"
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One U-Net call: a run of stages, everything about it finished before the frame path starts."""
+
+    coefficients: Coefficients
+    noise_SFchw: Tensor
+    t_R: Tensor
+    text: TextRows
+    first: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that `Params` means for one stream, computed off the frame path by `Stream.plan`.
+
+    passes: the U-Net calls of a turn: one with all stages in throughput mode, one per stage in latency mode.
+    """
+
+    params: Params
+    stages: int
+    passes: tuple[Pass, ...]
+    guidance: Guidance
+    scales: Scales
+
+    @property
+    def depth(self) -> int:
+        """Turns that a frame stays in flight after the one it entered in."""
+        return self.stages - 1 if self.params.mode == "throughput" else 0
+
+
+@dataclass(frozen=True)
+class Latents(Generic[Tag]):
+    """Finished latents (F, c, h, w) and the tag of the frames they belong to."""
+
+    latent_Fchw: Tensor
+    tag: Tag
+
+
+@dataclass(frozen=True)
+class Picture(Generic[Tag]):
+    """Finished pictures, uint8 (F, H, W, 3), and the tag of the frames they belong to."""
+
+    frame_FHWC: Tensor
+    tag: Tag
+
+
+NoiseSource = Callable[[int, int, tuple[int, ...]], Tensor]
+
+
+def seeded_noise(seed: int, stages: int, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal noise (stages, *shape), float32 on the CPU.
+
+    Stage i's noise depends on the seed and i alone, so a change of the number of steps keeps the noise of the others.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randn(shape, generator=generator) for _ in range(stages)])
+
+
+class Stream(Generic[Tag]):
+    """One stream of frames through one model.
+
+    Set-up verbs `plan` and the constructor may allocate and compute; `encode`, `advance`, `decode` and their composition
+    `step` are the frame path. The three parts of `step` may run on three threads for three different frames, each part
+    on one thread only.
+    """
+
+    def __init__(
+        self,
+        config: StreamConfig,
+        denoiser: Denoiser,
+        codec: Codec,
+        text: TextConditioner,
+        noise: NoiseSchedule,
+        latent_shape: tuple[int, int, int],
+        device: torch.device,
+        noise_source: NoiseSource = seeded_noise,
+    ) -> None:
+        self.config = config
+        self.filter = SimilarityFilter()
+        self._denoiser = denoiser
+        self._codec = codec
+        self._text = text
+        self._schedule = noise
+        self._device = device
+        self._noise_source = noise_source
+        self._shape = (config.frame_buffer, *latent_shape)
+        # Slot i holds what stage i reads: slot 0 the frame that just came in, slot i the estimate of stage i - 1.
+        self._estimate = torch.zeros((config.max_steps, *self._shape), device=device)
+        self._anchor = torch.zeros_like(self._estimate)
+        self._scratch = torch.zeros_like(self._estimate)
+        self._tags: list[Tag | None] = [None] * config.max_steps
+        self._stages = 1
+        self._prompts: dict[str, PromptText] = {}
+        self._noise: tuple[int, Tensor] | None = None
+        self._last_plan: Plan | None = None
+
+    # -- set-up --------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def plan(self, params: Params) -> Plan:
+        """Everything that the frame path needs for `params`. May be called from another thread than the frame path.
+
+        Texts, noise and constants that did not change since the last call are taken over, not computed again.
+        """
+        last = self._last_plan
+        if last is not None and last.params == params:
+            return last
+        guidance = active_guidance(params.guidance, params.guidance_scale)
+        scales = Scales(params.guidance_scale, params.delta)
+        if last is not None and guidance is last.guidance and _same_passes(params, last.params):
+            plan = replace(last, params=params, scales=scales)
+        else:
+            stages = params.stages()[: self.config.max_steps]
+            plan = Plan(params, len(stages), self._passes(params, stages, guidance), guidance, scales)
+        self._last_plan = plan
+        return plan
+
+    def _passes(self, params: Params, stages: tuple[int, ...], guidance: Guidance) -> tuple[Pass, ...]:
+        frames = self.config.frame_buffer
+        from_noise = params.task == "txt2img"
+        all_stages = Coefficients.build(self._schedule, self.config.schedule, stages, from_noise, self._device)
+        noise_SFchw = self._noise_for(params.seed)[: len(stages)]
+        prompts = {POSITIVE: self._prompt(params.prompt), NEGATIVE: self._prompt(params.negative_prompt)}
+        layouts: dict[tuple[int, ...], TextRows] = {}
+
+        def one_pass(coefficients: Coefficients, noise: Tensor, first: bool) -> Pass:
+            texts = guidance.texts(noise.shape[0], frames, first)
+            if texts not in layouts:
+                layouts[texts] = self._denoiser.rows([prompts[i] for i in texts])
+            return Pass(coefficients, noise, guidance.times(coefficients.t_S, frames, first), layouts[texts], first)
+
+        if params.mode == "throughput":
+            return (one_pass(all_stages, noise_SFchw, True),)
+        return tuple(one_pass(all_stages.stage(i), noise_SFchw[i : i + 1], i == 0) for i in range(len(stages)))
+
+    def _prompt(self, text: str) -> PromptText:
+        prompt = self._prompts.pop(text, None) or self._denoiser.prompt(self._text.embed(text))
+        self._prompts[text] = prompt
+        if len(self._prompts) > CACHED_PROMPTS:
+            del self._prompts[next(iter(self._prompts))]  # the least recently used one
+        return prompt
+
+    def _noise_for(self, seed: int) -> Tensor:
+        if self._noise is None or self._noise[0] != seed:
+            noise = self._noise_source(max(seed, 0), self.config.max_steps, self._shape)
+            self._noise = (seed, noise.to(self._device))
+        return self._noise[1]
+
+    # -- frame path ----------------------------------------------------------------------------------------------
+
+    def admit(self, frame_FHWC: Tensor, plan: Plan) -> bool:
+        """False when the frame (uint8, CPU) need not be run: paused, or skipped by the similarity filter."""
+        params = plan.params
+        if params.paused:
+            self.filter.changed()
+            return False
+        if not params.similarity_filter:
+            return True
+        return self.filter.admit(
+            frame_FHWC, depth=plan.depth, threshold=params.similarity_threshold, max_skip=params.similarity_max_skip
+        )
+
+    def encode(self, frame_FHWC: Tensor) -> Tensor:
+        """Latents (F, c, h, w) of uint8 pictures (F, H, W, 3 or 4)."""
+        return self._codec.encode(frame_FHWC)
+
+    @torch.inference_mode()
+    def advance(self, latent_Fchw: Tensor, tag: Tag, plan: Plan) -> Latents[Tag] | None:
+        """Run one turn with new frames coming in.
+
+        latent_Fchw: clean latents from `encode`, float32; their content is ignored for txt2img. Returns the newest
+        finished frames, or None while no frame has passed all stages since the stream began or grew.
+        """
+        if plan.params.task == "txt2img":
+            latent_Fchw = torch.zeros_like(latent_Fchw)
+        if plan.params.seed < 0:
+            for turn in plan.passes:
+                turn.noise_SFchw.normal_()
+        return _ADVANCE[plan.params.mode](self, latent_Fchw, tag, plan)
+
+    def decode(self, finished: Latents[Tag]) -> Picture[Tag]:
+        """Pictures of finished latents."""
+        return Picture(self._codec.decode(finished.latent_Fchw), finished.tag)
+
+    def step(self, frame_FHWC: Tensor, tag: Tag, plan: Plan) -> Picture[Tag] | None:
+        """The whole frame path, one after the other: the plain twin of running its three parts on three threads."""
+        finished = self.advance(self.encode(frame_FHWC), tag, plan)
+        return None if finished is None else self.decode(finished)
+
+    def _advance_batch(self, latent_Fchw: Tensor, tag: Tag, plan: Plan) -> Latents[Tag] | None:
+        n = plan.stages
+        self._retime(n)
+        estimate, anchor = self._estimate[:n], self._anchor[:n]
+        estimate[0].copy_(latent_Fchw)
+        anchor[0].copy_(latent_Fchw)
+        x0, next_anchor = self._denoise(estimate, anchor, plan.passes[0], plan)
+        finished, self._tags[:n] = self._tags[n - 1] if n > 1 else tag, [None, tag, *self._tags[1 : n - 1]][:n]
+        self._shift(estimate, x0)
+        self._shift(anchor, next_anchor)
+        return None if finished is None else Latents(x0[-1], finished)
+
+    def _advance_alone(self, latent_Fchw: Tensor, tag: Tag, plan: Plan) -> Latents[Tag] | None:
+        self._tags = [None] * self.config.max_steps  # frames in flight are older than the one that leaves in this turn
+        estimate = anchor = latent_Fchw[None]
+        for turn in plan.passes:
+            estimate, anchor = self._denoise(estimate, anchor, turn, plan)
+        return Latents(estimate[0], tag)
+
+    def _denoise(self, estimate: Tensor, anchor: Tensor, turn: Pass, plan: Plan) -> tuple[Tensor, Tensor]:
+        k = turn.coefficients
+        x = k.mix_a * estimate + k.mix_b * turn.noise_SFchw
+        eps_Rchw = self._denoiser(plan.guidance.expand(x, turn.first), turn.t_R, turn.text)
+        eps, anchor = plan.guidance.combine(eps_Rchw, x, anchor, k, plan.scales, turn.first)
+        return k.c_out * (x - k.b * eps) / k.a + k.c_skip * x, anchor
+
+    def _shift(self, slots: Tensor, values: Tensor) -> None:
+        """Slot i + 1 takes value i; `values` may be `slots` itself."""
+        n = slots.shape[0]
+        moved = self._scratch[: n - 1]
+        moved.copy_(values[:-1])
+        slots[1:].copy_(moved)
+
+    def _retime(self, stages: int) -> None:
+        """Give the frames in flight their place among a changed number of stages: the oldest still leaves next.
+
+        With fewer stages the younger ones give way to frames that are newer still; with more, the gap fills from behind.
+        """
+        by = stages - self._stages
+        if by == 0:
+            return
+        old = range(1, self._stages)
+        for i in reversed(old) if by > 0 else old:
+            tag, self._tags[i] = self._tags[i], None
+            if i + by >= 1:
+                self._tags[i + by] = tag
+                self._estimate[i + by].copy_(self._estimate[i])
+                self._anchor[i + by].copy_(self._anchor[i])
+        self._stages = stages
+
+
+def _same_passes(a: Params, b: Params) -> bool:
+    """True when both parameter values lead to the same passes (texts, noise, stages, mode and task)."""
+    return (a.stages(), a.seed, a.mode, a.task, a.prompt, a.negative_prompt) == (
+        b.stages(),
+        b.seed,
+        b.mode,
+        b.task,
+        b.prompt,
+        b.negative_prompt,
+    )
+
+
+_ADVANCE: dict[str, Callable[..., Latents | None]] = {
+    "throughput": Stream._advance_batch,
+    "latency": Stream._advance_alone,
+}

@@ -1,0 +1,45 @@
+"""Prompts to embeddings, once per text.
+
+Knows nothing of the U-Net; `core.denoiser` turns an embedding into the keys and values of its cross-attention layers.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CACHED_PROMPTS = 64
+
+
+class TextConditioner:
+    """CLIP-style tokenizer and text encoder with a least-recently-used cache keyed by the text.
+
+    tokenizer, encoder: transformers' CLIPTokenizer and CLIPTextModel (or of their shape).
+    """
+
+    def __init__(self, tokenizer: Any, encoder: Any, device: torch.device) -> None:
+        self._tokenizer = tokenizer
+        self._encoder = encoder
+        self._device = device
+        self._cache: OrderedDict[str, Tensor] = OrderedDict()
+        self.encodings = 0
+        """Number of text encoder passes so far."""
+
+    @torch.inference_mode()
+    def embed(self, text: str) -> Tensor:
+        """Embedding of one text: (N, C), N the tokenizer's maximum length. Longer texts are cut there."""
+        cached = self._cache.get(text)
+        if cached is not None:
+            self._cache.move_to_end(text)
+            return cached
+        length = min(self._tokenizer.model_max_length, self._encoder.config.max_position_embeddings)
+        tokens = self._tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        embedding = self._encoder(tokens.input_ids.to(self._device))[0][0]
+        self.encodings += 1
+        self._cache[text] = embedding
+        if len(self._cache) > CACHED_PROMPTS:
+            self._cache.popitem(last=False)
+        return embedding
