@@ -21,6 +21,7 @@ from bridge.layout import (
     MAX_PLANES,
     PLANE,
     PLANE_TABLE_OFFSET,
+    Format,
     Kind,
     ReaderKind,
     SegmentState,
@@ -72,12 +73,13 @@ ATTEMPTS = 200
 
 
 class _Known(NamedTuple):
-    """A plane table that was checked in one slot: positions, read-only views, size of the main plane in pixels."""
+    """A plane table that was checked in one slot: views, size of the main plane in pixels, formats."""
 
     planes: tuple[PlaneAt, ...]
     views: dict[Kind, Array]
     width: int
     height: int
+    formats: dict[Kind, Format]
 
 
 class _Found(NamedTuple):
@@ -245,10 +247,11 @@ class RingReader:
                 os.close(fd)
             raise
         mapping = segment.attach(self._placement, pointer, geometry.segment_size, fd)
-        self._detach()
         new = _Attachment(self._placement, mapping, geometry)
         if self.lossless:
+            # Before the old entry is given back: the writer takes a moment without either for our death.
             self._register(new)
+        self._detach()
         self._at = new
         self._look_at = time.monotonic() + LOOK_S
         return new
@@ -372,7 +375,7 @@ class RingReader:
         main = next((p for p in planes if p.kind == Kind.COLOUR), planes[0])
         if len(at.tables) >= 256:
             at.tables.clear()
-        known = at.tables[slot, table] = _Known(planes, views, main.width, main.height)
+        known = at.tables[slot, table] = _Known(planes, views, main.width, main.height, {p.kind: p.format for p in planes})
         return known
 
     def _frame(self, at: _Attachment, found: _Found, arrays: dict[Kind, Array]) -> Frame:
@@ -401,6 +404,7 @@ class RingReader:
             at.geometry.generation,
             pose,
             lens,
+            known.formats,
         )
 
     def _order(self) -> None:
