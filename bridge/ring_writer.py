@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -52,6 +53,7 @@ from bridge.ring_header import (
     HEARTBEAT_64,
     KIND_32,
     NEWEST_64,
+    PID_64,
     PIN_32,
     PROGRESS_32,
     STATE_32,
@@ -489,9 +491,12 @@ class RingWriter:
                 len(plan.planes),
                 plan.data_size,
             )
-        except BaseException:
+        except (struct.error, TypeError, ValueError) as error:
             self._abandon()
-            raise
+            raise InvalidFrame(
+                f"{error}; ids and times are unsigned 64-bit integers, flags 32-bit, T_world_camera has 4 x 4 numbers "
+                "and intrinsics are fx, fy, cx, cy"
+            ) from error
         if self._tables[slot] is not plan.table:
             table = start + PLANE_TABLE_OFFSET
             memory[table : table + len(plan.table)] = plan.table
@@ -500,8 +505,8 @@ class RingWriter:
         u64[HEARTBEAT_64] = now
         if self._fault is not None:
             self._fault("described")
-        # SYNC POINT W2: pixels and description are visible before the even sequence. Meets R2. (On x86 stores keep their
-        # order, and a copy that bypasses the caches ends with a fence of its own.)
+        # SYNC POINT W2: pixels and description are visible before the even sequence. Meets R2. (On x86 stores keep
+        # their order, and a copy that bypasses the caches ends with a fence of its own.)
         if not STRONG:
             self._order()
         u64[self._slot_words[slot]] = 2 * sequence
@@ -558,19 +563,16 @@ class RingWriter:
             self._progress_wake = wake_for(self._mapping, progress, event)
         deadline = time.monotonic() + timeout_s
         before = self._taken()
-        registered = u32[self._reader_32 + KIND_32] == ReaderKind.LOSSLESS
         while True:
             seen = u32[progress]
             u32[WRITER_WAITING_32] = 1
             self._order()
             if self._taken() != before:
                 break
-            alive = self._reader_locks[-1].taken_elsewhere()
-            if alive:
-                registered = True
-            following = len(self._reader_locks) > 1 and self._reader_locks[0].taken_elsewhere()
-            was_there = registered or len(self._reader_locks) > 1
-            if was_there and not alive and not following:
+            # A reader that follows takes its new lock before it gives back the old one, so the old one is asked first.
+            alive = any([lock.taken_elsewhere() for lock in self._reader_locks])
+            known = len(self._reader_locks) > 1 or self._u64[self._reader_32 // 2 + PID_64] != 0
+            if known and not alive:
                 # It died or left: let it go and write on; another may register later.
                 u32[self._reader_32 + KIND_32] = ReaderKind.FREE
                 self._reader_locks = self._reader_locks[-1:]

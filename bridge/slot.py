@@ -74,6 +74,12 @@ class Plan(NamedTuple):
     data_size: int
 
 
+def _takes(component: str, dtype: np.dtype[Any]) -> bool:
+    """Whether pixels of `dtype` go into a component: the same type, any float into a float, bool into bytes."""
+    wanted = _DTYPES[component]
+    return dtype == wanted or (dtype.kind == "f" and wanted.kind == "f") or (dtype.kind == "b" and wanted.kind == "u")
+
+
 def infer_format(kind: Kind, array: Array) -> Format:
     """The format of `kind` that holds this array, without loss where there is one (float32 motion becomes RG16F).
 
@@ -83,7 +89,7 @@ def infer_format(kind: Kind, array: Array) -> Format:
     best: Format | None = None
     for candidate in ALLOWED_FORMATS[kind]:
         pixel = PIXEL_FORMATS[candidate]
-        if pixel.channels != channels or not np.can_cast(array.dtype, _DTYPES[pixel.component], "same_kind"):
+        if pixel.channels != channels or not _takes(pixel.component, array.dtype):
             continue
         if _DTYPES[pixel.component] == array.dtype:
             return candidate
@@ -109,7 +115,7 @@ def specs_of(planes: Mapping[Kind, Array], formats: Mapping[Kind, Format] | None
             wanted = infer_format(kind, array)
         pixel = PIXEL_FORMATS[wanted]
         channels = array.shape[2] if array.ndim == 3 else 1
-        if channels != pixel.channels or not np.can_cast(array.dtype, _DTYPES[pixel.component], "same_kind"):
+        if channels != pixel.channels or not _takes(pixel.component, array.dtype):
             raise InvalidFrame(
                 f"{kind.name}: {wanted.name} takes {pixel.channels} channel(s) of {_DTYPES[pixel.component]}, "
                 f"got {array.dtype} with shape {array.shape}"

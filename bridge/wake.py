@@ -34,12 +34,12 @@ followed by a load needs a fence there, and `fence` is a full one."""
 
 
 def fence() -> tuple[Callable[[], object], Callable[[], object]]:
-    """Two calls that, made one after the other, are an ordering point: what lies before is visible before what lies after.
+    """Two calls that, made in this order, order what lies before them before what lies after them.
 
     CPython offers no fence, so a lock that nobody else knows is released and taken again. On x86 both are locked
     instructions, that is full fences. On aarch64 they are a store-release followed by a load-acquire, which that
-    architecture keeps in order with each other; so they order what lies before with what lies after. Loads and stores
-    of aligned words by memoryview are single instructions on both. Two bare calls instead of one function, because a
+    architecture keeps in order with each other. Loads and stores of
+    aligned words by memoryview are single instructions on both. Two bare calls instead of one function, because a
     Python call costs more than both. For one thread at a time.
     """
     lock = threading.Lock()
