@@ -375,7 +375,9 @@ class RingReader:
         main = next((p for p in planes if p.kind == Kind.COLOUR), planes[0])
         if len(at.tables) >= 256:
             at.tables.clear()
-        known = at.tables[slot, table] = _Known(planes, views, main.width, main.height, {p.kind: p.format for p in planes})
+        known = at.tables[slot, table] = _Known(
+            planes, views, main.width, main.height, {p.kind: p.format for p in planes}
+        )
         return known
 
     def _frame(self, at: _Attachment, found: _Found, arrays: dict[Kind, Array]) -> Frame:
