@@ -1,0 +1,113 @@
+"""Who may import whom, read from the source: the direction of the layers, and one heavy library in one file."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+ONE_FILE_EACH = (
+    "aiohttp",
+    "pythonosc",
+    "cv2",
+    "simplejpeg",
+    "PIL",
+    "SharedArray",
+    "tensorrt",
+    "tensorrt_rtx",
+    "ray",
+    "mcap",
+)
+"""Libraries that a part of the program can do without; each is imported in at most one file of core and bridge."""
+
+LIGHT = ("bridge.layout", "bridge.ring")
+"""What TouchDesigner's Python (standard library and numpy, nothing else) loads as it is."""
+
+
+def sources(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Full names of everything that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are written in full here, so that they can be searched for"
+            assert node.module is not None
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def file_of(name: str) -> Path | None:
+    """The file of a module of this project, or of the module that holds the name; None for everybody else's."""
+    parts = name.split(".")
+    if parts[0] not in ("bridge", "core"):
+        return None
+    for length in range(len(parts), 0, -1):
+        base = ROOT.joinpath(*parts[:length])
+        for path in (base.with_suffix(".py"), base / "__init__.py"):
+            if path.is_file():
+                return path
+    return None
+
+
+def closure(name: str) -> dict[Path, set[str]]:
+    """Every file of this project that importing `name` reads, with what each imports."""
+    first = file_of(name)
+    assert first is not None
+    todo, done = [first], {}
+    while todo:
+        path = todo.pop()
+        if path in done:
+            continue
+        done[path] = set(imports(path))
+        todo += [found for found in map(file_of, done[path]) if found is not None]
+    return done
+
+
+def test_core_never_imports_bridge() -> None:
+    guilty = {str(p) for p in sources("core") for name in imports(p) if name.split(".")[0] == "bridge"}
+    assert not guilty
+    assert len(sources("core")) > 3
+
+
+def test_core_has_no_sockets_threads_or_command_line() -> None:
+    banned = {"socket", "threading", "multiprocessing", "argparse", "asyncio", "mmap"}
+    guilty = {(str(p), name) for p in sources("core") for name in imports(p) if name.split(".")[0] in banned}
+    assert not guilty
+
+
+@pytest.mark.parametrize("library", ONE_FILE_EACH)
+def test_one_heavy_library_is_one_file(library: str) -> None:
+    users = {
+        p for folder in ("core", "bridge") for p in sources(folder) for n in imports(p) if n.split(".")[0] == library
+    }
+    assert len(users) <= 1, users
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_the_ring_needs_numpy_alone(module: str) -> None:
+    allowed = {*sys.stdlib_module_names, "numpy", "bridge"}
+    guilty = {(p.name, n) for p, names in closure(module).items() for n in names if n.split(".")[0] not in allowed}
+    assert not guilty
+
+
+def test_run_py_needs_the_standard_library_alone() -> None:
+    assert {n.split(".")[0] for n in imports(ROOT / "run.py")} <= set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize(
+    "module", ["bridge.cli", "bridge.ring", "bridge.sources", "bridge.demo", "bridge.live", "core.params"]
+)
+def test_starting_costs_no_heavy_import(module: str) -> None:
+    heavy = ("torch", "diffusers", "transformers", "cv2", "aiohttp", "PIL")
+    script = f"import sys, {module}; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.stdout.strip() == "[]", done.stderr
