@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -19,7 +20,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -274,8 +275,6 @@ class PictureSource:
 
 def _by_number(path: Path) -> list[tuple[int, int, str]]:
     """Sort key under which frame2 comes before frame10."""
-    import re
-
     pieces = re.split(r"(\d+)", path.name.lower())
     return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in pieces]
 
@@ -318,11 +317,8 @@ def open_source(
 
 def parse_size(text: str) -> tuple[int, int]:
     """`128` or `640x360` to (width, height) in pixels. Raises `argparse.ArgumentTypeError`."""
-    width, _, height = text.lower().partition("x")
-    try:
-        size = (int(width), int(height or width))
-    except ValueError:
-        size = (0, 0)
+    found = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text.strip().lower())
+    size = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
     if not all(MIN_SIDE_PX <= side <= MAX_SIDE_PX for side in size):
         raise argparse.ArgumentTypeError(f"{text!r}: use 128 or 640x360, each side from {MIN_SIDE_PX} to {MAX_SIDE_PX}")
     return size
@@ -357,9 +353,10 @@ class Stop:
         del number, frame
         self.event.set()
 
-    def watch(self, stream: IO[bytes]) -> None:
+    def watch(self, fd: int) -> None:
         def wait_for_end() -> None:
-            while stream.read(1):
+            # Unbuffered: a thread that still waits inside a buffered stream aborts the interpreter at its exit.
+            while os.read(fd, 4096):
                 pass
             self.event.set()
 
@@ -451,7 +448,7 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, stop.on_signal)
     signal.signal(signal.SIGINT, stop.on_signal)
     if args.with_parent:
-        stop.watch(sys.stdin.buffer)
+        stop.watch(sys.stdin.fileno())
     started = time.monotonic()
     try:
         source = open_source(
