@@ -108,7 +108,7 @@ def test_the_world_sends_other_planes_only_when_asked() -> None:
 
 
 def test_motion_leads_back_to_the_previous_frame() -> None:
-    """The ring's rule: this frame's pixel plus motion is its place in the previous frame, so the classes agree there."""
+    """The ring's rule: pixel plus motion is the place in the previous frame, so the classes agree there."""
     source = WorldSource((128, 128), 4.0, seed=1, planes=("motion", "mask"))
     before = source.read(1.0)[0][Kind.MASK]
     planes, _ = source.read(1.25)
