@@ -61,7 +61,10 @@ def _refuse(spec: Spec, value: Any, wanted: str) -> ParamError:
 
 
 def _number(spec: Spec, value: Any, wanted: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise _refuse(spec, value, wanted)
+    # An integer is finite, and one of 400 digits has no float to ask.
+    if isinstance(value, float) and not math.isfinite(value):
         raise _refuse(spec, value, wanted)
     if not (spec.low <= value <= spec.high):  # type: ignore[operator]
         raise _refuse(spec, value, wanted)
