@@ -123,8 +123,11 @@ class _Side:
             state = _STATES[reader.state]
             # The writer of an unreadable ring is alive too: only a picture taken says that it can be read again.
             if (state != "live" or self.state != "error") and self._describe(state, ""):
-                self._publish(self, packets)
+                self._publish(self, dict(packets))
             if not self.wanted:
+                if state == "writer-gone" and (last := take(reader, 0.0)) is not None:
+                    # Kept for viewers to come; and the reader follows a new writer only when nothing is left unread.
+                    picture, packets = last, {}
                 self.wake.wait(_POLL_S)
                 self.wake.clear()
                 continue

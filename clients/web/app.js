@@ -30,6 +30,7 @@ const PACKET = Object.freeze({
 // end of the generated part
 
 const TYPING_MS = 150; // pause after the last key before a text applies
+const EDITING_MS = 5000; // a field with the focus is being edited for so long after the last key
 const DRAG_MS = 50; // shortest time between two values of a dragged slider
 const RETRY_MS = [500, 1000, 2000, 4000];
 const HISTORY_S = 60;
@@ -278,6 +279,7 @@ class Control {
     this.unanswered = new Set();
     this.timer = 0;
     this.sentAt = 0;
+    this.editedAt = -Infinity;
     const id = `p-${spec.name}`;
     this.look = LOOKS[spec.kind](spec, id);
     const name = spec.name.replaceAll("_", " ");
@@ -301,6 +303,7 @@ class Control {
       input.setAttribute("aria-describedby", `${id}-help ${id}-error`);
       input.addEventListener("input", () => this.later());
       input.addEventListener("change", () => this.now());
+      input.addEventListener("blur", () => this.left());
     }
     this.look.root.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && !event.shiftKey && !event.isComposing && event.target.tagName !== "SELECT") {
@@ -312,6 +315,7 @@ class Control {
 
   later() {
     clearTimeout(this.timer);
+    this.editedAt = performance.now();
     const wait = this.look.delayMs === TYPING_MS ? TYPING_MS : Math.max(0, this.sentAt + DRAG_MS - performance.now());
     this.timer = setTimeout(() => this.now(), wait);
   }
@@ -347,10 +351,16 @@ class Control {
     this.root.toggleAttribute("data-bad", text !== "");
   }
 
+  // Nobody types here any more: what others set meanwhile may show.
+  left() {
+    this.editedAt = -Infinity;
+    if (this.spec.name in page.values) this.follow(page.values[this.spec.name]);
+  }
+
   // The value that is in force. What a person is typing, or has just sent, is not overwritten.
   follow(value) {
     this.reset.hidden = JSON.stringify(value) === JSON.stringify(this.spec.default);
-    const typing = this.look.delayMs === TYPING_MS && this.look.inputs.includes(document.activeElement);
+    const typing = performance.now() - this.editedAt < EDITING_MS && this.look.inputs.includes(document.activeElement);
     if (this.timer || this.unanswered.size || typing || this.root.hasAttribute("data-bad")) return;
     this.lastSent = JSON.stringify(value);
     this.look.write(value);
@@ -399,15 +409,18 @@ function numberLook(spec, id) {
   const slider = element("input", { type: "range", id, ...limits });
   box.setAttribute("aria-label", spec.name.replaceAll("_", " "));
   let source = slider;
-  // These run before the control's own listeners, so that it reads the input that was moved.
-  slider.addEventListener("input", () => {
-    source = slider;
-    box.value = slider.value;
-  });
-  box.addEventListener("input", () => {
-    source = box;
-    slider.value = box.value;
-  });
+  // These run before the control's own listeners, so that it reads the input that was moved: the slider holds steps
+  // only, the box any number.
+  for (const kind of ["input", "change"]) {
+    slider.addEventListener(kind, () => {
+      source = slider;
+      box.value = slider.value;
+    });
+    box.addEventListener(kind, () => {
+      source = box;
+      slider.value = box.value;
+    });
+  }
   return {
     root: element("div", { class: "pair" }, slider, box),
     inputs: [slider, box],
@@ -486,7 +499,7 @@ function takeStatistics(stats) {
   const memory = stats.peak_memory_mb === null ? "" : ` · ${Math.round(stats.peak_memory_mb)} MiB at most`;
   byId("counters").textContent =
     `${stats.frames_in} in · ${stats.frames_out} out · ${stats.dropped} dropped · ${stats.skipped} skipped` +
-    `${memory} · ${stats.viewers} viewers`;
+    `${memory} · ${stats.viewers} connections`;
   drawGraphs();
   for (const side of Object.values(page.sides)) side.describe();
 }
@@ -587,6 +600,8 @@ async function reconnect(side) {
   try {
     await describeHost();
   } catch {
+    side.show({ state: "gone", message: "host gone; waiting for it to come back" });
+    connectionChanged();
     const wait = RETRY_MS[Math.min(side.failures, RETRY_MS.length - 1)];
     side.failures += 1;
     setTimeout(() => reconnect(side), wait);
