@@ -1,0 +1,81 @@
+"""A picture of what the stream did: inputs above their outputs, each pair under its label.
+
+The only user of Pillow. Knows nothing of rings.
+"""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+TILE_PX = 176
+"""Pictures narrower than this are enlarged, so that a label fits above them."""
+WIDEST_PX = 384
+MARGIN_PX = 8
+FONT_PX = 13
+LABEL_LINES = 3
+BACKGROUND = (24, 24, 28)
+INK = (228, 228, 232)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One frame and what became of it: uint8 (height, width, 3) RGB each, sizes may differ."""
+
+    input: Array
+    output: Array
+    label: str
+
+
+def write_sheet(path: Path, pairs: Sequence[Pair], title: str) -> None:
+    """Write a PNG with one column per pair. The file is whole or not there at all.
+
+    Raises OSError when it cannot be written and ValueError without any pair.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    if not pairs:
+        raise ValueError("a contact sheet needs at least one pair")
+    rows, columns = pairs[0].input.shape[:2]
+    scale = max(1.0, TILE_PX / columns)
+    scale = min(scale, WIDEST_PX / columns)
+    tile = (max(1, round(columns * scale)), max(1, round(rows * scale)))
+    font = ImageFont.load_default(FONT_PX)
+    line_px = FONT_PX + 3
+    head_px = MARGIN_PX + line_px + MARGIN_PX
+    label_px = LABEL_LINES * line_px
+    width = MARGIN_PX + len(pairs) * (tile[0] + MARGIN_PX)
+    height = head_px + label_px + 2 * (tile[1] + MARGIN_PX)
+    sheet = Image.new("RGB", (width, height), BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((MARGIN_PX, MARGIN_PX), _printable(title), INK, font)
+    for number, pair in enumerate(pairs):
+        x = MARGIN_PX + number * (tile[0] + MARGIN_PX)
+        # A character of this font is about 0.55 of its height wide.
+        lines = textwrap.wrap(_printable(pair.label), max(8, int(tile[0] / (0.55 * FONT_PX))))[:LABEL_LINES]
+        for at, line in enumerate(lines):
+            draw.text((x, head_px + at * line_px), line, INK, font)
+        for at, picture in enumerate((pair.input, pair.output)):
+            image = Image.fromarray(np.ascontiguousarray(picture[..., :3]))
+            y = head_px + label_px + at * (tile[1] + MARGIN_PX)
+            sheet.paste(image.resize(tile, Image.Resampling.BICUBIC), (x, y))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        sheet.save(draft, format="PNG")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _printable(text: str) -> str:
+    """The built-in font has Latin letters only."""
+    return text.encode("latin-1", "replace").decode("latin-1")

@@ -1,0 +1,284 @@
+"""`frameloom host`: a host with its OSC server and its page, in one process.
+
+The parts know nothing of each other; they share one `LiveParams` and one `Statistics`, which are put together here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from types import FrameType
+from typing import Any
+
+from bridge.live import LiveParams
+from bridge.ring_errors import RingError
+from bridge.sources import parse_size
+from bridge.statistics import Statistics
+from core.params import SPECS, ParamError, Params
+
+PAGE_PORT = 8790
+OSC_PORT = 9000
+PROGRESS_S = 2.0
+STATUS_S = 10.0
+
+
+class ServeError(RuntimeError):
+    """Something could not be started. The message names the mend."""
+
+
+def say(text: str) -> None:
+    """Progress goes to standard error; standard output keeps results only."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Serving:
+    """One host, its OSC server and its page, from `start` to `stop`. Raises `ServeError` with one plain sentence.
+
+    any_port: take a free port, with a note, when the wanted one is taken. page: whether to serve the page at all.
+    options: passed on to `bridge.host.Host`.
+    """
+
+    def __init__(
+        self,
+        channel: str,
+        params: Params,
+        *,
+        port: int = PAGE_PORT,
+        osc_port: int = OSC_PORT,
+        osc_host: str = "127.0.0.1",
+        any_port: bool = False,
+        page: bool = True,
+        examples: Iterable[str] = (),
+        **options: Any,
+    ) -> None:
+        from bridge.host import Host
+
+        self.live = LiveParams(params)
+        self.statistics = Statistics()
+        self.ended = threading.Event()
+        """Set when the host ended by itself; `failure` says why."""
+        try:
+            self.host = Host(
+                channel, live=self.live, statistics=self.statistics, on_failure=lambda _: self.ended.set(), **options
+            )
+        except RingError as error:
+            raise ServeError(str(error)) from None
+        self.url = ""
+        self._channel = channel
+        self._ports = (port, osc_port)
+        self._osc_host = osc_host
+        self._any_port = any_port
+        self._page = page
+        self._examples = tuple(examples)
+        self._servers: list[Any] = []
+
+    @property
+    def failure(self) -> str | None:
+        return self.host.failure
+
+    def start(self) -> None:
+        """Start everything; returns at once while the model is loaded. On an error nothing is left running."""
+        self.host.start()
+        try:
+            self._start_osc()
+            if self._page:
+                self._start_page()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start_osc(self) -> None:
+        from bridge.osc import OscError, OscPortInUse, OscServer
+
+        try:
+            try:
+                osc = OscServer(self.live, self.statistics, self._osc_host, self._ports[1])
+                osc.start()
+            except OscPortInUse:
+                if not self._any_port:
+                    raise
+                osc = OscServer(self.live, self.statistics, self._osc_host, 0)
+                osc.start()
+                say(f"UDP port {self._ports[1]} is taken; OSC listens on {osc.port}")
+        except OscError as error:
+            raise ServeError(str(error)) from None
+        self._servers.append(osc)
+        say(f"OSC: {self._osc_host} port {osc.port}")
+
+    def _start_page(self) -> None:
+        from bridge.gateway import Gateway, GatewayError, GatewayPortInUse
+
+        def gateway(port: int) -> Gateway:
+            return Gateway(self._channel, self.live, self.statistics, port=port, examples=self._examples)
+
+        try:
+            try:
+                page = gateway(self._ports[0])
+                page.start()
+            except GatewayPortInUse:
+                if not self._any_port:
+                    raise
+                page = gateway(0)
+                page.start()
+                say(f"port {self._ports[0]} is taken; the page is on {page.port}")
+        except GatewayError as error:
+            raise ServeError(str(error)) from None
+        self._servers.append(page)
+        self.url = page.url
+        say(f"page: {self.url}")
+
+    def stop(self) -> None:
+        """End everything and wait for it; harmless when it has ended already."""
+        self.host.stop()
+        for server in reversed(self._servers):
+            server.stop()
+        self._servers.clear()
+        self.host.join()
+
+
+class StopRequest:
+    """Set by the first Ctrl-C or SIGTERM; a second one ends the process the usual way."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self.event.set()
+        self.restore()
+
+    def restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def add_host_options(parser: argparse.ArgumentParser) -> None:
+    """The options that `frameloom host` and `frameloom demo` share."""
+    parser.add_argument("--model", default="embedded", help="embedded (default), passthrough, or a diffusers folder")
+    parser.add_argument("--device", default=None, help="auto (default), cpu, cuda or mps")
+    parser.add_argument("--dtype", default=None, help="auto (default), float32, float16 or bfloat16")
+    parser.add_argument("--port", type=int, default=PAGE_PORT, help=f"of the page (default {PAGE_PORT}; 0: any)")
+    parser.add_argument("--osc-port", type=int, default=OSC_PORT, help=f"UDP (default {OSC_PORT}; 0: any)")
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="start with this parameter; repeat for more (frameloom params lists them)",
+    )
+
+
+def params_from(settings: Iterable[str], base: Params | None = None) -> Params:
+    """Parameters from words such as "steps=4" or "t_index=18,26". Raises `ParamError`."""
+    params = base if base is not None else Params()
+    for setting in settings:
+        name, separator, text = setting.partition("=")
+        spec = SPECS.get(name)
+        if spec is None or not separator:
+            raise ParamError(f"--set {setting}: write NAME=VALUE with one of {', '.join(SPECS)}")
+        params = params.with_values(**{name: _READERS[spec.kind](text)})
+    return params
+
+
+def _number(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _boolean(text: str) -> Any:
+    return {"on": 1.0, "true": 1.0, "off": 0.0, "false": 0.0}.get(text.lower(), _number(text))
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "str": str,
+    "choice": str,
+    "float": _number,
+    "int": _number,
+    "bool": _boolean,
+    "ints": lambda text: [_number(part) for part in text.replace(",", " ").split()],
+}
+"""From the text of a command line to what `Spec.check` judges; what is no number stays text and is refused there."""
+
+
+def status_line(serving: Serving) -> str:
+    """One line on how it goes."""
+    now = serving.statistics.snapshot(STATUS_S)
+    if now["p50_ms"] is None:
+        return f"{now['frames_in']} frames in, {now['frames_out']} out"
+    return (
+        f"{now['fps']:.1f} frames per second, p50 {now['p50_ms']:.0f} ms, p95 {now['p95_ms']:.0f} ms, "
+        f"{now['frames_out']} out, {now['dropped']} dropped, {now['skipped']} skipped"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one channel until Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="frameloom host", description="Repaint what a client writes into NAME.in; results go to NAME.out."
+    )
+    parser.add_argument("--channel", required=True, help="NAME of the channel")
+    parser.add_argument("--size", type=parse_size, default=None, help="128 or 640x360 to work at (default: as it fits)")
+    parser.add_argument("--lossless", action="store_true", help="take every frame and wait for both sides (offline)")
+    parser.add_argument("--serial", action="store_true", help="no overlap: the plain twin of the loop")
+    parser.add_argument("--no-page", action="store_true", help="serve no page")
+    parser.add_argument("--osc-host", default="127.0.0.1", help="address for OSC (default: this machine only)")
+    add_host_options(parser)
+    args = parser.parse_args(argv)
+    stop = StopRequest()
+    try:
+        serving = Serving(
+            args.channel,
+            params_from(args.settings),
+            port=args.port,
+            osc_port=args.osc_port,
+            osc_host=args.osc_host,
+            page=not args.no_page,
+            model=args.model,
+            size=args.size,
+            device=args.device,
+            dtype=args.dtype,
+            lossless=args.lossless,
+            overlap=not args.serial,
+        )
+        serving.start()
+    except (ServeError, ParamError) as error:
+        say(f"host: {error}")
+        return 1
+    try:
+        _watch(serving, stop.event)
+    finally:
+        serving.stop()
+        stop.restore()
+    if serving.failure is not None:
+        say(f"host: {serving.failure}")
+        return 1
+    say("stopped")
+    return 0
+
+
+def _watch(serving: Serving, stop: threading.Event) -> None:
+    """Report until the end: the loading, the waiting for a client, then the rates."""
+    started = told = time.monotonic()
+    ready = False
+    while not stop.wait(0.2) and not serving.ended.is_set():
+        now = time.monotonic()
+        if not ready and serving.host.ready.is_set():
+            ready = True
+            told = now
+            where = f"{serving.host.device_name} ({serving.host.dtype_name})"
+            say(f"ready on {where} after {now - started:.1f} s; taking frames")
+        elif now - told >= (STATUS_S if ready else PROGRESS_S):
+            told = now
+            say(status_line(serving) if ready else f"loading the model ({now - started:.0f} s)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
