@@ -68,7 +68,7 @@ class Serving:
         except RingError as error:
             raise ServeError(str(error)) from None
         self.url = ""
-        self._channel = channel
+        self.channel = channel
         self._ports = (port, osc_port)
         self._osc_host = osc_host
         self._any_port = any_port
@@ -113,7 +113,7 @@ class Serving:
         from bridge.gateway import Gateway, GatewayError, GatewayPortInUse
 
         def gateway(port: int) -> Gateway:
-            return Gateway(self._channel, self.live, self.statistics, port=port, examples=self._examples)
+            return Gateway(self.channel, self.live, self.statistics, port=port, examples=self._examples)
 
         try:
             try:

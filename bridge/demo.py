@@ -1,0 +1,493 @@
+"""`frameloom demo`: a client process, a host and the page, from one word.
+
+The client is a process of its own, as a game would be, and is started again when it dies. With `--frames N` the demo
+ends by itself, leaves a contact sheet, and prints what it measured as one line of JSON, the last line of its output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import webbrowser
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bridge.contact_sheet import Pair, write_sheet
+from bridge.ring import Frame, Kind, RingError, RingReader, RingWriter, WriterExists
+from bridge.segment import place
+from bridge.serve import (
+    PROGRESS_S,
+    ServeError,
+    Serving,
+    StopRequest,
+    add_host_options,
+    params_from,
+    say,
+    status_line,
+)
+from bridge.sources import parse_fps, parse_size
+from core.params import ParamError, Params
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+ROOT = Path(__file__).resolve().parent.parent
+CHANNEL_PREFIX = "demo-"
+PAIRS = 8
+SETTLED = 0.85
+"""How far into its share of the frames a pair is taken, so that the new prompt has reached every stage."""
+STYLE_S = 6.0
+"""How long a style stays when the demo has no end."""
+STATUS_S = 5.0
+MAX_RESTARTS = 5
+RESTART_PAUSE_S = 1.0
+CLIENT_END_S = 5.0
+STUCK_S = 120.0
+"""Without any output for so long a demo that was to end by itself gives up."""
+KEPT_INPUTS = 128
+KEPT_INPUT_BYTES = 64 << 20
+"""Inputs waiting for their outputs, for the contact sheet: whichever bound is reached first."""
+
+
+# ---- the client process --------------------------------------------------------------------------------------------
+
+
+class Client:
+    """The process that feeds NAME.in. It ends when its standard input does, so it cannot outlive this process."""
+
+    def __init__(self, channel: str, words: list[str]) -> None:
+        self._command = [sys.executable, "-m", "bridge.sources", *words, "--channel", channel, "--with-parent"]
+        # The checkout first on the path: the client must be of this version whatever else is installed.
+        self._environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+        }
+        self._child: subprocess.Popen[str] | None = None
+        self._due = 0.0
+        self.restarts = 0
+        self.killed = False
+        self.peak_memory_mb: float | None = None
+        self.failure: str | None = None
+
+    def start(self) -> None:
+        self._child = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self._environment
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid if self._child is not None else 0
+
+    def keep_alive(self, has_fed: bool) -> None:
+        """Start the client again when it died; sets `failure` when that is hopeless.
+
+        has_fed: whether a frame of it ever arrived. A client that says itself why it cannot begin (status 1 before any
+        frame, the reason is on standard error already) is not tried again.
+        """
+        if self._child is None:
+            if time.monotonic() >= self._due:
+                self.start()
+            return
+        status = self._child.poll()
+        if status is None or self.failure is not None:
+            return
+        self._finish(self._child)
+        self._child = None
+        if status == 1 and not has_fed:
+            self.failure = "the client could not start; its reason stands above"
+        elif self.restarts >= MAX_RESTARTS:
+            self.failure = f"the client ended {self.restarts + 1} times (last status {status}); see what it says above"
+        else:
+            self.restarts += 1
+            self._due = time.monotonic() + RESTART_PAUSE_S
+            say(f"the client ended (status {status}); starting it again")
+
+    def stop(self) -> None:
+        """End the client and wait for it."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        assert child.stdin is not None
+        child.stdin.close()
+        try:
+            child.wait(CLIENT_END_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        self._finish(child)
+
+    def _finish(self, child: subprocess.Popen[str]) -> None:
+        """Read what an ended client has left behind."""
+        self.killed = self.killed or child.returncode != 0
+        assert child.stdin is not None and child.stdout is not None
+        lines = child.stdout.read().splitlines()
+        child.stdin.close()
+        child.stdout.close()
+        if child.returncode == 0 and lines:
+            self.peak_memory_mb = json.loads(lines[-1])["peak_memory_mb"]
+
+
+# ---- what to show --------------------------------------------------------------------------------------------------
+
+
+def captions(source: str, seed: int, count: int) -> list[str]:
+    """Prompts for a demo whose user gave none: one per style, naming the objects where they are known."""
+    from core.world import STYLES, World
+
+    styles = STYLES[1 : 1 + count]
+    if source == "world":
+        world = World(seed=seed)
+        return [world.caption(style=style) for style in styles]
+    return [f"{style} style" for style in styles]
+
+
+class StyleWalk:
+    """Walks through prompts, by frames when there is an end and by time when there is none.
+
+    As soon as somebody else sets a prompt, by OSC or on the page, the walk is over.
+    """
+
+    def __init__(self, serving: Serving, prompts: list[str], frames: int | None) -> None:
+        self._serving = serving
+        self._prompts = prompts
+        self._frames = frames
+        self._at = 0
+        self._over = len(prompts) < 2
+        self.prompt_of_revision = {serving.live.revision: serving.live.current.prompt}
+
+    def step(self, frames_out: int, since_first_s: float) -> None:
+        """Set the prompt that is due."""
+        live = self._serving.live
+        params, revision = live.latest()
+        self.prompt_of_revision[revision] = params.prompt
+        if self._over:
+            return
+        if params.prompt != self._prompts[self._at]:
+            self._over = True
+            return
+        if self._frames is not None:
+            due = min(frames_out * len(self._prompts) // self._frames, len(self._prompts) - 1)
+        else:
+            due = int(since_first_s / STYLE_S) % len(self._prompts)
+        if due != self._at:
+            self._at = due
+            live.set("prompt", self._prompts[due])
+            params, revision = live.latest()
+            self.prompt_of_revision[revision] = params.prompt
+
+
+class Pairing:
+    """Keeps the newest inputs until their outputs come; picks the pairs of the contact sheet on the way."""
+
+    def __init__(self, channel: str, due: list[int]) -> None:
+        self.pairs: list[Pair] = []
+        self.fed = threading.Event()
+        """Set when the first input came."""
+        self._due = due
+        self._inputs: OrderedDict[int, Array] = OrderedDict()
+        self._guard = threading.Lock()
+        self._reader = RingReader(f"{channel}.in")
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="inputs", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                frame = self._reader.read(timeout_s=0.25)
+            except RingError as error:
+                say(f"{self._reader.channel}: {error}")
+                self._stop.wait(1.0)
+                continue
+            if frame is None:
+                continue
+            self.fed.set()
+            if len(self.pairs) < len(self._due):
+                self._keep(frame)
+
+    def _keep(self, frame: Frame) -> None:
+        picture = frame.planes[Kind.COLOUR]
+        room = max(1, min(KEPT_INPUTS, KEPT_INPUT_BYTES // picture.nbytes))
+        with self._guard:
+            self._inputs[frame.source_frame_id] = picture
+            while len(self._inputs) > room:
+                self._inputs.popitem(last=False)
+
+    def offer(self, frame: Frame, frames_out: int, prompt: str) -> None:
+        """Take this output for the sheet when a pair is due and its input is still here."""
+        if len(self.pairs) == len(self._due) or frames_out < self._due[len(self.pairs)]:
+            return
+        with self._guard:
+            picture = self._inputs.get(frame.source_frame_id)
+        if picture is not None:
+            self.pairs.append(Pair(picture, frame.planes[Kind.COLOUR], prompt))
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._reader.close()
+
+
+# ---- the run -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Measured:
+    """Times of the run, in seconds from its start."""
+
+    started_s: float = field(default_factory=time.monotonic)
+    first_output_s: float | None = None
+    first_count: int = 0
+    last_output_s: float = 0.0
+    last_count: int = 0
+
+    def since_start_s(self) -> float:
+        return time.monotonic() - self.started_s
+
+    def note_output(self, frames_out: int) -> None:
+        now = self.since_start_s()
+        if self.first_output_s is None:
+            self.first_output_s, self.first_count = now, frames_out
+        self.last_output_s, self.last_count = now, frames_out
+
+    def fps(self) -> float:
+        """Outputs per second from the first one on."""
+        if self.first_output_s is None or self.last_output_s <= self.first_output_s:
+            return 0.0
+        return round((self.last_count - self.first_count) / (self.last_output_s - self.first_output_s), 2)
+
+
+def show(args: argparse.Namespace, channel: str, stop: threading.Event) -> tuple[int, dict[str, Any]]:
+    """Run the demo to its end; returns the exit status and what was measured."""
+    measured = Measured()
+    frames: int | None = args.frames
+    words = [args.source, "--fps", str(args.fps), "--size", f"{args.size[0]}x{args.size[1]}", "--seed", str(args.seed)]
+    client = Client(channel, words)
+    # First of all, so that the client loads its libraries while this process loads its own.
+    client.start()
+    try:
+        prompts = args.prompt or captions(args.source, args.seed, PAIRS)
+        params = params_from(args.settings, Params().with_values(prompt=prompts[0]))
+        if params.prompt != prompts[0]:
+            prompts = [params.prompt]
+        serving = Serving(
+            channel,
+            params,
+            port=args.port,
+            osc_port=args.osc_port,
+            any_port=True,
+            examples=prompts,
+            model=args.model,
+            size=args.size,
+            device=args.device,
+            dtype=args.dtype,
+        )
+        serving.start()
+    except BaseException:
+        client.stop()
+        raise
+    walk = StyleWalk(serving, prompts, frames)
+    due = [int((k + SETTLED) * frames / PAIRS) for k in range(PAIRS)] if frames is not None else []
+    pairing = Pairing(channel, due)
+    try:
+        failure = _follow(args, serving, client, walk, pairing, measured, stop)
+        statistics = serving.statistics.snapshot()
+    finally:
+        client.stop()
+        serving.stop()
+        pairing.stop()
+    sheet = _sheet(args, pairing.pairs, measured) if pairing.pairs else None
+    summary = {
+        "fps": measured.fps(),
+        "first_output_s": None if measured.first_output_s is None else round(measured.first_output_s, 2),
+        **{name: statistics[name] for name in ("p50_ms", "p95_ms", "p99_ms")},
+        **{name: statistics[name] for name in ("frames_in", "frames_out", "dropped", "skipped")},
+        "peak_memory_mb": statistics["peak_memory_mb"],
+        "client_memory_mb": client.peak_memory_mb,
+        "client_restarts": client.restarts,
+        "device": serving.host.device_name,
+        "dtype": serving.host.dtype_name,
+        "model": str(args.model),
+        "source": args.source,
+        "size": list(args.size),
+        "steps": serving.live.current.steps,
+        "guidance": serving.live.current.guidance,
+        "mode": serving.live.current.mode,
+        "seconds": round(measured.since_start_s(), 2),
+        "sheet": sheet,
+        "failure": failure,
+    }
+    if client.killed:
+        _clear(f"{channel}.in")
+    return (1 if failure is not None else 0), summary
+
+
+def _follow(
+    args: argparse.Namespace,
+    serving: Serving,
+    client: Client,
+    walk: StyleWalk,
+    pairing: Pairing,
+    measured: Measured,
+    stop: threading.Event,
+) -> str | None:
+    """Watch the output until the end; returns what went wrong, or None."""
+    told_s = measured.since_start_s()
+    outputs = RingReader(f"{serving.channel}.out")
+    try:
+        while not stop.is_set():
+            if serving.ended.is_set():
+                return serving.failure
+            client.keep_alive(pairing.fed.is_set())
+            if client.failure is not None:
+                return client.failure
+            frame = outputs.read(timeout_s=0.25)
+            frames_out = serving.statistics.counter("frames_out")
+            now_s = measured.since_start_s()
+            if frame is not None:
+                if measured.first_output_s is None:
+                    say(f"first picture after {now_s:.1f} s on {serving.host.device_name} ({serving.host.dtype_name})")
+                    _open_page(args, serving.url)
+                    told_s = now_s
+                measured.note_output(frames_out)
+                pairing.offer(frame, frames_out, walk.prompt_of_revision.get(frame.param_revision, ""))
+                walk.step(frames_out, now_s - (measured.first_output_s or 0.0))
+                if args.frames is not None and frames_out >= args.frames:
+                    return None
+            elif args.frames is not None and now_s - measured.last_output_s > STUCK_S:
+                look = f"frameloom doctor --channel {serving.channel}"
+                return f"no picture came out for {STUCK_S:.0f} s; while a demo runs, {look} looks closer"
+            if now_s - told_s >= (PROGRESS_S if measured.first_output_s is None else STATUS_S):
+                told_s = now_s
+                say(_progress(serving, pairing, measured, now_s))
+    except RingError as error:
+        return str(error)
+    finally:
+        outputs.close()
+    return None
+
+
+def _progress(serving: Serving, pairing: Pairing, measured: Measured, now_s: float) -> str:
+    if measured.first_output_s is not None:
+        return f"{status_line(serving)}; {serving.live.current.prompt}"
+    if not serving.host.ready.is_set():
+        return f"loading the model ({now_s:.0f} s)"
+    if not pairing.fed.is_set():
+        return f"waiting for the client's first frame ({now_s:.0f} s)"
+    return f"waiting for the first picture ({now_s:.0f} s)"
+
+
+def _open_page(args: argparse.Namespace, url: str) -> None:
+    if args.no_browser:
+        return
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        # Without a desktop the system's choice may be a browser that takes over this terminal.
+        say(f"no desktop here; open {url} yourself")
+    elif not webbrowser.open(url):
+        say(f"no browser was found; open {url} yourself")
+
+
+def _sheet(args: argparse.Namespace, pairs: list[Pair], measured: Measured) -> str | None:
+    """Write the contact sheet; its path, or None with a note when that cannot be."""
+    size = f"{args.size[0]}x{args.size[1]}"
+    title = (
+        f"frameloom demo: {args.source} at {size}, {measured.fps():.1f} frames per second. Above: input. Below: output."
+    )
+    try:
+        write_sheet(args.sheet, pairs, title)
+    except OSError as error:
+        why = error.strerror or str(error)
+        say(f"the contact sheet {args.sheet} cannot be written ({why}); give another path with --sheet")
+        return None
+    say(f"contact sheet: {args.sheet}")
+    return str(args.sheet)
+
+
+# ---- leftovers -----------------------------------------------------------------------------------------------------
+
+
+def _clear(ring: str) -> None:
+    """Remove what a killed writer left in shared memory. A ring in use stays."""
+    try:
+        RingWriter(ring, capacity_bytes=1).close()
+    except WriterExists:
+        return
+    except RingError as error:
+        say(f"{ring}: {error}")
+        return
+    _lock_file(ring).unlink(missing_ok=True)
+
+
+def _lock_file(ring: str) -> Path:
+    placement = place(ring)
+    return Path(placement.folder) / f"{placement.prefix}.lock"
+
+
+def _sweep() -> None:
+    """Remove what earlier demos left that were killed: their channel names are never used again."""
+    example = _lock_file(f"{CHANNEL_PREFIX}x.in")
+    head = example.name.removesuffix("x.in.lock")
+    for path in example.parent.glob(f"{head}*.lock"):
+        _clear(CHANNEL_PREFIX + path.name.removeprefix(head).removesuffix(".lock"))
+
+
+# ---- the command line ----------------------------------------------------------------------------------------------
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 10**9:
+        raise argparse.ArgumentTypeError(f"{text!r}: use a whole number of at least 1")
+    return int(text)
+
+
+def _arguments(words: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="frameloom demo", description="A moving scene, repainted live, in the browser."
+    )
+    parser.add_argument("--source", default="world", help="world (default), camera, camera:N, a video, a folder")
+    parser.add_argument("--size", type=parse_size, default=(128, 128), help="128 (default) or 256x144, pixels")
+    parser.add_argument("--fps", type=parse_fps, default=30.0, help="of the source (default 30)")
+    parser.add_argument("--frames", type=_count, default=None, help="stop after so many pictures and write the sheet")
+    parser.add_argument("--no-browser", action="store_true", help="open no browser")
+    parser.add_argument("--prompt", action="append", default=[], help="repeat for several that take turns")
+    parser.add_argument("--seed", type=int, default=0, help="which scene of the world (default 0)")
+    parser.add_argument("--channel", default=None, help="name of the channel (default: one of its own)")
+    parser.add_argument("--sheet", type=Path, default=Path("out/demo.png"), help="contact sheet (default out/demo.png)")
+    add_host_options(parser)
+    return parser.parse_args(words)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the demo; the last line of standard output is JSON. 1 when something kept it from its end."""
+    args = _arguments(argv)
+    stop = StopRequest()
+    own_channel = args.channel is None
+    channel = f"{CHANNEL_PREFIX}{os.getpid()}" if own_channel else args.channel
+    try:
+        if own_channel:
+            _sweep()
+        status, summary = show(args, channel, stop.event)
+    except (ServeError, ParamError) as error:
+        say(f"demo: {error}")
+        return 1
+    finally:
+        stop.restore()
+    if own_channel:
+        for side in ("in", "out"):
+            _lock_file(f"{channel}.{side}").unlink(missing_ok=True)
+    if summary["failure"] is not None:
+        say(f"demo: {summary['failure']}")
+    print(json.dumps(summary), flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
