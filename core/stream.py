@@ -1,12 +1,13 @@
 """The stream: frames in, repainted frames out, one U-Net call per turn in throughput mode.
 
-Stream Batch (StreamDiffusion, arXiv 2312.12491, section 3.1): in every turn each of the S stages works on another frame,
-so a frame enters at turn k and leaves at turn k + S - 1. What travels from turn to turn is the estimate of the clean
-latent, not the noisy one: the next stage's noise level and noise are applied when that stage runs, so a change of the
-steps, the seed or the guidance never has to rewrite, zero or drop a frame in flight.
+Stream Batch (StreamDiffusion, arXiv 2312.12491, section 3.1): in every turn each of the S stages works on another
+frame, so a frame enters at turn k and leaves at turn k + S - 1. What travels from turn to turn is the estimate of the
+clean latent, not the noisy one: the next stage's noise level and noise are applied when that stage runs, so a change
+of the steps, the seed or the guidance never has to rewrite, zero or drop a frame in flight.
 
 Shapes: S stages, F frames per turn, R U-Net rows, c h w latent, H W C picture.
-The stream knows nothing of clocks, queues, threads or where frames come from; `tag` is the caller's own word for a frame.
+The stream knows nothing of clocks, queues, threads or where frames come from; `tag` is the caller's own word for a
+frame.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Latents(Generic[Tag]):
 
 @dataclass(frozen=True)
 class Picture(Generic[Tag]):
-    """Finished pictures, uint8 (F, H, W, 3), and the tag of the frames they belong to."""
+    """Finished pictures, uint8 RGBA (F, H, W, 4), and the tag of the frames they belong to."""
 
     frame_FHWC: Tensor
     tag: Tag
@@ -105,9 +106,9 @@ def seeded_noise(seed: int, stages: int, shape: tuple[int, ...]) -> Tensor:
 class Stream(Generic[Tag]):
     """One stream of frames through one model.
 
-    Set-up verbs `plan` and the constructor may allocate and compute; `encode`, `advance`, `decode` and their composition
-    `step` are the frame path. The three parts of `step` may run on three threads for three different frames, each part
-    on one thread only.
+    Set-up verbs `plan` and the constructor may allocate and compute; `encode`, `advance`, `decode` and their
+    composition `step` are the frame path. The three parts of `step` may run on three threads for three different
+    frames, each part on one thread only.
     """
 
     def __init__(
@@ -196,15 +197,7 @@ class Stream(Generic[Tag]):
 
     def admit(self, frame_FHWC: Tensor, plan: Plan) -> bool:
         """False when the frame (uint8, CPU) need not be run: paused, or skipped by the similarity filter."""
-        params = plan.params
-        if params.paused:
-            self.filter.changed()
-            return False
-        if not params.similarity_filter:
-            return True
-        return self.filter.admit(
-            frame_FHWC, depth=plan.depth, threshold=params.similarity_threshold, max_skip=params.similarity_max_skip
-        )
+        return admit(self.filter, frame_FHWC, plan)
 
     def encode(self, frame_FHWC: Tensor) -> Tensor:
         """Latents (F, c, h, w) of uint8 pictures (F, H, W, 3 or 4)."""
@@ -269,7 +262,7 @@ class Stream(Generic[Tag]):
     def _retime(self, stages: int) -> None:
         """Give the frames in flight their place among a changed number of stages: the oldest still leaves next.
 
-        With fewer stages the younger ones give way to frames that are newer still; with more, the gap fills from behind.
+        With fewer stages the younger ones give way to frames newer still; with more, the gap fills from behind.
         """
         by = stages - self._stages
         if by == 0:
@@ -282,6 +275,23 @@ class Stream(Generic[Tag]):
                 self._estimate[i + by].copy_(self._estimate[i])
                 self._anchor[i + by].copy_(self._anchor[i])
         self._stages = stages
+
+
+def admit(similarity: SimilarityFilter, frame: Tensor, plan: Plan) -> bool:
+    """Whether a frame has to be run under `plan`; the filter follows along."""
+    params = plan.params
+    if params.paused:
+        similarity.changed()
+        return False
+    if not params.similarity_filter:
+        return True
+    return similarity.admit(
+        frame,
+        depth=plan.depth,
+        threshold=params.similarity_threshold,
+        max_skip=params.similarity_max_skip,
+        key=params,
+    )
 
 
 def _same_passes(a: Params, b: Params) -> bool:

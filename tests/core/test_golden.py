@@ -59,7 +59,7 @@ def test_equals_the_original(model, guidance, steps, cache_text, mode):
             got[finished.tag] = finished.latent_Fchw
     late = 0 if mode == "latency" else steps - 1
     assert sorted(got) == list(range(FRAMES - late))
-    # The original's call k returns the frame of call k - (steps - 1); its first steps - 1 outputs are of no frame at all.
+    # The original's call k returns the frame of call k - (steps - 1); the first steps - 1 are of no frame.
     for number, latent_Fchw in got.items():
         if number + steps - 1 < FRAMES:
             difference = (latent_Fchw - expected["latents"][number + steps - 1]).abs().max()

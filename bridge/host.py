@@ -1,0 +1,445 @@
+"""The host: takes the newest frame of NAME.in, runs the stream, publishes to NAME.out.
+
+The path of a frame is `_ingest`, `_turn`, `_publish`. The serial loop calls the three one after the other; the
+overlapped loop runs each on a thread of its own, so that frame n + 1 is encoded and frame n - 1 decoded and published
+while frame n is in the U-Net. Everything slow that a parameter change needs happens on a fourth thread, which replaces
+one reference that `_ingest` reads once per frame.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bridge.handoff import Closed, Handoff
+from bridge.layout import ColourSpace, Format, Kind, Origin, Policy
+from bridge.live import LiveParams
+from bridge.ring import Frame, PlaneSpec, RingError, RingReader, RingWriter
+from bridge.statistics import Statistics
+from core.params import Params
+
+log = logging.getLogger("frameloom.host")
+
+WAIT_S = 0.1
+"""Longest wait for a frame before the loop looks at stop requests and changed parameters again."""
+FLUSH_S = 0.15
+"""After so long without a new frame the frames in flight are brought out by repeating the last one."""
+COMPLAIN_S = 2.0
+"""At most one message of a kind in so many seconds."""
+GIVE_UP_FAILURES = 30
+"""So many failed turns in a row, with none in between that succeeded, end the host."""
+PACE_MARGIN = 1.5
+"""A frame is taken this many encode times before the U-Net will be free: not sooner, so that it is fresh."""
+
+
+class HostError(RuntimeError):
+    """The host cannot start or go on; the message names the mend."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a frame is run with: replaced as a whole, between two frames."""
+
+    stream: Any
+    plan: Any
+    revision: int
+
+
+@dataclass(frozen=True)
+class FrameTag:
+    """What the output has to say about the frame it was made from. `again`: a repeat that only flushes the batch."""
+
+    source_frame_id: int
+    capture_ns: int
+    revision: int
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Between `_ingest` and `_turn`."""
+
+    work: Work
+    latents: Any
+    tag: FrameTag
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Between `_turn` and `_publish`."""
+
+    work: Work
+    latents: Any
+
+
+class Host:
+    """Runs one channel.
+
+    channel: frames come from CHANNEL.in and go to CHANNEL.out. model: "embedded", "passthrough" or a folder in the
+    diffusers layout. size: (width, height) in pixels to work at; None follows the frames' aspect at the model's own
+    area. device, dtype: see `core.device`. live: the parameters to follow; statistics: where times are recorded.
+    lossless: take every frame and publish every result, waiting for both sides. overlap: False is the serial twin.
+    directory: a folder for file-backed rings. on_failure: called with a message when the host ends by itself.
+    """
+
+    def __init__(
+        self,
+        channel: str,
+        *,
+        model: str | Path = "embedded",
+        size: tuple[int, int] | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        params: Params | None = None,
+        live: LiveParams | None = None,
+        statistics: Statistics | None = None,
+        lossless: bool = False,
+        overlap: bool = True,
+        threads: int | None = None,
+        directory: str | None = None,
+        on_failure: Callable[[str], None] | None = None,
+    ) -> None:
+        self.channel = channel
+        self.live = live if live is not None else LiveParams(params)
+        self.statistics = statistics if statistics is not None else Statistics()
+        self.ready = threading.Event()
+        """Set when the model is loaded and frames are being taken."""
+        self.failure: str | None = None
+        """Why the host ended by itself, if it did."""
+        self.device_name = ""
+        self.dtype_name = ""
+        self._model_name = model
+        self._size = size
+        self._device = device
+        self._dtype = dtype
+        self._lossless = lossless
+        self._overlap = overlap
+        self._threads_wanted = threads
+        self._directory = directory
+        self._on_failure = on_failure
+        self._stop = threading.Event()
+        self._replan = threading.Event()
+        self._planning = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._encoded: Handoff[Encoded] = Handoff(1)
+        self._finished: Handoff[Finished] = Handoff(2, newest_wins=not lossless)
+        self._model: Any = None
+        self._work: Work | None = None
+        self._source_size: tuple[int, int] | None = None
+        self._last: Encoded | None = None
+        self._repeats = 0
+        self._last_frame_s = 0.0
+        self._encode_s = 0.0
+        self._turn_s = 0.0
+        self._failures = 0
+        self._complained: dict[str, float] = {}
+        # Opened here and not on a thread, so that a second host on the channel is refused at once.
+        self._writer = RingWriter(
+            f"{channel}.out", policy=Policy.LOSSLESS if lossless else Policy.NEWEST, directory=directory
+        )
+        try:
+            self._reader = RingReader(f"{channel}.in", lossless=lossless, directory=directory)
+        except BaseException:
+            self._writer.close()
+            raise
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Load the model and run, on background threads. Returns at once; see `ready` and `failure`."""
+        self._spawn("host", self._run)
+
+    def run(self) -> None:
+        """Like `start`, but returns only after `stop`, and raises `HostError` when the host ended by itself."""
+        self.start()
+        self.join()
+        if self.failure is not None:
+            raise HostError(self.failure)
+
+    def stop(self) -> None:
+        """Ask all threads to end. May be called from anywhere, any number of times."""
+        self._stop.set()
+        self._replan.set()
+        self._encoded.close()
+        self._finished.close()
+
+    def join(self, timeout_s: float | None = None) -> bool:
+        """Wait for all threads; False when `timeout_s` was over first."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        for thread in list(self._threads):
+            # In small steps, so that the main thread still sees Ctrl-C on every system.
+            while thread.is_alive() and (deadline is None or time.monotonic() < deadline):
+                thread.join(0.2)
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _spawn(self, name: str, work: Callable[[], None]) -> threading.Thread:
+        def outermost() -> None:
+            try:
+                work()
+            except Closed:
+                pass
+            except HostError as error:
+                self._fail(str(error))
+            except Exception as error:
+                log.exception("thread %s ended", name)
+                self._fail(f"{name}: {type(error).__name__}: {error}")
+
+        thread = threading.Thread(target=outermost, name=f"frameloom-{name}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return thread
+
+    def _fail(self, message: str) -> None:
+        if self.failure is None:
+            self.failure = message
+            if self._on_failure is not None:
+                self._on_failure(message)
+        self.stop()
+
+    def _run(self) -> None:
+        unsubscribe: Callable[[], None] | None = None
+        workers: list[threading.Thread] = []
+        try:
+            self._model = self._load()
+            if self._stop.is_set():
+                return
+            if self._size is not None:
+                self._use_size(*self._size)
+            unsubscribe = self.live.subscribe(lambda params, revision: self._replan.set())
+            workers.append(self._spawn("planner", self._planner))
+            self.ready.set()
+            if self._overlap:
+                workers.append(self._spawn("ingest", self._ingest_loop))
+                workers.append(self._spawn("publish", self._publish_loop))
+                self._turn_loop()
+            else:
+                self._serial_loop()
+        finally:
+            self.stop()
+            if unsubscribe is not None:
+                unsubscribe()
+            for worker in workers:
+                worker.join()
+            self._reader.close()
+            self._writer.close()
+
+    def _load(self) -> Any:
+        if self._model_name == "passthrough":
+            from core.passthrough import PassthroughModel
+
+            self.device_name, self.dtype_name = "none", "uint8"
+            return PassthroughModel()
+        from core.device import DeviceError, pick_device, pick_dtype, set_threads
+
+        try:
+            device = pick_device(self._device)
+            dtype = pick_dtype(device, self._dtype)
+        except DeviceError as error:
+            raise HostError(str(error)) from None
+        set_threads(self._threads_wanted)
+        self.device_name, self.dtype_name = str(device), str(dtype).removeprefix("torch.")
+        from core.model import ModelError, load_model
+        from core.tiny import WEIGHTS
+
+        folder = WEIGHTS if self._model_name == "embedded" else Path(self._model_name)
+        try:
+            return load_model(folder, device, dtype)
+        except ModelError as error:
+            raise HostError(str(error)) from None
+
+    # -- set-up: sizes and parameters ------------------------------------------------------------------------------
+
+    def _use_size(self, width: int, height: int) -> None:
+        """Build the stream for a size and swap it in; frames in flight in the old one leave no trace."""
+        from core.stream import StreamConfig
+
+        with self._planning:
+            stream = self._model.stream(StreamConfig(width, height))
+            params, revision = self.live.latest()
+            self._work = Work(stream, stream.plan(params), revision)
+
+    def _follow_source(self, frame: Frame) -> None:
+        if self._size is None and self._source_size != (frame.width, frame.height):
+            self._source_size = (frame.width, frame.height)
+            self._use_size(*self._model.fit(frame.width, frame.height))
+
+    def _planner(self) -> None:
+        """Turns changed parameters into a finished plan, off the frame path."""
+        while not self._stop.is_set():
+            self._replan.wait()
+            self._replan.clear()
+            with self._planning:
+                work = self._work
+                params, revision = self.live.latest()
+                if work is not None and work.revision != revision:
+                    self._work = Work(work.stream, work.stream.plan(params), revision)
+
+    # -- the path of a frame ---------------------------------------------------------------------------------------
+
+    def _ingest(self) -> Encoded | None:
+        """The newest frame, encoded; None when there is none to run now."""
+        wait_s = FLUSH_S if self._repeats_due() else WAIT_S
+        try:
+            with self._reader.latest(timeout_s=wait_s) as frame:
+                if frame is None:
+                    return self._repeat()
+                started_ns = time.monotonic_ns()
+                encoded = self._take(frame, started_ns)
+        except RingError as error:
+            self._complain("ring", f"{self.channel}.in: {error}")
+            self._stop.wait(WAIT_S)
+            return None
+        self._last_frame_s = time.monotonic()
+        if encoded is None:
+            return None
+        if not frame.valid:
+            self.statistics.count("dropped")
+            return None
+        self._last, self._repeats = encoded, 0
+        return encoded
+
+    def _take(self, frame: Frame, started_ns: int) -> Encoded | None:
+        from core.pixels import PixelError, as_tensor, to_rgb8
+
+        self.statistics.count("frames_in", 1)
+        plane = frame.planes.get(Kind.COLOUR)
+        if plane is None:
+            self._complain("plane", f"{self.channel}.in: a frame without a colour plane; write Kind.COLOUR")
+            return None
+        try:
+            pixels = to_rgb8(
+                plane,
+                blue_first=frame.formats.get(Kind.COLOUR) == Format.BGRA8,
+                from_bottom=frame.origin == Origin.BOTTOM_LEFT,
+                linear=frame.colour_space == ColourSpace.LINEAR,
+            )
+        except PixelError as error:
+            self._complain("pixels", f"{self.channel}.in: {error}")
+            self.statistics.count("dropped")
+            return None
+        self._follow_source(frame)
+        work = self._work
+        assert work is not None
+        picture = as_tensor(pixels)
+        if not work.stream.admit(picture, work.plan):
+            self.statistics.count("skipped")
+            return None
+        encode_ns = time.monotonic_ns()
+        latents = work.stream.encode(picture[None])
+        done_ns = time.monotonic_ns()
+        self.statistics.record("ingest", encode_ns - started_ns)
+        self.statistics.record("encode", done_ns - encode_ns)
+        self._encode_s = _smooth(self._encode_s, (done_ns - started_ns) / 1e9)
+        return Encoded(work, latents, FrameTag(frame.source_frame_id, frame.capture_ns, work.revision))
+
+    def _repeats_due(self) -> bool:
+        """Whether the last frame has to run again: frames are in flight behind it, or the parameters changed since."""
+        last, work = self._last, self._work
+        if last is None or work is None or self._lossless or work.plan.params.paused:
+            return False
+        if work.stream is not last.work.stream:
+            return False
+        if work.plan is not last.work.plan:
+            self._repeats = 0
+            return True
+        return self._repeats < work.plan.depth
+
+    def _repeat(self) -> Encoded | None:
+        if not self._repeats_due() or time.monotonic() - self._last_frame_s < FLUSH_S:
+            return None
+        last, work = self._last, self._work
+        assert last is not None and work is not None
+        if work.plan is last.work.plan:
+            self._repeats += 1
+        tag = FrameTag(last.tag.source_frame_id, last.tag.capture_ns, work.revision, again=True)
+        self._last = Encoded(work, last.latents, tag)
+        return self._last
+
+    def _turn(self, encoded: Encoded) -> Finished | None:
+        """One turn of the stream; None while nothing has passed all stages yet."""
+        started_ns = time.monotonic_ns()
+        try:
+            latents = encoded.work.stream.advance(encoded.latents, encoded.tag, encoded.work.plan)
+        except RuntimeError as error:
+            self._failures += 1
+            if self._failures >= GIVE_UP_FAILURES:
+                raise HostError(
+                    f"the model failed {self._failures} times in a row ({error}); try a smaller size, or another device"
+                ) from error
+            self._complain("turn", f"a frame was lost in the model: {error}")
+            self.statistics.count("dropped")
+            return None
+        self._failures = 0
+        took_ns = time.monotonic_ns() - started_ns
+        self.statistics.record("unet", took_ns)
+        self._turn_s = _smooth(self._turn_s, took_ns / 1e9)
+        return None if latents is None else Finished(encoded.work, latents)
+
+    def _publish(self, finished: Finished) -> None:
+        """Decode, stamp, publish."""
+        started_ns = time.monotonic_ns()
+        picture = finished.work.stream.decode(finished.latents)
+        decoded_ns = time.monotonic_ns()
+        tag: FrameTag = picture.tag
+        pixels = picture.frame_FHWC[-1].numpy(force=True)
+        height, width = pixels.shape[:2]
+        try:
+            with self._writer.slot([PlaneSpec(Kind.COLOUR, Format.RGBA8, width, height)]) as slot:
+                slot.planes[Kind.COLOUR][...] = pixels
+                slot.source_frame_id = tag.source_frame_id
+                slot.capture_ns = tag.capture_ns
+                slot.param_revision = tag.revision
+        except RingError as error:
+            self._complain("publish", f"{self.channel}.out: {error}")
+            self.statistics.count("dropped")
+            return
+        now_ns = time.monotonic_ns()
+        self.statistics.record("decode", decoded_ns - started_ns)
+        self.statistics.record("publish", now_ns - decoded_ns)
+        if not tag.again:
+            self.statistics.record("capture_to_publish", now_ns - tag.capture_ns)
+        self.statistics.count("frames_out")
+
+    # -- loops -----------------------------------------------------------------------------------------------------
+
+    def _serial_loop(self) -> None:
+        while not self._stop.is_set():
+            encoded = self._ingest()
+            finished = self._turn(encoded) if encoded is not None else None
+            if finished is not None:
+                self._publish(finished)
+
+    def _ingest_loop(self) -> None:
+        while not self._stop.is_set():
+            encoded = self._ingest()
+            if encoded is not None:
+                self._encoded.put(encoded)
+                self._encoded.wait_taken(3600.0)
+                if not self._lossless:
+                    # The U-Net has just begun on this frame. A frame taken now would only wait for it, and grow old.
+                    self._stop.wait(max(0.0, self._turn_s - PACE_MARGIN * self._encode_s))
+
+    def _turn_loop(self) -> None:
+        while not self._stop.is_set():
+            finished = self._turn(self._encoded.get())
+            if finished is not None:
+                self.statistics.count("dropped", self._finished.put(finished))
+
+    def _publish_loop(self) -> None:
+        while True:
+            self._publish(self._finished.get())
+
+    def _complain(self, kind: str, message: str) -> None:
+        now = time.monotonic()
+        if now - self._complained.get(kind, -COMPLAIN_S) >= COMPLAIN_S:
+            self._complained[kind] = now
+            log.warning("%s", message)
+
+
+def _smooth(old: float, new: float) -> float:
+    return new if old == 0.0 else 0.8 * old + 0.2 * new

@@ -1,0 +1,82 @@
+"""A model that changes nothing: the picture comes back as it went in.
+
+Of equal rank with the real ones: it shows whether the cabling works before a model is chosen, and what a frame costs
+outside the model. It takes the same parameters and has the same timing in frames (a frame leaves after as many turns
+as there are steps).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from core.guidance import Scales, active_guidance
+from core.params import Params
+from core.similarity import SimilarityFilter
+from core.stream import Latents, Picture, Plan, StreamConfig, admit
+
+
+class PassthroughModel:
+    """Stands where a `core.model.Model` stands."""
+
+    native_size = 512
+    size_multiple = 1
+
+    def fit(self, width: int, height: int, area: int | None = None) -> tuple[int, int]:
+        """The size to work at: the picture's own, unless an area in pixels is asked for."""
+        if area is None:
+            return width, height
+        scale = (area / (width * height)) ** 0.5
+        return max(1, round(width * scale)), max(1, round(height * scale))
+
+    def stream(self, config: StreamConfig) -> PassthroughStream:
+        """A new stream."""
+        return PassthroughStream(config)
+
+
+class PassthroughStream:
+    """Stands where a `core.stream.Stream` stands; its "latents" are the pictures themselves."""
+
+    def __init__(self, config: StreamConfig) -> None:
+        self.config = config
+        self.filter = SimilarityFilter()
+        self._waiting: list[Latents[Any]] = []
+
+    def plan(self, params: Params) -> Plan:
+        """See `Stream.plan`."""
+        stages = min(len(params.stages()), self.config.max_steps)
+        guidance = active_guidance(params.guidance, params.guidance_scale)
+        return Plan(params, stages, (), guidance, Scales(params.guidance_scale, params.delta))
+
+    def admit(self, frame_FHWC: Tensor, plan: Plan) -> bool:
+        """See `Stream.admit`."""
+        return admit(self.filter, frame_FHWC, plan)
+
+    def encode(self, frame_FHWC: Tensor) -> Tensor:
+        """A copy of the picture at the stream's size, uint8 (F, H, W, 3 or 4)."""
+        size = (self.config.height, self.config.width)
+        if tuple(frame_FHWC.shape[1:3]) == size:
+            return frame_FHWC.clone()
+        moved = nnf.interpolate(frame_FHWC.permute(0, 3, 1, 2).float(), size, mode="bilinear", antialias=True)
+        return moved.round().to(torch.uint8).permute(0, 2, 3, 1)
+
+    def advance(self, latent_Fchw: Tensor, tag: Any, plan: Plan) -> Latents[Any] | None:
+        """See `Stream.advance`."""
+        self._waiting.append(Latents(latent_Fchw, tag))
+        ready = None
+        while len(self._waiting) > plan.depth:
+            ready = self._waiting.pop(0)
+        return ready
+
+    def decode(self, finished: Latents[Any]) -> Picture[Any]:
+        """See `Stream.decode`."""
+        rgba_FHWC = nnf.pad(finished.latent_Fchw[..., :3], (0, 1), value=255)
+        return Picture(rgba_FHWC, finished.tag)
+
+    def step(self, frame_FHWC: Tensor, tag: Any, plan: Plan) -> Picture[Any] | None:
+        """See `Stream.step`."""
+        finished = self.advance(self.encode(frame_FHWC), tag, plan)
+        return None if finished is None else self.decode(finished)

@@ -1,0 +1,220 @@
+"""The host between two real rings: order, identity of frames, parameters, bad input, twins, restarts."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+
+import numpy as np
+import pytest
+
+from bridge.host import Host, HostError
+from bridge.layout import Format, Kind, Origin, Policy
+from bridge.ring import RingReader, RingWriter, WriterExists
+from core.params import Params
+
+PATIENCE_S = 60.0
+
+
+@pytest.fixture
+def channel():
+    return f"test-host-{uuid.uuid4().hex[:8]}"
+
+
+class Rig:
+    """A host with a writer before it and a reader behind it."""
+
+    def __init__(self, channel: str, params: Params | None = None, lossless: bool = False, **options):
+        self.host = Host(channel, params=params or Params(steps=1), lossless=lossless, **options)
+        self.writer = RingWriter(f"{channel}.in", policy=Policy.LOSSLESS if lossless else Policy.NEWEST)
+        self.reader = RingReader(f"{channel}.out", lossless=lossless)
+        self.host.start()
+        assert self.host.ready.wait(PATIENCE_S) or self.host.failure
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.host.stop()
+        assert self.host.join(PATIENCE_S)
+        self.writer.close()
+        self.reader.close()
+
+    def until(self, wanted, again=None):
+        """The first output frame for which `wanted` holds; `again` is called while waiting."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            if again is not None:
+                again()
+            frame = self.reader.read(timeout_s=0.1)
+            if frame is not None and wanted(frame):
+                return frame
+        raise AssertionError(f"no such frame came out; host: {self.host.failure}, {self.host.statistics.snapshot()}")
+
+
+def picture(value: int, size=(64, 64), channels=4) -> np.ndarray:
+    return np.full((size[1], size[0], channels), value % 256, np.uint8)
+
+
+def test_a_frame_comes_back_with_its_source_and_stamps(channel):
+    with Rig(channel, model="passthrough") as rig:
+        stamp = time.monotonic_ns()
+        rig.writer.write({Kind.COLOUR: picture(77)}, source_frame_id=41, capture_ns=stamp)
+        frame = rig.until(lambda f: True)
+        assert frame.source_frame_id == 41
+        assert frame.capture_ns == stamp
+        assert frame.publish_ns >= stamp
+        assert frame.formats[Kind.COLOUR] == Format.RGBA8
+        assert np.array_equal(frame.planes[Kind.COLOUR][..., :3], picture(77)[..., :3])
+        assert frame.planes[Kind.COLOUR][..., 3].min() == 255
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_the_overlapped_loop_equals_its_serial_twin(channel, steps):
+    """Every frame, every byte, through the real model, lossless on both sides."""
+    random = np.random.default_rng(0)
+    frames = [random.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(10)]
+    outputs = []
+    for overlap in (True, False):
+        got = {}
+        options = {"size": (64, 64), "overlap": overlap, "dtype": "float32", "device": "cpu"}
+        with Rig(f"{channel}-{overlap}", Params(steps=steps), lossless=True, model="embedded", **options) as rig:
+            # One thread here: a lossless writer waits for room, so written and read in turn.
+            for number, pixels in enumerate(frames):
+                rig.writer.write({Kind.COLOUR: pixels}, source_frame_id=number, timeout_s=PATIENCE_S)
+                if number >= steps - 1:
+                    frame = rig.until(lambda f: True)
+                    got[frame.source_frame_id] = frame.planes[Kind.COLOUR].copy()
+        outputs.append(got)
+    overlapped, serial = outputs
+    assert sorted(overlapped) == sorted(serial) == list(range(len(frames) - steps + 1))
+    for number, pixels in serial.items():
+        assert np.array_equal(overlapped[number], pixels)
+
+
+def test_frames_in_flight_come_out_when_the_source_pauses(channel):
+    """Four steps and a source that stops: the last picture still arrives, none of the batch is kept back."""
+    with Rig(channel, Params(steps=4), model="passthrough") as rig:
+        for number in range(6):
+            rig.writer.write({Kind.COLOUR: picture(number)}, source_frame_id=number)
+            time.sleep(0.02)
+        rig.until(lambda f: f.source_frame_id == 5)
+
+
+def test_output_never_goes_back_in_time(channel):
+    with Rig(channel, Params(steps=3), model="passthrough") as rig:
+        seen = []
+        for number in range(150):
+            rig.writer.write({Kind.COLOUR: picture(number)}, source_frame_id=number)
+            frame = rig.reader.read()
+            if frame is not None:
+                assert (frame.planes[Kind.COLOUR][..., :3] == frame.source_frame_id % 256).all()
+                seen.append(frame.source_frame_id)
+            time.sleep(0.002)
+        rig.until(lambda f: f.source_frame_id == 149)
+        assert seen == sorted(seen)
+
+
+def test_parameters_are_live_even_on_a_still_picture(channel):
+    with Rig(channel, Params(steps=1), model="embedded", size=(64, 64)) as rig:
+        pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        rig.writer.write({Kind.COLOUR: pixels}, source_frame_id=1)
+        before = rig.until(lambda f: True)
+        rig.host.live.update({"prompt": "blueprint style, blue box", "strength": 1.0, "seed": 5})
+        after = rig.until(lambda f: f.param_revision == rig.host.live.revision)
+        assert after.source_frame_id == 1
+        assert not np.array_equal(before.planes[Kind.COLOUR], after.planes[Kind.COLOUR])
+
+
+def test_a_resize_and_every_format_are_followed(channel):
+    with Rig(channel, model="passthrough") as rig:
+        for number, (size, channels, dtype) in enumerate(
+            [((64, 48), 4, np.uint8), ((32, 96), 3, np.uint8), ((200, 100), 4, np.float32), ((64, 64), 4, np.float16)]
+        ):
+            pixels = np.full((size[1], size[0], channels), 1.0 if dtype != np.uint8 else 255, dtype)
+            rig.writer.write({Kind.COLOUR: pixels}, source_frame_id=number)
+            frame = rig.until(lambda f, number=number: f.source_frame_id == number)
+            assert (frame.width, frame.height) == size
+            assert frame.planes[Kind.COLOUR].min() == 255
+
+
+def test_bottom_left_origin_and_bgra_are_turned_round(channel):
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[0] = (255, 0, 0, 255)
+    with Rig(channel, model="passthrough") as rig:
+        rig.writer.write(
+            {Kind.COLOUR: pixels}, formats={Kind.COLOUR: Format.BGRA8}, origin=Origin.BOTTOM_LEFT, source_frame_id=1
+        )
+        out = rig.until(lambda f: True).planes[Kind.COLOUR]
+        assert out[-1, 0].tolist() == [0, 0, 255, 255]
+        assert out[0, 0].tolist() == [0, 0, 0, 255]
+
+
+def test_bad_frames_are_named_and_the_host_goes_on(channel, caplog):
+    with Rig(channel, model="passthrough") as rig, caplog.at_level(logging.WARNING, "frameloom.host"):
+        rig.writer.write({Kind.DEPTH: np.ones((8, 8), np.float32)}, source_frame_id=1)
+        time.sleep(0.3)
+        nan = np.full((8, 8, 4), np.nan, np.float32)
+        rig.writer.write({Kind.COLOUR: nan}, source_frame_id=2)
+        frame = rig.until(lambda f: f.source_frame_id == 2)
+        assert frame.planes[Kind.COLOUR][..., :3].max() == 0
+        rig.writer.write({Kind.COLOUR: picture(9)}, source_frame_id=3)
+        rig.until(lambda f: f.source_frame_id == 3)
+        assert "without a colour plane" in caplog.text
+
+
+def test_a_writer_that_leaves_and_comes_back_is_followed(channel):
+    with Rig(channel, model="passthrough") as rig:
+        rig.writer.write({Kind.COLOUR: picture(1)}, source_frame_id=1)
+        rig.until(lambda f: f.source_frame_id == 1)
+        rig.writer.close()
+        rig.writer = RingWriter(f"{channel}.in")
+        rig.until(
+            lambda f: f.source_frame_id == 7,
+            again=lambda: rig.writer.write({Kind.COLOUR: picture(7)}, source_frame_id=7),
+        )
+
+
+def test_a_second_host_on_the_channel_is_refused(channel):
+    with Rig(channel, model="passthrough"):
+        with pytest.raises(WriterExists):
+            Host(channel, model="passthrough")
+
+
+def test_two_channels_do_not_disturb_each_other(channel):
+    with Rig(f"{channel}a", model="passthrough") as one, Rig(f"{channel}b", model="passthrough") as two:
+        one.writer.write({Kind.COLOUR: picture(1)}, source_frame_id=1)
+        two.writer.write({Kind.COLOUR: picture(2)}, source_frame_id=2)
+        assert one.until(lambda f: True).source_frame_id == 1
+        assert two.until(lambda f: True).source_frame_id == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "no/such/folder"}, "there is no model folder"),
+        ({"model": "embedded", "device": "abacus"}, "use one of"),
+        ({"model": "embedded", "dtype": "int3"}, "use one of"),
+    ],
+)
+def test_a_host_that_cannot_start_says_why(channel, options, message):
+    host = Host(channel, **options)
+    with pytest.raises(HostError, match=message):
+        host.run()
+
+
+def test_paused_holds_the_picture(channel):
+    with Rig(channel, model="passthrough") as rig:
+        rig.writer.write({Kind.COLOUR: picture(1)}, source_frame_id=1)
+        rig.until(lambda f: f.source_frame_id == 1)
+        rig.host.live.set("paused", True)
+        time.sleep(0.3)
+        rig.writer.write({Kind.COLOUR: picture(2)}, source_frame_id=2)
+        assert rig.reader.read(timeout_s=0.5) is None
+        rig.host.live.set("paused", False)
+        rig.until(
+            lambda f: f.source_frame_id == 3,
+            again=lambda: rig.writer.write({Kind.COLOUR: picture(3)}, source_frame_id=3),
+        )
+        assert rig.host.statistics.counter("skipped") >= 1

@@ -1,0 +1,68 @@
+"""Pictures to latents and back: packing, resizing, bad values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from core.codec import Codec, encode_tiny, pack_rgba
+from core.pixels import PixelError, to_rgb8
+from tests.random_model import SIZE_PX, random_frames, random_model
+
+
+def test_packing_equals_the_plain_way():
+    x = torch.randint(0, 256, (2, 3, 5, 7)).float()
+    plain = torch.cat((x, torch.full((2, 1, 5, 7), 255.0)), dim=1).to(torch.uint8).permute(0, 2, 3, 1)
+    assert torch.equal(pack_rgba(x), plain)
+
+
+def test_alpha_is_ignored_and_any_size_fits():
+    model = random_model()
+    codec = Codec(model.vae, encode_tiny(model.vae), (SIZE_PX, SIZE_PX), torch.device("cpu"))
+    rgb = random_frames(1)
+    rgba = torch.cat((rgb, torch.zeros_like(rgb[..., :1])), dim=-1)
+    assert torch.equal(codec.encode(rgb), codec.encode(rgba))
+    assert codec.encode(random_frames(2, size=97)).shape == (2, 4, SIZE_PX // 8, SIZE_PX // 8)
+
+
+def test_not_a_number_becomes_black():
+    model = random_model()
+    codec = Codec(model.vae, encode_tiny(model.vae), (SIZE_PX, SIZE_PX), torch.device("cpu"))
+    picture = codec.decode(torch.full((1, 4, 8, 8), float("nan")))
+    assert picture.shape == (1, SIZE_PX, SIZE_PX, 4)
+    assert picture[..., :3].max() == 0
+    assert picture[..., 3].min() == 255
+
+
+def test_every_pixel_kind_becomes_the_same_picture():
+    rgb = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    rgba = np.dstack((rgb, np.zeros((4, 6), np.uint8)))
+    bgra = np.ascontiguousarray(rgba[..., [2, 1, 0, 3]])
+    assert to_rgb8(rgb) is rgb or np.shares_memory(to_rgb8(rgb), rgb)
+    assert np.array_equal(to_rgb8(rgba)[..., :3], rgb)
+    assert np.array_equal(to_rgb8(bgra, blue_first=True)[..., :3], rgb)
+    assert np.array_equal(to_rgb8(rgb[::-1], from_bottom=True), rgb)
+    for dtype in (np.float16, np.float32):
+        assert np.abs(to_rgb8((rgb / 255.0).astype(dtype)).astype(int) - rgb).max() <= 1
+    assert np.array_equal(to_rgb8(rgb[..., 0]), np.repeat(rgb[..., :1], 3, axis=2))
+
+
+def test_not_a_number_and_infinity_in_a_float_picture():
+    pixels = np.array([[[np.nan, np.inf, -np.inf], [0.5, 2.0, -1.0]]], dtype=np.float32)
+    assert to_rgb8(pixels).tolist() == [[[0, 255, 0], [128, 255, 0]]]
+
+
+def test_linear_light_is_brought_to_the_display():
+    assert to_rgb8(np.full((1, 1, 3), 0.2158605, np.float32), linear=True).tolist() == [[[128, 128, 128]]]
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 4, 2), (0, 4, 3), (4, 0, 3), (2, 2, 2, 2)])
+def test_shapes_that_are_no_picture_are_refused(shape):
+    with pytest.raises(PixelError, match="cannot be used"):
+        to_rgb8(np.zeros(shape, np.uint8))
+
+
+def test_types_that_are_no_picture_are_refused():
+    with pytest.raises(PixelError, match="uint8, float16 or float32"):
+        to_rgb8(np.zeros((2, 2, 3), np.int32))

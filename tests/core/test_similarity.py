@@ -1,0 +1,72 @@
+"""The similarity filter: when it rests, and that it never rests on a half-shown change."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from core.similarity import SimilarityFilter, cosine_similarity, skip_probability
+
+OPTIONS = {"threshold": 0.98, "max_skip": 10}
+
+
+def picture(seed: int) -> torch.Tensor:
+    return torch.randint(0, 256, (8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def test_probability_follows_the_paper():
+    assert skip_probability(1.0, 0.98) == 1.0
+    assert skip_probability(0.99, 0.98) == pytest.approx(0.5)
+    assert skip_probability(0.98, 0.98) == pytest.approx(0.0)
+    assert skip_probability(0.5, 0.98) == 0.0
+    assert skip_probability(1.0, 1.0) == 0.0
+
+
+def test_black_pictures_are_similar_to_each_other_only():
+    black = torch.zeros(4, 4, 3, dtype=torch.uint8)
+    assert cosine_similarity(black, black.clone()) == 1.0
+    assert cosine_similarity(black, picture(1)[:4, :4]) == 0.0
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_a_still_picture_rests_after_the_flush_and_wakes_after_max_skip(depth):
+    rest = SimilarityFilter()
+    still = picture(0)
+    ran = [rest.admit(still, depth=depth, **OPTIONS) for _ in range(50)]
+    period = [True] * (depth + 1) + [False] * 10
+    assert ran == (period * 50)[:50]
+    assert rest.skipped == ran.count(False)
+    assert rest.admitted == ran.count(True)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_change_during_the_flush_is_flushed_too(depth):
+    rest = SimilarityFilter()
+    ran = [rest.admit(picture(0), depth=depth, **OPTIONS), rest.admit(picture(1), depth=depth, **OPTIONS)]
+    ran += [rest.admit(picture(1), depth=depth, **OPTIONS) for _ in range(depth + 1)]
+    assert ran == [True] * (depth + 2) + [False]
+
+
+def test_a_changed_key_runs_the_next_frame_and_flushes():
+    rest = SimilarityFilter()
+    still = picture(0)
+    for _ in range(3):
+        rest.admit(still, depth=1, key="a", **OPTIONS)
+    ran = [rest.admit(still, depth=1, key="b", **OPTIONS) for _ in range(3)]
+    assert ran == [True, True, False]
+
+
+def test_max_skip_zero_never_rests():
+    rest = SimilarityFilter()
+    assert all(rest.admit(picture(0), depth=0, threshold=0.98, max_skip=0) for _ in range(10))
+
+
+def test_moving_pictures_all_run():
+    rest = SimilarityFilter()
+    assert all(rest.admit(picture(i), depth=2, **OPTIONS) for i in range(20))
+
+
+def test_a_new_size_runs():
+    rest = SimilarityFilter()
+    rest.admit(picture(0), depth=0, **OPTIONS)
+    assert rest.admit(picture(0)[:4], depth=0, **OPTIONS)

@@ -1,0 +1,325 @@
+"""The stream's promises: every documented defect of the original absent, everything live, both modes equal.
+
+B1 to B9 are the numbers of the defects proved on the original class.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from core.model import ModelError
+from core.params import GUIDANCE_KINDS, Params
+from core.stream import StreamConfig, seeded_noise
+from tests.random_model import SIZE_PX, random_frames, random_model
+
+BASE = Params().with_values(prompt="red ball, neon", negative_prompt="grey", guidance_scale=1.6, delta=0.8)
+CLOSE = {"atol": 1e-4, "rtol": 1e-4}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model()
+
+
+def make(model, frame_buffer=1, **options):
+    return model.stream(StreamConfig(SIZE_PX, SIZE_PX, frame_buffer=frame_buffer), **options)
+
+
+def feed(stream, frames, plan, start=0):
+    """{tag: latents} of all frames given one turn each, and the order in which they left."""
+    out, order = {}, []
+    for i, frame in enumerate(frames, start):
+        finished = stream.advance(stream.encode(frame if frame.ndim == 4 else frame[None]), i, plan)
+        if finished is not None:
+            out[finished.tag] = finished.latent_Fchw.clone()
+            order.append(finished.tag)
+    return out, order
+
+
+@pytest.mark.parametrize("guidance", GUIDANCE_KINDS)
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("task", ["img2img", "txt2img"])
+def test_both_modes_give_the_same_picture(model, guidance, steps, task):
+    params = BASE.with_values(guidance=guidance, steps=steps, task=task)
+    frames = random_frames(6)
+    stream = make(model)
+    batch, order = feed(stream, frames, stream.plan(params))
+    alone, _ = feed(make(model), frames, stream.plan(params.with_values(mode="latency")))
+    assert order == list(range(6 - steps + 1))
+    assert sorted(alone) == list(range(6))
+    for tag, latent in batch.items():
+        torch.testing.assert_close(latent, alone[tag], **CLOSE)
+
+
+@pytest.mark.parametrize("guidance", GUIDANCE_KINDS)
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_frame_buffers_equal_single_frames(model, guidance, steps):
+    """B1, B2: several frames a turn with several steps, in every guidance kind; every frame comes out."""
+    frames = random_frames(8)
+    params = BASE.with_values(guidance=guidance, steps=steps)
+
+    def same_noise(seed, stages, shape):
+        """Noise that does not depend on the place in the frame buffer."""
+        return seeded_noise(seed, stages, (1, *shape[1:])).expand(stages, *shape).clone()
+
+    pairs = make(model, frame_buffer=2, noise_source=same_noise)
+    got, _ = feed(pairs, frames.view(4, 2, *frames.shape[1:]), pairs.plan(params))
+    single = make(model)
+    expected, _ = feed(single, frames, single.plan(params))
+    assert sorted(got) == list(range(4 - steps + 1))
+    for tag, latent_Fchw in got.items():
+        assert latent_Fchw.shape[0] == 2
+        for place in range(2):
+            if 2 * tag + place in expected:
+                torch.testing.assert_close(latent_Fchw[place], expected[2 * tag + place][0], **CLOSE)
+
+
+@pytest.mark.parametrize("mode", ["throughput", "latency"])
+@pytest.mark.parametrize("guidance", GUIDANCE_KINDS)
+def test_prompt_and_negative_prompt_are_live_in_every_mode(model, guidance, mode):
+    """B3: a change of prompt needs no preparation and equals a stream that always had it, once flushed."""
+    before = BASE.with_values(guidance=guidance, steps=2, mode=mode)
+    after = before.with_values(prompt="blue box", negative_prompt="noise")
+    frames = random_frames(6)
+    stream = make(model)
+    feed(stream, frames[:3], stream.plan(before))
+    changed, _ = feed(stream, frames[3:], stream.plan(after), start=3)
+    fresh = make(model)
+    always, _ = feed(fresh, frames[3:], fresh.plan(after), start=3)
+    for tag, latent in always.items():
+        torch.testing.assert_close(changed[tag], latent, **CLOSE)
+    old = make(model)
+    never, _ = feed(old, frames[3:], old.plan(before), start=3)
+    assert all((never[tag] - latent).abs().max() > 1e-2 for tag, latent in always.items())
+
+
+@pytest.mark.parametrize("mode", ["throughput", "latency"])
+def test_noise_is_never_overwritten(model, mode):
+    """B4: the same picture gives the same result after any number of frames; std of the noise stays."""
+    stream = make(model)
+    plan = stream.plan(BASE.with_values(mode=mode, steps=3))
+    noise = [turn.noise_SFchw.clone() for turn in plan.passes]
+    frame = random_frames(1)
+    out, _ = feed(stream, [frame[0]] * 40, plan)
+    assert all(torch.equal(a, turn.noise_SFchw) for a, turn in zip(noise, plan.passes, strict=True))
+    torch.testing.assert_close(out[2], out[max(out)], **CLOSE)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_a_cut_shows_after_as_many_turns_as_there_are_steps(model, steps):
+    """B5: with the filter on and the picture standing still after a cut, the new picture is out after n turns."""
+    stream = make(model)
+    plan = stream.plan(BASE.with_values(steps=steps, similarity_filter=True))
+    old, new = random_frames(2)
+    shown = []
+    for turn in range(60):
+        frame = old if turn < 30 else new
+        if stream.admit(frame, plan):
+            finished = stream.advance(stream.encode(frame[None]), turn, plan)
+            if finished is not None:
+                shown.append((turn, finished.tag))
+    assert next(turn for turn, tag in shown if tag >= 30) == 30 + steps - 1
+    # And a still picture lets the device sleep: in each run of max_skip + steps turns only `steps` run.
+    assert stream.filter.skipped >= 60 * 0.5
+    assert stream.filter.skipped + stream.filter.admitted == 60
+
+
+def test_no_frame_shows_before_the_first_is_finished(model):
+    """Until the batch is full there is nothing, never a half-denoised or empty frame."""
+    stream = make(model)
+    plan = stream.plan(BASE.with_values(steps=4))
+    frames = random_frames(5)
+    results = [stream.step(frame[None], i, plan) for i, frame in enumerate(frames)]
+    assert results[:3] == [None, None, None]
+    assert [r.tag for r in results[3:]] == [0, 1]
+    assert results[3].frame_FHWC.shape == (1, SIZE_PX, SIZE_PX, 4)
+    assert results[3].frame_FHWC.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("guidance", GUIDANCE_KINDS)
+@pytest.mark.parametrize("scale", [0.0, 0.7, 1.0])
+def test_guidance_scale_of_one_or_less_means_no_guidance(model, guidance, scale):
+    """B6: no crash, no extra rows, the plain picture."""
+    frames = random_frames(3)
+    stream = make(model)
+    plan = stream.plan(BASE.with_values(guidance=guidance, guidance_scale=scale))
+    assert plan.passes[0].t_R.shape[0] == 2
+    got, _ = feed(stream, frames, plan)
+    plain = make(model)
+    expected, _ = feed(plain, frames, plain.plan(BASE))
+    for tag, latent in expected.items():
+        torch.testing.assert_close(got[tag], latent, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "rows"),
+    [("none", (1, 2, 4)), ("self-negative", (1, 2, 4)), ("onetime-negative", (2, 3, 5)), ("full", (2, 4, 8))],
+)
+def test_rows_per_call(model, guidance, rows):
+    """The cost of each kind in U-Net rows (table 2 of the paper)."""
+    stream = make(model)
+    for steps, expected in zip((1, 2, 4), rows, strict=True):
+        plan = stream.plan(BASE.with_values(guidance=guidance, steps=steps))
+        assert [turn.t_R.shape[0] for turn in plan.passes] == [expected]
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 4), (2, 4), (4, 2), (4, 1), (3, 4), (4, 3)])
+def test_a_change_of_steps_keeps_frames_in_flight_and_order(model, first, second):
+    """The oldest frame in flight still leaves next; no output is garbage; frames leave in order."""
+    stream = make(model)
+    frames = random_frames(14)
+    a, b = (stream.plan(BASE.with_values(steps=n)) for n in (first, second))
+    _, order = feed(stream, frames[:6], a)
+    late, after = feed(stream, frames[6:], b, start=6)
+    order += after
+    assert order == sorted(set(order))
+    if first > 1 and second > 1:
+        assert after[0] == (order[order.index(after[0]) - 1] + 1), "the oldest frame in flight leaves next"
+    fresh = make(model)
+    clean, _ = feed(fresh, frames[6:], b, start=6)
+    for tag, latent in clean.items():
+        torch.testing.assert_close(late[tag], latent, **CLOSE)
+    scale = max(latent.abs().max() for latent in clean.values())
+    assert all(latent.isfinite().all() and latent.abs().max() < 3 * scale for latent in late.values())
+
+
+def test_switching_modes_live_never_shows_an_older_frame(model):
+    stream = make(model)
+    frames = random_frames(20)
+    throughput = stream.plan(BASE.with_values(steps=3))
+    latency = stream.plan(BASE.with_values(steps=3, mode="latency"))
+    order = []
+    for i, frame in enumerate(frames):
+        finished = stream.advance(stream.encode(frame[None]), i, latency if i % 10 >= 5 else throughput)
+        order += [finished.tag] if finished is not None else []
+    assert order == sorted(set(order))
+    assert {5, 6, 7, 8, 9, 15, 19} <= set(order)
+
+
+def test_seed_and_strength_are_live(model):
+    stream = make(model)
+    frame = random_frames(1)
+    pictures = [feed(stream, frame, stream.plan(BASE.with_values(steps=1, seed=seed)))[0][0] for seed in (2, 3, 2)]
+    assert torch.equal(pictures[0], pictures[2])
+    assert (pictures[0] - pictures[1]).abs().max() > 0.05
+    weak, strong = (feed(stream, frame, stream.plan(BASE.with_values(steps=1, strength=s)))[0][0] for s in (0.1, 0.9))
+    clean = stream.encode(frame)
+    assert (weak - clean).abs().mean() < (strong - clean).abs().mean()
+
+
+def test_seed_minus_one_draws_new_noise_each_frame(model):
+    stream = make(model)
+    frame = random_frames(1)[0]
+    out, _ = feed(stream, [frame, frame], stream.plan(BASE.with_values(steps=1, seed=-1)))
+    assert (out[0] - out[1]).abs().max() > 0.05
+
+
+def test_prompts_are_encoded_and_projected_once(model):
+    stream = make(model)
+    encodings, projections = model.text.encodings, stream._denoiser.projections
+    one, two = (BASE.with_values(prompt=f"ball {i}", negative_prompt="once") for i in "ab")
+    for params in (one, two, one.with_values(steps=3), two.with_values(guidance="full"), one.with_values(seed=9)):
+        feed(stream, random_frames(2), stream.plan(params))
+    assert model.text.encodings - encodings == 3
+    assert stream._denoiser.projections - projections == 3
+
+
+def test_cached_keys_and_values_equal_projecting_in_every_call(model):
+    frames = random_frames(4)
+    for guidance in GUIDANCE_KINDS:
+        params = BASE.with_values(guidance=guidance)
+        cached, plain = make(model), make(model, cache_text=False)
+        a, _ = feed(cached, frames, cached.plan(params))
+        b, _ = feed(plain, frames, plain.plan(params))
+        for tag, latent in a.items():
+            torch.testing.assert_close(latent, b[tag], atol=1e-5, rtol=1e-5)
+
+
+class _Spy(TorchDispatchMode):
+    """Collects the operators that are dispatched."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.add(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("guidance", GUIDANCE_KINDS)
+@pytest.mark.parametrize("mode", ["throughput", "latency"])
+def test_the_frame_path_neither_waits_nor_makes_constants(model, guidance, mode):
+    """No host synchronisation and no new constants, noise or text in `advance`; the U-Net's own calls aside."""
+    stream = make(model)
+    plan = stream.plan(BASE.with_values(guidance=guidance, mode=mode))
+    latent = stream.encode(random_frames(1))
+
+    class Silent:
+        def __call__(self, x, t, text):
+            return x
+
+    stream._denoiser = Silent()
+    with _Spy() as spy:
+        for i in range(3):
+            stream.advance(latent, i, plan)
+    waits = {"aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::is_nonzero", "aten::equal"}
+    makes = {
+        "aten::zeros",
+        "aten::ones",
+        "aten::full",
+        "aten::arange",
+        "aten::randn",
+        "aten::normal_",
+        "aten::linspace",
+    }
+    assert "aten::mul" in {name.split(".")[0] for name in spy.seen}
+    assert not spy.seen & (waits | makes)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_every_prediction_kind_recovers_the_clean_latent(prediction):
+    """A network that predicts perfectly gives the clean latent back, whatever it predicts."""
+    from core.denoiser import PREDICTIONS
+
+    x0, e = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
+    a, b = torch.tensor(0.6), torch.tensor(0.8)
+    x = a * x0 + b * e
+    output = {"epsilon": e, "v_prediction": a * e - b * x0, "sample": x0}[prediction]
+    torch.testing.assert_close((x - b * PREDICTIONS[prediction](output, x, a, b)) / a, x0)
+
+
+def test_turbo_and_lcm_schedules_agree_where_the_boundary_vanishes(model):
+    frames = random_frames(3)
+    out = []
+    for schedule in ("lcm", "turbo"):
+        stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX, schedule=schedule))
+        out.append(feed(stream, frames, stream.plan(BASE))[0])
+    for tag, latent in out[0].items():
+        torch.testing.assert_close(latent, out[1][tag], **CLOSE)
+
+
+def test_paused_runs_nothing_and_the_next_frame_runs(model):
+    stream = make(model)
+    paused = stream.plan(BASE.with_values(paused=True, similarity_filter=True))
+    running = stream.plan(BASE.with_values(similarity_filter=True))
+    frame = random_frames(1)[0]
+    assert stream.admit(frame, running)
+    assert not stream.admit(frame, paused)
+    assert stream.admit(frame, running)
+
+
+def test_sizes_that_do_not_suit_are_refused(model):
+    with pytest.raises(ModelError, match="multiples of 16"):
+        model.stream(StreamConfig(100, 64))
+    assert model.fit(1920, 1080) == (80, 48)
+    assert model.fit(64, 64) == (64, 64)
+
+
+def test_frames_of_other_sizes_are_brought_to_the_stream_size(model):
+    stream = make(model)
+    plan = stream.plan(BASE.with_values(steps=1))
+    picture = stream.step(random_frames(1, size=150), "wide", plan)
+    assert picture.frame_FHWC.shape == (1, SIZE_PX, SIZE_PX, 4)
