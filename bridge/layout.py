@@ -217,7 +217,7 @@ class Table:
 RECORD = Table(
     "record",
     64,
-    Field("magic", 0, "char", "RECORD_MAGIC", 8),
+    Field("magic", 0, "char", "the bytes 46 4c 50 4f 49 4e 54 0a: FLPOINT and a line feed", 8),
     Field("version", 8, "u32", "major << 16 | minor of the segment that it points to"),
     Field("record_size", 12, "u32", "64; a later minor version may be longer"),
     Field("generation", 16, "u64", "random and not zero; names the segment"),
@@ -230,7 +230,7 @@ HEADER = Table(
     "header",
     PAGE,
     # Written once, before the version.
-    Field("magic", 0, "char", "MAGIC", 8),
+    Field("magic", 0, "char", "the bytes 46 4c 52 49 4e 47 0d 0a: FLRING, carriage return, line feed", 8),
     Field("version", 8, "u32", "major << 16 | minor; written last, 0 until then"),
     Field("header_size", 12, "u32", "bytes before slot 0: a multiple of 4096"),
     Field("segment_size", 16, "u64", "header_size + slot_count * slot_stride"),
