@@ -34,7 +34,7 @@ from bridge.serve import (
     say,
     status_line,
 )
-from bridge.sources import parse_fps, parse_size
+from bridge.sources import parse_count, parse_fps, parse_seed, parse_size
 from core.params import ParamError, Params
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -147,6 +147,15 @@ def captions(source: str, seed: int, count: int) -> list[str]:
         world = World(seed=seed)
         return [world.caption(style=style) for style in styles]
     return [f"{style} style" for style in styles]
+
+
+def _prompts(args: argparse.Namespace, serving: Serving) -> list[str]:
+    """The prompts of a demo without --prompt, the first of them set; one given by --set is the only one."""
+    if any(setting.startswith("prompt=") for setting in args.settings):
+        return [serving.live.current.prompt]
+    prompts = captions(args.source, args.seed, PAIRS)
+    serving.live.set("prompt", prompts[0])
+    return prompts
 
 
 class StyleWalk:
@@ -269,30 +278,29 @@ def show(args: argparse.Namespace, channel: str, stop: threading.Event) -> tuple
     """Run the demo to its end; returns the exit status and what was measured."""
     measured = Measured()
     frames: int | None = args.frames
+    params = params_from(args.settings, Params().with_values(**({"prompt": args.prompt[0]} if args.prompt else {})))
     words = [args.source, "--fps", str(args.fps), "--size", f"{args.size[0]}x{args.size[1]}", "--seed", str(args.seed)]
+    serving = Serving(
+        channel,
+        params,
+        port=args.port,
+        osc_port=args.osc_port,
+        any_port=True,
+        model=args.model,
+        size=args.size,
+        device=args.device,
+        dtype=args.dtype,
+    )
     client = Client(channel, words)
-    # First of all, so that the client loads its libraries while this process loads its own.
+    say("starting the client, the model and the page")
     client.start()
     try:
-        prompts = args.prompt or captions(args.source, args.seed, PAIRS)
-        params = params_from(args.settings, Params().with_values(prompt=prompts[0]))
-        if params.prompt != prompts[0]:
-            prompts = [params.prompt]
-        serving = Serving(
-            channel,
-            params,
-            port=args.port,
-            osc_port=args.osc_port,
-            any_port=True,
-            examples=prompts,
-            model=args.model,
-            size=args.size,
-            device=args.device,
-            dtype=args.dtype,
-        )
         serving.start()
+        prompts = args.prompt or _prompts(args, serving)
+        serving.start_page(prompts)
     except BaseException:
         client.stop()
+        serving.stop()
         raise
     walk = StyleWalk(serving, prompts, frames)
     due = [int((k + SETTLED) * frames / PAIRS) for k in range(PAIRS)] if frames is not None else []
@@ -442,12 +450,6 @@ def _sweep() -> None:
 # ---- the command line ----------------------------------------------------------------------------------------------
 
 
-def _count(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 10**9:
-        raise argparse.ArgumentTypeError(f"{text!r}: use a whole number of at least 1")
-    return int(text)
-
-
 def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="frameloom demo", description="A moving scene, repainted live, in the browser."
@@ -455,10 +457,12 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--source", default="world", help="world (default), camera, camera:N, a video, a folder")
     parser.add_argument("--size", type=parse_size, default=(128, 128), help="128 (default) or 256x144, pixels")
     parser.add_argument("--fps", type=parse_fps, default=30.0, help="of the source (default 30)")
-    parser.add_argument("--frames", type=_count, default=None, help="stop after so many pictures and write the sheet")
+    parser.add_argument(
+        "--frames", type=parse_count, default=None, help="stop after so many pictures and write the sheet"
+    )
     parser.add_argument("--no-browser", action="store_true", help="open no browser")
     parser.add_argument("--prompt", action="append", default=[], help="repeat for several that take turns")
-    parser.add_argument("--seed", type=int, default=0, help="which scene of the world (default 0)")
+    parser.add_argument("--seed", type=parse_seed, default=0, help="which scene of the world (default 0)")
     parser.add_argument("--channel", default=None, help="name of the channel (default: one of its own)")
     parser.add_argument("--sheet", type=Path, default=Path("out/demo.png"), help="contact sheet (default out/demo.png)")
     add_host_options(parser)
@@ -480,9 +484,9 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     finally:
         stop.restore()
-    if own_channel:
-        for side in ("in", "out"):
-            _lock_file(f"{channel}.{side}").unlink(missing_ok=True)
+        if own_channel:
+            for side in ("in", "out"):
+                _lock_file(f"{channel}.{side}").unlink(missing_ok=True)
     if summary["failure"] is not None:
         say(f"demo: {summary['failure']}")
     print(json.dumps(summary), flush=True)

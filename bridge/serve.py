@@ -38,8 +38,7 @@ def say(text: str) -> None:
 class Serving:
     """One host, its OSC server and its page, from `start` to `stop`. Raises `ServeError` with one plain sentence.
 
-    any_port: take a free port, with a note, when the wanted one is taken. page: whether to serve the page at all.
-    options: passed on to `bridge.host.Host`.
+    any_port: take a free port, with a note, when the wanted one is taken. options: passed on to `bridge.host.Host`.
     """
 
     def __init__(
@@ -51,8 +50,6 @@ class Serving:
         osc_port: int = OSC_PORT,
         osc_host: str = "127.0.0.1",
         any_port: bool = False,
-        page: bool = True,
-        examples: Iterable[str] = (),
         **options: Any,
     ) -> None:
         from bridge.host import Host
@@ -72,8 +69,6 @@ class Serving:
         self._ports = (port, osc_port)
         self._osc_host = osc_host
         self._any_port = any_port
-        self._page = page
-        self._examples = tuple(examples)
         self._servers: list[Any] = []
 
     @property
@@ -81,12 +76,10 @@ class Serving:
         return self.host.failure
 
     def start(self) -> None:
-        """Start everything; returns at once while the model is loaded. On an error nothing is left running."""
+        """Start the host and the OSC server; returns at once while the model is loaded."""
         self.host.start()
         try:
             self._start_osc()
-            if self._page:
-                self._start_page()
         except BaseException:
             self.stop()
             raise
@@ -109,11 +102,19 @@ class Serving:
         self._servers.append(osc)
         say(f"OSC: {self._osc_host} port {osc.port}")
 
-    def _start_page(self) -> None:
+    def start_page(self, examples: Iterable[str] = ()) -> None:
+        """Serve the page, which offers `examples` as prompts. On an error nothing of this object is left running."""
+        try:
+            self._start_page(tuple(examples))
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start_page(self, examples: tuple[str, ...]) -> None:
         from bridge.gateway import Gateway, GatewayError, GatewayPortInUse
 
         def gateway(port: int) -> Gateway:
-            return Gateway(self.channel, self.live, self.statistics, port=port, examples=self._examples)
+            return Gateway(self.channel, self.live, self.statistics, port=port, examples=examples)
 
         try:
             try:
@@ -240,7 +241,6 @@ def main(argv: list[str] | None = None) -> int:
             port=args.port,
             osc_port=args.osc_port,
             osc_host=args.osc_host,
-            page=not args.no_page,
             model=args.model,
             size=args.size,
             device=args.device,
@@ -249,6 +249,8 @@ def main(argv: list[str] | None = None) -> int:
             overlap=not args.serial,
         )
         serving.start()
+        if not args.no_page:
+            serving.start_page()
     except (ServeError, ParamError) as error:
         say(f"host: {error}")
         return 1

@@ -75,8 +75,6 @@ class WorldSource:
 
         if style and style not in STYLES:
             raise SourceError(f"no style {style!r} in the world; known are {', '.join(STYLES)}")
-        if seed < 0:
-            raise SourceError(f"seed {seed}: use a whole number of at least 0")
         self._world = World(seed=seed)
         self._style = style or STYLES[0]
         self._size = size
@@ -335,6 +333,20 @@ def parse_fps(text: str) -> float:
     return fps
 
 
+def parse_count(text: str) -> int:
+    """A number of frames, at least 1. Raises `argparse.ArgumentTypeError`."""
+    if not re.fullmatch(r"\d{1,9}", text) or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: use a whole number from 1 to 999999999")
+    return int(text)
+
+
+def parse_seed(text: str) -> int:
+    """The number of a world, at least 0. Raises `argparse.ArgumentTypeError`."""
+    if not re.fullmatch(r"\d{1,9}", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: use a whole number from 0 to 999999999")
+    return int(text)
+
+
 def _planes(text: str) -> tuple[str, ...]:
     names = tuple(name for name in text.split(",") if name)
     unknown = [name for name in names if name not in PLANES]
@@ -428,11 +440,13 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--channel", required=True, help="the channel NAME; frames go to NAME.in")
     parser.add_argument("--fps", type=parse_fps, default=30.0, help="frames per second (default 30)")
     parser.add_argument("--size", type=parse_size, default=(128, 128), help="128 or 640x360, pixels (default 128)")
-    parser.add_argument("--frames", type=int, default=None, help="stop after so many frames")
-    parser.add_argument("--seed", type=int, default=0, help="which world (default 0)")
+    parser.add_argument("--frames", type=parse_count, default=None, help="stop after so many frames")
+    parser.add_argument("--seed", type=parse_seed, default=0, help="which world (default 0)")
     parser.add_argument("--style", default="", help="the world's own look (default grey)")
     parser.add_argument("--planes", type=_planes, default=(), help="of the world, a comma list: " + ",".join(PLANES))
-    parser.add_argument("--hold", type=float, default=2.0, help="seconds per picture of a folder; 0: one frame each")
+    parser.add_argument(
+        "--hold", type=float, default=2.0, metavar="S", help="seconds per picture of a folder; 0: one frame each"
+    )
     parser.add_argument("--alpha", action="store_true", help="write RGBA8 instead of RGB8")
     parser.add_argument("--with-parent", action="store_true", help="stop when standard input ends")
     return parser.parse_args(words)
