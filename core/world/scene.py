@@ -96,7 +96,7 @@ def _draw(seed: int) -> tuple[np.ndarray, ...]:
         half_height = r if kinds[k] == 0 else height[k]
         size[k] = (r, r * (rng.uniform(0.8, 1.2) if kinds[k] == 1 else 1.0), half_height)
         for attempt in range(_PLACING_TRIES):
-            angle, distance = rng.uniform(0, 2 * math.pi), 2.7 * math.sqrt(rng.random())
+            angle, distance = rng.uniform(0, 2 * math.pi), 2.4 * math.sqrt(rng.random())
             home[k] = (distance * math.cos(angle), distance * math.sin(angle))
             gaps = [
                 np.hypot(*(home[k] - home[j])) - 1.25 * (size[k, 0] + size[j, 0]) - orbit[k, 0] - orbit[j, 0]
@@ -112,7 +112,7 @@ def _draw(seed: int) -> tuple[np.ndarray, ...]:
             azimuth,
             rng.uniform(0.15, 0.6),
             rng.uniform(0.15, 0.4) * rng.choice([-1.0, 1.0]),
-            rng.uniform(5.8, 8.0),
+            rng.uniform(5.2, 7.0),
             rng.uniform(1.7, 3.6),
             rng.uniform(0.0, 0.5),
             rng.uniform(0.5, 0.9),
