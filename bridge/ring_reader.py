@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from bridge.layout import (
     MAX_PLANES,
     PLANE,
     PLANE_TABLE_OFFSET,
-    Format,
     Kind,
     ReaderKind,
     SegmentState,
@@ -68,27 +67,27 @@ from bridge.wake import STRONG, Naps, Wake, fence, wake_for
 
 LOOK_S = 0.1
 """How often an idle reader looks at the rendezvous record by itself; wake-ups usually tell it sooner."""
+_TABLE = PLANE_TABLE_OFFSET
+_POSE, _INTRINSICS = int(SlotFlag.POSE), int(SlotFlag.INTRINSICS)
+_LIVE = int(SegmentState.LIVE)
+
 ATTEMPTS = 200
 """How often one call retries a frame that is overwritten while it is looked at, before it reports nothing new."""
 
 
-class _Known(NamedTuple):
-    """A plane table that was checked in one slot: views, size of the main plane in pixels, formats."""
+class _Known:
+    """A description that was checked in one slot: its bytes, read-only views, size of the main plane in pixels."""
 
-    planes: tuple[PlaneAt, ...]
-    views: dict[Kind, Array]
-    width: int
-    height: int
-    formats: dict[Kind, Format]
+    __slots__ = ("end", "formats", "height", "meta", "table", "views", "width")
 
-
-class _Found(NamedTuple):
-    """One whole frame as found in a slot."""
-
-    sequence: int
-    word: int
-    head: tuple[int, ...]
-    known: _Known
+    def __init__(self, planes: tuple[PlaneAt, ...], meta: tuple[int, ...], table: bytes, end: int) -> None:
+        self.meta = meta
+        self.table = table
+        self.end = end
+        self.views: dict[Kind, Array] = {}
+        self.formats = {plane.kind: plane.format for plane in planes}
+        main = next((plane for plane in planes if plane.kind == Kind.COLOUR), planes[0])
+        self.width, self.height = main.width, main.height
 
 
 class _Attachment:
@@ -104,7 +103,7 @@ class _Attachment:
         self.size = mapping.size
         self.slot_starts = [geometry.slot_start(k) for k in range(geometry.slot_count)]
         self.last = 0
-        self.tables: dict[tuple[int, bytes], _Known] = {}
+        self.known: list[_Known | None] = [None] * geometry.slot_count
         self._held: dict[int, Lock] = {}
         self._wait_index: int | None = None
         self._wake: Wake | None = None
@@ -186,7 +185,7 @@ class RingReader:
         self._writer_lock: Lock | None = None
         self._pid = os.getpid()
         self._look_at = 0.0
-        self._pinned = False
+        self._held: tuple[Frame, _Attachment, int | None, int, int] | None = None
 
     # Attaching and following
 
@@ -224,7 +223,7 @@ class RingReader:
             if at.u64[NEWEST_64] >> 8 > at.last:
                 return at
             now = time.monotonic()
-            if at.u32[STATE_32] == SegmentState.LIVE and now < self._look_at:
+            if at.u32[STATE_32] == _LIVE and now < self._look_at:
                 return at
             self._look_at = now + LOOK_S
         pointer = segment.read_pointer(self._placement)
@@ -295,7 +294,7 @@ class RingReader:
         nap_s = 0.001
         while left_s > 0:
             at = self._at
-            if at is None or at.u32[STATE_32] != SegmentState.LIVE:
+            if at is None or at.u32[STATE_32] != _LIVE:
                 time.sleep(min(nap_s, left_s))
                 nap_s = min(0.01, nap_s * 1.5)
             else:
@@ -309,7 +308,7 @@ class RingReader:
                 # SYNC POINT R5: `waiting` is visible before the last look. Meets W5.
                 self._release()
                 self._acquire()
-                if at.u64[NEWEST_64] >> 8 <= at.last and u32[STATE_32] == SegmentState.LIVE:
+                if at.u64[NEWEST_64] >> 8 <= at.last and u32[STATE_32] == _LIVE:
                     wake.wait(seen, min(left_s, LOOK_S))
                 if word is not None:
                     u32[word] = 0
@@ -331,13 +330,13 @@ class RingReader:
             self._detach()
             raise MalformedHeader(f"channel {self.channel}: newest frame in slot {slot}; start the writer again")
         if self.lossless:
-            stored = ((at.u64[start // 8], k) for k, start in enumerate(at.slot_starts))
+            stored = [(at.u64[start // 8], k) for k, start in enumerate(at.slot_starts)]
             waiting = [(word >> 1, k) for word, k in stored if not word & 1 and word >> 1 > at.last]
             return min(waiting, default=(sequence, slot))
         return sequence, slot
 
-    def _find(self, at: _Attachment, sequence: int, slot: int) -> _Found | None:
-        """The described frame, checked, or None when it is being overwritten."""
+    def _find(self, at: _Attachment, sequence: int, slot: int) -> tuple[tuple[int, ...], _Known] | None:
+        """The frame's header and its checked description, or None when it is being overwritten."""
         start = at.slot_starts[slot]
         # SYNC POINT R3: `newest` was read before the slot's sequence; if they disagree, look again. Meets W3.
         if not STRONG:
@@ -349,50 +348,47 @@ class RingReader:
         if not STRONG:
             self._order()
             head = SLOT_HEAD.unpack_from(at.memory, start)
-        begin = start + PLANE_TABLE_OFFSET
-        table = at.memory[begin : begin + head[9] * PLANE.size] if head[9] <= MAX_PLANES else b""
-        known = at.tables.get((slot, table))
-        if known is None or head[7] not in ORIGINS or head[8] not in COLOUR_SPACES:
+        known = at.known[slot]
+        if known is None or known.meta != head[7:10] or at.memory[start + _TABLE : known.end] != known.table:
             try:
-                known = self._check(at, slot, head, table)
+                known = self._check(at, slot, head)
             except MalformedSlot:
                 if not self._intact(at, start // 8, sequence):
                     return None
                 self._take(at, sequence)
                 raise
-        return _Found(sequence, start // 8, head, known)
+        return head, known
 
-    def _check(self, at: _Attachment, slot: int, head: tuple[int, ...], table: bytes) -> _Known:
-        if head[9] > MAX_PLANES or head[7] not in ORIGINS or head[8] not in COLOUR_SPACES:
+    def _check(self, at: _Attachment, slot: int, head: tuple[int, ...]) -> _Known:
+        origin, colour_space, count = meta = head[7:10]
+        if count > MAX_PLANES or origin not in ORIGINS or colour_space not in COLOUR_SPACES:
             raise MalformedSlot(
-                f"malformed slot: {head[9]} planes, origin {head[7]}, colour space {head[8]}; "
+                f"malformed slot: {count} planes, origin {origin}, colour space {colour_space}; "
                 "the writer breaks PROTOCOL.md, update or restart it"
             )
+        start = at.slot_starts[slot]
+        end = start + _TABLE + count * PLANE.size
+        table = at.memory[start + _TABLE : end]
         planes = parse_table(table, at.geometry.slot_header_size, at.geometry.slot_stride)
-        views = {plane.kind: view(at.memory, at.slot_starts[slot], plane) for plane in planes}
-        for shown in views.values():
+        known = _Known(planes, meta, table, end)
+        for plane in planes:
+            shown = known.views[plane.kind] = view(at.memory, start, plane)
             shown.flags.writeable = False
-        main = next((p for p in planes if p.kind == Kind.COLOUR), planes[0])
-        if len(at.tables) >= 256:
-            at.tables.clear()
-        known = at.tables[slot, table] = _Known(
-            planes, views, main.width, main.height, {p.kind: p.format for p in planes}
-        )
+        at.known[slot] = known
         return known
 
-    def _frame(self, at: _Attachment, found: _Found, arrays: dict[Kind, Array]) -> Frame:
-        sequence, word, head, known = found
-        _, frame_id, source, capture_ns, publish_ns, revision, flags, origin, colour_space, _, _ = head
+    def _frame(
+        self, at: _Attachment, start: int, head: tuple[int, ...], known: _Known, arrays: dict[Kind, Array]
+    ) -> Frame:
+        twice, frame_id, source, capture_ns, publish_ns, revision, flags, origin, colour_space, _, _ = head
         pose = lens = None
-        if flags & (SlotFlag.POSE | SlotFlag.INTRINSICS):
-            start = word * 8
-            if flags & SlotFlag.POSE:
-                pose = np.array(POSE_CODEC.unpack_from(at.memory, start + POSE_AT), np.float32).reshape(4, 4)
-            if flags & SlotFlag.INTRINSICS:
-                lens = INTRINSICS_CODEC.unpack_from(at.memory, start + INTRINSICS_AT)
+        if flags & _POSE:
+            pose = np.array(POSE_CODEC.unpack_from(at.memory, start + POSE_AT), np.float32).reshape(4, 4)
+        if flags & _INTRINSICS:
+            lens = INTRINSICS_CODEC.unpack_from(at.memory, start + INTRINSICS_AT)
         return Frame(
             arrays,
-            sequence,
+            twice >> 1,
             frame_id,
             source,
             capture_ns,
@@ -421,12 +417,11 @@ class RingReader:
 
     def _take(self, at: _Attachment, sequence: int) -> None:
         at.last = sequence
-        self._report(at)
+        if self.lossless:
+            self._report(at)
 
     def _report(self, at: _Attachment) -> None:
         """Tell a lossless writer how far we are."""
-        if not self.lossless:
-            return
         entry = at.geometry.entry_32(LOSSLESS_ENTRY)
         self._order()
         at.u64[entry // 2 + TAKEN_64] = at.last
@@ -461,16 +456,18 @@ class RingReader:
             found = self._find(at, *place)
             if found is None:
                 continue
+            head, known = found
             if buffer is None:
-                arrays = {kind: shown.copy() for kind, shown in found.known.views.items()}
+                arrays = {kind: shown.copy() for kind, shown in known.views.items()}
             else:
-                source = found.known.views.get(Kind.COLOUR)
+                source = known.views.get(Kind.COLOUR)
                 target = _fit(buffer, source)
                 target[...] = source
                 arrays = {Kind.COLOUR: target}
-            frame = self._frame(at, found, arrays)
-            if self._intact(at, found.word, found.sequence):
-                self._take(at, found.sequence)
+            start = at.slot_starts[place[1]]
+            frame = self._frame(at, start, head, known, arrays)
+            if self._intact(at, start // 8, place[0]):
+                self._take(at, place[0])
                 return frame
         return None
 
@@ -484,52 +481,55 @@ class RingReader:
         """
         return _Latest(self, timeout_s)
 
-    def _pin(self, timeout_s: float) -> tuple[Frame | None, _Attachment | None, _Found | None]:
-        if self._pinned:
+    def _pin(self, timeout_s: float) -> Frame | None:
+        if self._held is not None:
             raise RuntimeError(f"channel {self.channel}: leave the previous latest() block first")
         at = self._ready() or (self._sleep(timeout_s) if timeout_s > 0 else None)
         if at is None:
-            return None, None, None
+            return None
         word = None if self.lossless else at.pin_word()
         if word is None and not self.lossless:
-            return self._copy(0.0, None), None, None
+            return self._copy(0.0, None)
         for _ in range(ATTEMPTS):
             place = self._next(at)
             if place is None:
                 break
+            sequence, slot = place
             if word is not None:
-                at.u32[word] = place[1] + 1
+                at.u32[word] = slot + 1
                 # SYNC POINT R1: the pin is visible before the sequence is checked. Meets W1.
                 self._release()
                 self._acquire()
             try:
-                found = self._find(at, *place)
+                found = self._find(at, sequence, slot)
             except BaseException:
                 if word is not None:
                     at.u32[word] = 0
                 raise
             if found is not None:
-                self._pinned = True
-                if not self.lossless:
-                    at.last = found.sequence
-                return self._frame(at, found, dict(found.known.views)), at, found
+                start = at.slot_starts[slot]
+                frame = self._frame(at, start, *found, found[1].views.copy())
+                self._held = (frame, at, word, start // 8, sequence)
+                if word is not None:
+                    at.last = sequence
+                return frame
         if word is not None:
             at.u32[word] = 0
-        return None, None, None
+        return None
 
-    def _unpin(self, frame: Frame, at: _Attachment, found: _Found) -> None:
-        self._pinned = False
+    def _unpin(self) -> None:
+        if self._held is None:
+            return
+        frame, at, word, sequence_word, sequence = self._held
+        self._held = None
         if not at.mapping.whole():
             frame.valid = False
             return
-        frame.valid = self._intact(at, found.word, found.sequence)
-        if self.lossless:
-            if at is self._at:
-                self._take(at, found.sequence)
-            return
-        word = at.pin_word()
+        frame.valid = self._intact(at, sequence_word, sequence)
         if word is not None:
             at.u32[word] = 0
+        elif at is self._at:
+            self._take(at, sequence)
 
     def close(self) -> None:
         """Let go of the ring. Views that are still held stay mapped. Harmless when closed already."""
@@ -549,21 +549,19 @@ class RingReader:
 class _Latest:
     """The block of `RingReader.latest`."""
 
-    __slots__ = ("_at", "_found", "_frame", "_reader", "_timeout_s")
+    __slots__ = ("_reader", "_timeout_s")
 
     def __init__(self, reader: RingReader, timeout_s: float) -> None:
         self._reader = reader
         self._timeout_s = timeout_s
 
     def __enter__(self) -> Frame | None:
-        self._frame, self._at, self._found = self._reader._pin(self._timeout_s)
-        return self._frame
+        return self._reader._pin(self._timeout_s)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._frame is not None and self._at is not None and self._found is not None:
-            self._reader._unpin(self._frame, self._at, self._found)
+        self._reader._unpin()
 
 
 def _fit(buffer: Any, source: Array | None) -> Array:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 
 import numpy as np
@@ -83,6 +83,9 @@ from bridge.wake import STRONG, Wake, fence, wake_for
 DEFAULT_CAPACITY_BYTES = 1920 * 1080 * 4
 DEFAULT_MAX_CAPACITY_BYTES = 1 << 30
 _NOBODY = bytes(4 * READER_ENTRIES)
+_WAITING = HEADER.offset("waiting")
+_WAITING_END = _WAITING + len(_NOBODY)
+_POSE, _INTRINSICS = int(SlotFlag.POSE), int(SlotFlag.INTRINSICS)
 _EVERYTHING = 1 << 63
 _NAP_S = 0.05
 
@@ -114,8 +117,7 @@ class RingWriter:
     channel: its name, such as "stage.in". capacity_bytes: plane bytes that a slot holds at first; a larger frame makes
     the next generation, up to max_capacity_bytes (give the same number to forbid growth). slots: 4 to 64; slots - 2
     readers may hold zero-copy views at once. directory: an existing folder for a file-backed ring instead of the
-    system's usual place. timeout_s: how long a lossless writer waits for its reader. `_fault` is called with the name
-    of each step of a publication, for tests that kill the process there.
+    system's usual place. timeout_s: how long a lossless writer waits for its reader.
 
     Raises InvalidChannel, WriterExists while another live writer holds the channel, NoSpace, AccessDenied. A stale ring
     of a dead writer is taken over. One object serves one thread at a time.
@@ -131,7 +133,6 @@ class RingWriter:
         directory: str | os.PathLike[str] | None = None,
         max_capacity_bytes: int = DEFAULT_MAX_CAPACITY_BYTES,
         timeout_s: float = 10.0,
-        _fault: Callable[[str], None] | None = None,
     ) -> None:
         if not MIN_SLOTS <= slots <= MAX_SLOTS:
             raise ValueError(f"slots: got {slots}; give {MIN_SLOTS} to {MAX_SLOTS}")
@@ -145,14 +146,15 @@ class RingWriter:
         self.channel = channel
         self.slots = slots
         self.policy = Policy(policy)
+        self._lossless = self.policy is Policy.LOSSLESS
         self.timeout_s = timeout_s
         self._max_capacity = max(capacity_bytes, max_capacity_bytes)
         self._placement = segment.place(channel, directory)
-        self._fault = _fault
         self._release, self._acquire = fence()
         self._sequence = 0
         self.generation = 0
-        self._wakes: dict[int, Wake] = {}
+        self._wake: Wake | None = None
+        self._events: dict[int, Wake] = {}
         self._progress_wake: Wake | None = None
         self._reader_locks: list[Lock] = []
         self._let_go = False
@@ -197,7 +199,6 @@ class RingWriter:
         stride, size = segment_bytes(capacity_bytes, self.slots)
         generation = segment.new_generation()
         mapping = segment.create(self._placement, generation, size)
-        self._step("created")
         mapping.bytes[: HEADER.size] = HEADER.pack(
             magic=MAGIC,
             header_size=HEADER.size,
@@ -220,13 +221,11 @@ class RingWriter:
         )
         self._order()
         mapping.u32[VERSION_32] = VERSION
-        self._step("header")
         try:
             segment.swing_pointer(self._placement, generation, size, now_ns())
         except RingError:
             segment.remove_leftovers(self._placement, keep=self.generation)
             raise
-        self._step("pointer")
         self.generation = generation
         self._mapping = mapping
         self._geometry = Geometry(
@@ -245,10 +244,14 @@ class RingWriter:
         self.capacity_bytes = stride - SLOT.size
         self._u32 = mapping.u32
         self._u64 = mapping.u64
-        waiting = HEADER.offset("waiting")
-        self._waiting = mapping.bytes[waiting : waiting + 4 * READER_ENTRIES]
+        event = self._placement.event_name(generation, "")
+        self._wake = wake_for(mapping, WAKE_32, None) if event is None else None
         self._slot_words = [self._geometry.slot_start(k) // 8 for k in range(self.slots)]
+        self._slot_starts = [self._geometry.slot_start(k) for k in range(self.slots)]
         self._pin_words = [self._geometry.entry_32(i) + PIN_32 for i in self._geometry.pin_entries]
+        # For every newest slot: the others, least recently published first, as (slot, word of its sequence, pin value).
+        others = [[(n + step) % self.slots for step in range(1, self.slots)] for n in range(self.slots)]
+        self._oldest_first = [[(k, self._slot_words[k], k + 1) for k in order] for order in others]
         self._reader_32 = self._geometry.entry_32(LOSSLESS_ENTRY)
         self._newest_slot = self.slots - 1
         self._slot = 0
@@ -257,9 +260,9 @@ class RingWriter:
         if previous is not None:
             self._retire(*previous, SegmentState.SUPERSEDED)
         segment.remove_leftovers(self._placement, keep=generation)
-        self._wakes.clear()
+        self._events.clear()
         self._progress_wake = None
-        if self.policy is Policy.LOSSLESS:
+        if self._lossless:
             # The newest of these tells whether the reader lives, the older ones whether it may still follow.
             lock = self._placement.reader_lock(generation, LOSSLESS_ENTRY, self._reader_32 * 4)
             self._reader_locks = [*self._reader_locks[-1:], lock]
@@ -281,10 +284,6 @@ class RingWriter:
     def _order(self) -> None:
         self._release()
         self._acquire()
-
-    def _step(self, name: str) -> None:
-        if self._fault is not None:
-            self._fault(name)
 
     @property
     def sequence(self) -> int:
@@ -334,8 +333,6 @@ class RingWriter:
             for kind, array in planes.items():
                 target = targets[kind]
                 target[...] = array if array.ndim == target.ndim else array[..., 0]
-                if self._fault is not None:
-                    self._fault("copied")
         except BaseException:
             self._abandon()
             raise
@@ -416,37 +413,33 @@ class RingWriter:
             self._check_open()
         if not self._mapping.whole():
             raise TruncatedSegment(f"channel {self.channel}: its segment was cut by somebody; make a new writer")
-        u64 = self._u64
+        u64, u32, pins = self._u64, self._u32, self._pin_words
+        mark = 2 * self._sequence + 1
         while True:
-            taken = _EVERYTHING if self.policy is Policy.NEWEST else self._taken()
-            for step in range(1, self.slots):
-                slot = (self._newest_slot + step) % self.slots
-                word = self._slot_words[slot]
+            taken = self._taken() if self._lossless else _EVERYTHING
+            for slot, word, pin in self._oldest_first[self._newest_slot]:
                 before = u64[word]
-                if before >> 1 > taken or self._pinned(slot):
+                if before >> 1 > taken:
                     continue
-                u64[word] = 2 * self._sequence + 1
-                # SYNC POINT W1: the odd sequence is visible before pins are looked at again and before any pixel
-                # changes. Meets R1: either the reader's check sees it, or we see the pin.
-                self._release()
-                self._acquire()
-                if self._pinned(slot):
-                    u64[word] = before
-                    continue
-                self._slot = slot
-                if self._fault is not None:
-                    self._fault("odd")
-                return slot
-            if self.policy is Policy.LOSSLESS:
+                for entry in pins:
+                    if u32[entry] == pin:
+                        break
+                else:
+                    u64[word] = mark
+                    # SYNC POINT W1: the odd sequence is visible before pins are looked at again and before any pixel
+                    # changes. Meets R1: either the reader's check sees it, or we see the pin.
+                    self._release()
+                    self._acquire()
+                    for entry in pins:
+                        if u32[entry] == pin:
+                            u64[word] = before
+                            break
+                    else:
+                        self._slot = slot
+                        return slot
+            if self._lossless:
                 self._await_reader(self.timeout_s if timeout_s is None else timeout_s)
             # Otherwise a reader moved its pin between our two looks: there are fewer pins than slots, look again.
-
-    def _pinned(self, slot: int) -> bool:
-        u32 = self._u32
-        for word in self._pin_words:
-            if u32[word] == slot + 1:
-                return True
-        return False
 
     def _abandon(self) -> None:
         self._u64[self._slot_words[self._slot]] = 0
@@ -466,17 +459,17 @@ class RingWriter:
     ) -> int:
         sequence = self._sequence + 1
         slot = self._slot
-        start = self._geometry.slot_start(slot)
+        start = self._slot_starts[slot]
         now = now_ns()
         memory = self._mapping.memory
         try:
             if T_world_camera is not None:
                 POSE_CODEC.pack_into(memory, start + POSE_AT, *np.asarray(T_world_camera, np.float32).reshape(16))
-                flags |= SlotFlag.POSE
+                flags |= _POSE
             if intrinsics is not None:
                 fx, fy, cx, cy = intrinsics
                 INTRINSICS_CODEC.pack_into(memory, start + INTRINSICS_AT, fx, fy, cx, cy)
-                flags |= SlotFlag.INTRINSICS
+                flags |= _INTRINSICS
             SLOT_BODY.pack_into(
                 memory,
                 start + 8,
@@ -503,23 +496,17 @@ class RingWriter:
             self._tables[slot] = plan.table
         u64, u32 = self._u64, self._u32
         u64[HEARTBEAT_64] = now
-        if self._fault is not None:
-            self._fault("described")
         # SYNC POINT W2: pixels and description are visible before the even sequence. Meets R2. (On x86 stores keep
         # their order, and a copy that bypasses the caches ends with a fence of its own.)
         if not STRONG:
             self._order()
         u64[self._slot_words[slot]] = 2 * sequence
-        if self._fault is not None:
-            self._fault("even")
         # SYNC POINT W3: the even sequence before `newest`. Meets R3; a reader that sees them otherwise retries.
         if not STRONG:
             self._order()
         u64[NEWEST_64] = sequence << 8 | slot
         self._sequence = sequence
         self._newest_slot = slot
-        if self._fault is not None:
-            self._fault("newest")
         # SYNC POINT W4: `newest` before the wake word. Meets R4.
         if not STRONG:
             self._order()
@@ -527,26 +514,21 @@ class RingWriter:
         # SYNC POINT W5: the wake word before `waiting` is read. Meets R5: either we see a sleeper, or it sees the word.
         self._release()
         self._acquire()
-        if not STRONG or self._waiting[:] != _NOBODY:
+        if not STRONG or memory[_WAITING:_WAITING_END] != _NOBODY:
             self._wake_readers()
-        if self._fault is not None:
-            self._fault("woken")
         return sequence
 
     def _wake_readers(self) -> None:
+        if self._wake is not None:
+            self._wake.wake()
+            return
         for index in range(READER_ENTRIES):
-            event = self._placement.event_name(self.generation, f"r{index}")
-            if event is None:
-                key, asleep = 0, True
-            else:
-                key, asleep = index, self._u32[HEADER.offset("waiting") // 4 + index] != 0
-            if asleep:
-                wake = self._wakes.get(key)
+            if self._u32[_WAITING // 4 + index]:
+                wake = self._events.get(index)
                 if wake is None:
-                    wake = self._wakes[key] = wake_for(self._mapping, WAKE_32, event)
+                    event = self._placement.event_name(self.generation, f"r{index}")
+                    wake = self._events[index] = wake_for(self._mapping, WAKE_32, event)
                 wake.wake()
-            if event is None:
-                return
 
     def _taken(self) -> int:
         """Newest sequence that may be overwritten under the lossless policy."""

@@ -66,20 +66,13 @@ if sys.platform == "linux":
     @functools.cache
     def _syscalls() -> tuple[ctypes._NamedFuncPointer, ctypes._NamedFuncPointer]:
         """libc's `syscall`, releasing the interpreter lock (to sleep) and keeping it (to wake, which is short)."""
+        # The remaining arguments of the call are not looked at for these two operations.
         sleeping = ctypes.CDLL(None, use_errno=True).syscall
         sleeping.restype = ctypes.c_long
-        sleeping.argtypes = (
-            ctypes.c_long,
-            ctypes.c_void_p,
-            ctypes.c_int,
-            ctypes.c_uint32,
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.c_uint32,
-        )
+        sleeping.argtypes = (ctypes.c_long, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_void_p)
         waking = ctypes.PyDLL(None).syscall
         waking.restype = ctypes.c_long
-        waking.argtypes = sleeping.argtypes
+        waking.argtypes = (ctypes.c_long, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
         return sleeping, waking
 
     class Futex:
@@ -98,10 +91,10 @@ if sys.platform == "linux":
             self._timeout.tv_sec, self._timeout.tv_nsec = divmod(ns, 1_000_000_000)
             # The kernel compares the word after a full barrier, so a change between the caller's last look and here
             # returns at once. Interrupted, changed and timed out all mean: look again.
-            self._sleep(self._number, self._address, _FUTEX_WAIT, expected, self._timeout_at, None, 0)
+            self._sleep(self._number, self._address, _FUTEX_WAIT, expected, self._timeout_at)
 
         def wake(self) -> None:
-            self._wake(self._number, self._address, _FUTEX_WAKE, 0x7FFFFFFF, None, None, 0)
+            self._wake(self._number, self._address, _FUTEX_WAKE, 0x7FFFFFFF)
 
 
 class Naps:

@@ -38,29 +38,21 @@ def check(frame: Frame) -> int:
 
 
 def write(directory: str, channel: str, o: dict[str, str]) -> None:
-    """Write o[frames] frames from number o[first]; with o[die], SIGKILL itself at that step of frame o[die_frame]."""
-    now = [0]
-
-    def fault(step: str) -> None:
-        if step == o.get("die") and now[0] == int(o.get("die_frame", "5")):
-            os.kill(os.getpid(), signal.SIGKILL)
-
+    """Write o[frames] frames from number o[first]."""
     width, height = int(o.get("width", "64")), int(o.get("height", "48"))
     capacity = int(o.get("capacity", str(width * height * 4)))
     policy = Policy[o.get("policy", "NEWEST")]
     slots = int(o.get("slots", "4"))
-    with RingWriter(channel, capacity, slots, policy, directory=directory, timeout_s=30, _fault=fault) as writer:
+    with RingWriter(channel, capacity, slots, policy, directory=directory, timeout_s=30) as writer:
         print(f"READY {writer.generation}", flush=True)
         first = int(o.get("first", "1"))
         until = first + int(o.get("frames", "1000000000"))
         for number in range(first, until):
-            now[0] = number
             grown = width * (1 + (number // 50) % 5) if "resize" in o else width
             if o.get("how") == "slot":
                 with writer.slot([PlaneSpec(Kind.COLOUR, Format.RGBA8, grown, height)]) as slot:
                     slot.planes[Kind.COLOUR][:] = picture(number, grown, height)
                     slot.source_frame_id = number
-                    fault("copied")
             else:
                 writer.write({Kind.COLOUR: picture(number, grown, height)}, source_frame_id=number)
             if "pause" in o:

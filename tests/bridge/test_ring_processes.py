@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
 import random
 import re
@@ -10,17 +11,17 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from bridge.ring import Kind, Policy, RingReader, RingWriter, State, WriterExists
+from bridge.ring import Format, Kind, PlaneSpec, Policy, RingReader, RingWriter, State, WriterExists
 from tests.bridge.ring_peer import check, number_of, picture
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills its peers by POSIX signals")
 
-WRITER_STEPS = ["created", "header", "pointer", "odd", "copied", "described", "even", "newest", "woken"]
 PATIENCE_S = 60
 
 
@@ -56,36 +57,76 @@ def newest(reader: RingReader, at_least: int) -> int:
     raise AssertionError(f"no frame {at_least} within {PATIENCE_S} s")
 
 
-@pytest.mark.parametrize("how", ["write", "slot"])
-@pytest.mark.parametrize("step", WRITER_STEPS)
-def test_a_writer_killed_at_any_step_leaves_whole_frames_and_a_successor(
-    tmp_path: pathlib.Path, step: str, how: str
-) -> None:
-    setting_up = step in WRITER_STEPS[:3]
-    with (
-        peer("write", tmp_path, die=step, die_frame=0 if setting_up else 7, how=how, pause=0.02) as writer,
-        RingReader("a", directory=tmp_path) as reader,
-    ):
-        last = 0
-        while writer.poll() is None:
-            frame = reader.read(0.01)
-            last = check(frame) if frame is not None else last
-        assert writer.returncode == -signal.SIGKILL
-        gone = time.monotonic()
-        assert reader.state is not State.LIVE
-        assert time.monotonic() - gone < 1
-        for frame in iter(reader.read, None):
-            last = check(frame)
-        assert last in ((0,) if setting_up else (6, 7))
-        if step != "pointer":  # there the reader may or may not have found the ring in time
-            assert reader.state is (State.NO_WRITER if setting_up else State.WRITER_GONE)
-        # What it left neither stops nor outlives its successor.
-        with RingWriter("a", 1 << 14, directory=tmp_path) as successor:
-            successor.write({Kind.COLOUR: picture(100)}, source_frame_id=100)
-            assert newest(reader, 100) == 100
-            assert reader.state is State.LIVE
-            left = sorted(p.suffix for p in tmp_path.iterdir())
-            assert left == [".lock", ".ring", ".seg"]
+def dies_at_line(directory: pathlib.Path, moment: str, line_number: int) -> int:
+    """Fork a writer that kills itself before the n-th line of `bridge` it runs in `moment`; returns its process id.
+
+    It exits with status 0 when that moment has fewer lines.
+    """
+    child = os.fork()
+    if child:
+        return child
+    left = line_number
+
+    def trace(frame: types.FrameType, event: str, _: object) -> object:
+        nonlocal left
+        if f"{os.sep}bridge{os.sep}" not in frame.f_code.co_filename or "tests" in frame.f_code.co_filename:
+            return None
+        if event == "line":
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    writer = None
+    try:
+        for number in range(8):
+            if number == {"set-up": 0, "leaving": None}.get(moment, 7):
+                sys.settrace(trace)
+            if number == 0:
+                writer = RingWriter("a", 1 << 14, directory=directory)
+            elif number == 7 and moment == "growth":
+                writer.write({Kind.COLOUR: picture(7, 256)}, source_frame_id=7)
+            elif moment == "zero copy":
+                with writer.slot([PlaneSpec(Kind.COLOUR, Format.RGBA8, 64, 48)]) as slot:
+                    slot.planes[Kind.COLOUR][:] = picture(number)
+                    slot.source_frame_id = number
+            else:
+                writer.write({Kind.COLOUR: picture(number)}, source_frame_id=number)
+            sys.settrace(None)
+        if moment == "leaving":
+            sys.settrace(trace)
+            writer.close()
+            sys.settrace(None)
+    finally:
+        os._exit(0)
+
+
+@pytest.mark.parametrize("moment", ["set-up", "write", "zero copy", "growth", "leaving"])
+def test_a_writer_killed_at_any_line_leaves_whole_frames_and_a_successor(tmp_path: pathlib.Path, moment: str) -> None:
+    stride = 1 if moment in ("write", "zero copy") else 4
+    for line_number in range(1, 2000, stride):
+        with RingReader("a", directory=tmp_path) as reader:
+            child = dies_at_line(tmp_path, moment, line_number)
+            last, ended = 0, 0
+            while not ended:
+                frame = reader.read(0.002)
+                last = check(frame) if frame is not None else last
+                ended, status = os.waitpid(child, os.WNOHANG)
+            assert reader.state is not State.LIVE
+            for frame in iter(reader.read, None):
+                assert check(frame) >= last
+                last = check(frame)
+            assert reader.state is not State.LIVE
+            assert last <= (0 if moment == "set-up" and os.WIFSIGNALED(status) else 7)
+            # What it left neither stops nor outlives its successor.
+            with RingWriter("a", 1 << 14, directory=tmp_path) as successor:
+                successor.write({Kind.COLOUR: picture(100)}, source_frame_id=100)
+                assert newest(reader, 100) == 100
+                assert reader.state is State.LIVE
+                assert sorted(p.suffix for p in tmp_path.iterdir()) == [".lock", ".ring", ".seg"]
+        if not os.WIFSIGNALED(status):
+            break
+    assert line_number > (20 if moment == "write" else 5)
 
 
 def test_a_writer_killed_at_random_moments_never_tears_a_frame(tmp_path: pathlib.Path) -> None:
