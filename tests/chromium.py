@@ -177,6 +177,7 @@ class Page:
         path.write_bytes(base64.b64decode(result["data"]))
 
     async def close(self) -> None:
-        """Close the tab's connection."""
+        """Close the tab."""
+        await self.call("Page.close")
         self._listening.cancel()
         await self._socket.close()
