@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from core.world.scene import COLOURS, SLOT_SHAPES, Poses, Scenes
-from core.world.trace import FAR_M, FIRST_OBJECT, GROUND, SKY, Hits, Rays
+from core.world.trace import FIRST_OBJECT, GROUND, SKY, Hits, Rays
 
 _TILE_M = 1.6
 
@@ -22,79 +23,113 @@ _TILE_M = 1.6
 class Surface:
     """What a style may look at, per pixel: masks `sky`, `ground`, `body`; `albedo` (B,3,H,W) of the objects;
     `light` Lambert term; `facing` cosine to the viewer; `shadow` 0 (dark) to 1; `far` 0 (near) to 1 along the ground;
-    `tile` -1 or 1 fading with distance; `up` sine of the ray's elevation; `edge` 1 on silhouettes and creases."""
+    `tile` -1 or 1 fading with distance; `up` sine of the ray's elevation; `edge` 1 on silhouettes and creases.
 
-    sky: Tensor
-    ground: Tensor
-    body: Tensor
-    albedo: Tensor
-    light: Tensor
-    facing: Tensor
-    shadow: Tensor
-    far: Tensor
-    tile: Tensor
-    up: Tensor
-    edge: Tensor
+    Each is computed when a style first asks for it, once per trace.
+    """
 
+    scenes: Scenes
+    poses: Poses
+    rays: Rays
+    hits: Hits
+    height: int
+    width: int
 
-def surface(scenes: Scenes, poses: Poses, rays: Rays, hits: Hits, height: int, width: int) -> Surface:
-    """Everything the styles share, computed once per trace."""
+    def _picture(self, values_BN: Tensor) -> Tensor:
+        return values_BN.unflatten(1, (1, self.height, self.width))
 
-    def picture(values_BN: Tensor) -> Tensor:
-        return values_BN.unflatten(1, (1, height, width))
+    @cached_property
+    def sky(self) -> Tensor:
+        return self._picture(self.hits.instance == SKY)
 
-    instance = hits.instance
-    sky, ground = instance == SKY, instance == GROUND
-    body = ~(sky | ground)
-    length = torch.rsqrt(rays.dx**2 + rays.dy**2 + rays.dz**2)
-    light_dir = scenes.light
-    light = (hits.nx * light_dir[:, 0:1] + hits.ny * light_dir[:, 1:2] + hits.nz * light_dir[:, 2:3]).clamp_min(0)
-    facing = -(hits.nx * rays.dx + hits.ny * rays.dy + hits.nz * rays.dz) * length
-    t = torch.where(ground, hits.t, 1.0)
-    x, y = rays.ox + t * rays.dx, rays.oy + t * rays.dy
+    @cached_property
+    def ground(self) -> Tensor:
+        return self._picture(self.hits.instance == GROUND)
 
-    # a soft round shadow under each object, pushed away from the light as the object rises
-    lit = torch.ones_like(t)
-    for slot in range(len(SLOT_SHAPES)):
-        if not bool(scenes.present[:, slot].any()):
-            continue
-        centre, size = poses.centre[:, slot], scenes.size[:, slot]
-        push = centre[:, 2:3] * 0.5
-        sx, sy = x - centre[:, 0:1] + push * light_dir[:, 0:1], y - centre[:, 1:2] + push * light_dir[:, 1:2]
-        reach = 1.45 * size[:, 0:1]
-        near = (1.0 - (sx * sx + sy * sy) / (reach * reach)).clamp_min(0)
-        strength = scenes.present[:, slot, None] * (1.4 - 0.6 * (centre[:, 2:3] - size[:, 2:3]))
-        lit = torch.minimum(lit, 1.0 - (near * strength).clamp(0.0, 1.0))
+    @cached_property
+    def body(self) -> Tensor:
+        return self._picture(self.hits.instance >= FIRST_OBJECT)
 
-    distance = ((x - rays.ox) ** 2 + (y - rays.oy) ** 2).sqrt()
-    far = torch.where(ground, (distance * (1.0 / 26.0)).clamp(0.0, 1.0), 0.0)
-    odd = (torch.floor(x / _TILE_M) + torch.floor(y / _TILE_M)).remainder(2.0)
-    tile = torch.where(ground, (odd * 2.0 - 1.0) * (1.0 - distance * (1.0 / 14.0)).clamp_min(0), 0.0)
+    @cached_property
+    def _per_length(self) -> Tensor:
+        rays = self.rays
+        return torch.rsqrt(rays.dx * rays.dx + rays.dy * rays.dy + rays.dz * rays.dz)
 
-    names = torch.tensor(list(COLOURS.values()), device=t.device)
-    colour = scenes.colour.gather(1, (instance - FIRST_OBJECT).clamp_min(0))
-    albedo = names[colour].unflatten(1, (height, width)).permute(0, 3, 1, 2)
+    @cached_property
+    def light(self) -> Tensor:
+        hits, to_light = self.hits, self.scenes.light
+        lambert = hits.nx * to_light[:, 0:1] + hits.ny * to_light[:, 1:2] + hits.nz * to_light[:, 2:3]
+        return self._picture(lambert.clamp_min(0))
 
-    face = hits.face.unflatten(1, (height, width))
-    edge = torch.zeros_like(face, dtype=torch.bool)
-    across, down = face[:, :, 1:] != face[:, :, :-1], face[:, 1:] != face[:, :-1]
-    edge[:, :, 1:] |= across
-    edge[:, :, :-1] |= across
-    edge[:, 1:] |= down
-    edge[:, :-1] |= down
-    return Surface(
-        sky=picture(sky.float()),
-        ground=picture(ground.float()),
-        body=picture(body.float()),
-        albedo=albedo,
-        light=picture(light),
-        facing=picture(facing.clamp(0, 1)),
-        shadow=picture(torch.where(ground, lit, 1.0)),
-        far=picture(far),
-        tile=picture(tile),
-        up=picture((rays.dz * length).clamp(0, 1)),
-        edge=edge.unsqueeze(1).float(),
-    )
+    @cached_property
+    def facing(self) -> Tensor:
+        hits, rays = self.hits, self.rays
+        cosine = -(hits.nx * rays.dx + hits.ny * rays.dy + hits.nz * rays.dz) * self._per_length
+        return self._picture(cosine.clamp(0, 1))
+
+    @cached_property
+    def up(self) -> Tensor:
+        return self._picture((self.rays.dz * self._per_length).clamp(0, 1))
+
+    @cached_property
+    def _on_ground(self) -> tuple[Tensor, Tensor]:
+        """World x and y (B,N) in metres; somewhere harmless where the ground is not what is seen."""
+        t = torch.where(self.ground.flatten(1), self.hits.t, 1.0)
+        return self.rays.ox + t * self.rays.dx, self.rays.oy + t * self.rays.dy
+
+    @cached_property
+    def _distance(self) -> Tensor:
+        x, y = self._on_ground
+        x, y = x - self.rays.ox, y - self.rays.oy
+        return (x * x + y * y).sqrt()
+
+    @cached_property
+    def shadow(self) -> Tensor:
+        """A soft round shadow under each object, pushed away from the light as the object rises."""
+        x, y = self._on_ground
+        lit = torch.ones_like(x)
+        to_light = self.scenes.light
+        present_somewhere = self.scenes.present.any(0).tolist()
+        for slot in range(len(SLOT_SHAPES)):
+            if not present_somewhere[slot]:
+                continue
+            centre, size = self.poses.centre[:, slot], self.scenes.size[:, slot]
+            push = centre[:, 2:3] * 0.5
+            per_reach = 1.0 / (1.45 * size[:, 0:1].clamp_min(1e-3))
+            sx = (x - (centre[:, 0:1] - push * to_light[:, 0:1])) * per_reach
+            sy = (y - (centre[:, 1:2] - push * to_light[:, 1:2])) * per_reach
+            strength = self.scenes.present[:, slot, None] * (1.4 - 0.6 * (centre[:, 2:3] - size[:, 2:3]))
+            dark = ((1.0 - (sx * sx + sy * sy)) * strength).clamp(0.0, 1.0)
+            lit = torch.minimum(lit, 1.0 - dark)
+        return self._picture(torch.where(self.ground.flatten(1), lit, 1.0))
+
+    @cached_property
+    def far(self) -> Tensor:
+        return self._picture((self._distance * (1.0 / 26.0)).clamp(0.0, 1.0)) * self.ground
+
+    @cached_property
+    def tile(self) -> Tensor:
+        x, y = self._on_ground
+        odd = (torch.floor(x * (1.0 / _TILE_M)) + torch.floor(y * (1.0 / _TILE_M))).remainder(2.0)
+        fade = (1.0 - self._distance * (1.0 / 14.0)).clamp_min(0)
+        return self._picture((odd * 2.0 - 1.0) * fade) * self.ground
+
+    @cached_property
+    def albedo(self) -> Tensor:
+        palette = torch.tensor(list(COLOURS.values()), device=self.hits.t.device)[self.scenes.colour]
+        slot = (self.hits.instance - FIRST_OBJECT).clamp_min(0)
+        return torch.stack([self._picture(palette[..., i].gather(1, slot))[:, 0] for i in range(3)], 1)
+
+    @cached_property
+    def edge(self) -> Tensor:
+        face = self._picture(self.hits.face)
+        edge = torch.zeros_like(face, dtype=torch.bool)
+        across, down = face[..., 1:] != face[..., :-1], face[..., 1:, :] != face[..., :-1, :]
+        edge[..., 1:] |= across
+        edge[..., :-1] |= across
+        edge[..., 1:, :] |= down
+        edge[..., :-1, :] |= down
+        return edge.float()
 
 
 def _rgb(like: Tensor, red: float, green: float, blue: float) -> Tensor:
@@ -102,7 +137,7 @@ def _rgb(like: Tensor, red: float, green: float, blue: float) -> Tensor:
 
 
 def _compose(s: Surface, sky: Tensor, ground: Tensor, body: Tensor) -> Tensor:
-    return torch.where(s.body > 0, body, torch.where(s.ground > 0, ground, sky))
+    return torch.where(s.body, body, torch.where(s.ground, ground, sky))
 
 
 def _mix(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
@@ -131,7 +166,7 @@ def _neon(s: Surface) -> Tensor:
     ground = _rgb(s.up, 0.05, 0.02, 0.12) + _rgb(s.up, 0.20, 0.02, 0.30) * (s.far + 0.10 * s.tile)
     rim = (1.0 - s.facing) ** 2
     picture = _compose(s, sky, ground * (0.4 + 0.6 * s.shadow), s.albedo * (0.12 + 0.25 * s.light + 0.9 * rim))
-    glow = torch.where(s.body > 0, s.albedo * 0.8 + 0.25, _rgb(s.up, 0.9, 0.2, 0.8))
+    glow = torch.where(s.body, s.albedo * 0.8 + 0.25, _rgb(s.up, 0.9, 0.2, 0.8))
     return _over(picture, glow, s.edge * 0.85)
 
 
@@ -155,7 +190,7 @@ def _noir(s: Surface) -> Tensor:
     ground = (0.10 + 0.02 * s.tile + 0.10 * s.far) * s.shadow
     body = ((s.light - 0.25) * 3.0).clamp(0, 1) * (0.62 + 0.38 * tone) + 0.02
     picture = _compose(s, 0.36 - 0.7 * s.up, ground, body)
-    return _over(picture, torch.zeros_like(picture), s.edge * (1.0 - s.body) * 0.6).expand(-1, 3, -1, -1)
+    return _over(picture, torch.zeros_like(picture), s.edge * (0.6 * ~s.body)).expand(-1, 3, -1, -1)
 
 
 def _thermal(s: Surface) -> Tensor:
@@ -231,6 +266,3 @@ def shade(s: Surface, style: str) -> Tensor:
     if shader is None:
         raise ValueError(f"no style {style!r}; known are {', '.join(STYLES)}")
     return shader(s).clamp(0.0, 1.0)
-
-
-__all__ = ["COLOURED_STYLES", "FAR_M", "STYLES", "Surface", "shade", "surface"]

@@ -8,7 +8,6 @@ uint8 (H,W), 0 sky, 1 ground, 2 and up objects; "class" uint8 (H,W) into `CLASSE
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -16,8 +15,8 @@ import torch
 from torch import Tensor
 
 from core.world.scene import SHAPES, SLOT_SHAPES, Poses, Scenes, caption, poses_at, scenes_from_seeds
-from core.world.shade import STYLES, shade, surface
-from core.world.trace import FAR_M, FIRST_OBJECT, GROUND, SKY, Hits, Rays, camera_rays, trace
+from core.world.shade import STYLES, Surface, shade
+from core.world.trace import FAR_M, FIRST_OBJECT, GROUND, SKY, Hits, Rays, camera_rays, camera_reach, trace
 
 CLASSES = ("sky", "ground", *SHAPES)
 PLANES = ("colour", "depth", "normal", "motion", "instance", "class")
@@ -53,11 +52,10 @@ class View:
         self.width, self.height = (window[2], window[3]) if window is not None else (width, height)
         self.poses: Poses = poses_at(scenes, time_s)
         self.rays: Rays = camera_rays(self.poses, scenes.camera[:, 7], width, height, window)
-        self.hits: Hits = trace(scenes, self.poses, self.rays)
-
-    @functools.cached_property
-    def _surface(self):  # type: ignore[no-untyped-def]
-        return surface(self.scenes, self.poses, self.rays, self.hits, self.height, self.width)
+        alone = len(scenes) == 1 and window is None and scenes.light.device.type == "cpu"
+        reach = camera_reach(scenes, self.poses, width, height) if alone else None
+        self.hits: Hits = trace(scenes, self.poses, self.rays, reach)
+        self._surface = Surface(scenes, self.poses, self.rays, self.hits, self.height, self.width)
 
     def shade(self, style: str) -> Tensor:
         """Colour (B,3,H,W), float32 0..1."""
@@ -68,7 +66,7 @@ class View:
 
     def colour(self, style: str) -> Tensor:
         """uint8 (B,H,W,3)."""
-        return (self.shade(style).permute(0, 2, 3, 1) * 255.0 + 0.5).to(torch.uint8).contiguous()
+        return (self.shade(style) * 255.0 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
     def depth(self) -> Tensor:
         """float32 (B,H,W)."""
