@@ -95,7 +95,7 @@ def _draw(seed: int) -> tuple[np.ndarray, ...]:
         r = radius[k] * (0.8 if kinds[k] in (1, 2) else 1.0)
         half_height = r if kinds[k] == 0 else height[k]
         size[k] = (r, r * (rng.uniform(0.8, 1.2) if kinds[k] == 1 else 1.0), half_height)
-        for attempt in range(_PLACING_TRIES):
+        for _ in range(_PLACING_TRIES):
             angle, distance = rng.uniform(0, 2 * math.pi), 2.4 * math.sqrt(rng.random())
             home[k] = (distance * math.cos(angle), distance * math.sin(angle))
             gaps = [

@@ -1,6 +1,6 @@
 """The styles: from what the rays hit to colours. One trace can be shaded in every style, which gives exact pairs.
 
-Each style is one function and one line of `_SHADERS`. Every silhouette, crease and horizon that shows in "grey" shows in
+Each style is one function and one line of `_SHADERS`. Every silhouette, crease and horizon of "grey" is an edge in
 every style. Values are linear in display space, 0..1. Legend: B batch, H rows, W columns; scalars are (B,1,H,W).
 """
 

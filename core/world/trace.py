@@ -6,6 +6,7 @@ keeps the number of passes small. Knows nothing of colours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -179,11 +180,11 @@ def camera_reach(scenes: Scenes, poses: Poses, width: int, height: int) -> list[
     low = (ends.amin(0) * scale + middle).floor() - 1
     high = (ends.amax(0) * scale + middle).ceil() + 1
     # a sphere that reaches behind the camera can touch any pixel
-    low = torch.where(z_near > _NEAR_M, low, -1.0e6).clamp_min(0).long().tolist()
-    high = torch.where(z_near > _NEAR_M, high, 1.0e6)
-    high = torch.minimum(high, 2.0 * middle).long().tolist()
+    ahead = z_near > _NEAR_M
+    first = torch.where(ahead, low, 0.0).clamp_min(0).long().tolist()
+    last = torch.minimum(torch.where(ahead, high, math.inf), 2.0 * middle).clamp_min(0).long().tolist()
     pixels = torch.arange(width * height).view(height, width)
-    return [pixels[y0:y1, x0:x1].flatten() for (x0, y0), (x1, y1) in zip(low, high, strict=True)]
+    return [pixels[y0:y1, x0:x1].flatten() for (x0, y0), (x1, y1) in zip(first, last, strict=True)]
 
 
 def _with_normals(scenes: Scenes, poses: Poses, rays: Rays, t: Tensor, instance: Tensor, square: Tensor) -> Hits:
