@@ -37,7 +37,7 @@ TORCH = "torch==2.13.0"
 TORCH_INDEX = "https://download.pytorch.org/whl/"
 ROOM_CPU_MB = 2500
 """Free space that a first install takes with the CPU build of torch, downloads included (measured, rounded up)."""
-ROOM_CUDA_MB = 9000
+ROOM_CUDA_MB = 10000
 HEARTBEAT_S = 5.0
 SETUPTOOLS = "setuptools"
 WINDOWS = os.name == "nt"

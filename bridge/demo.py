@@ -15,6 +15,7 @@ import threading
 import time
 import webbrowser
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,15 +50,34 @@ STYLE_S = 6.0
 STATUS_S = 5.0
 MAX_RESTARTS = 5
 RESTART_PAUSE_S = 1.0
-CLIENT_END_S = 5.0
+CLIENT_END_S = 15.0
 STUCK_S = 120.0
-"""Without any output for so long a demo that was to end by itself gives up."""
+"""Without any output for so long, although the model is loaded and frames come in, a demo with an end gives up."""
 KEPT_INPUTS = 128
 KEPT_INPUT_BYTES = 64 << 20
 """Inputs waiting for their outputs, for the contact sheet: whichever bound is reached first."""
 
 
-# ---- the client process --------------------------------------------------------------------------------------------
+# ---- processes --------------------------------------------------------------------------------------------
+
+
+class Heartbeat:
+    """Says how far the start is, every few seconds, until `stop`; from a thread, because imports block this one."""
+
+    def __init__(self, text: Callable[[], str]) -> None:
+        self._text = text
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.wait(PROGRESS_S):
+            say(self._text())
+
+    def stop(self) -> None:
+        """Nothing is said after this returns. Harmless when stopped already."""
+        self._stop.set()
+        self._thread.join()
 
 
 class Client:
@@ -292,23 +312,23 @@ def show(args: argparse.Namespace, channel: str, stop: threading.Event) -> tuple
         dtype=args.dtype,
     )
     client = Client(channel, words)
+    pairing = Pairing(
+        channel, [int((k + SETTLED) * frames / PAIRS) for k in range(PAIRS)] if frames is not None else []
+    )
     say("starting the client, the model and the page")
     client.start()
+    heartbeat = Heartbeat(lambda: _progress(serving, pairing, measured))
     try:
         serving.start()
         prompts = args.prompt or _prompts(args, serving)
         serving.start_page(prompts)
-    except BaseException:
-        client.stop()
-        serving.stop()
-        raise
-    walk = StyleWalk(serving, prompts, frames)
-    due = [int((k + SETTLED) * frames / PAIRS) for k in range(PAIRS)] if frames is not None else []
-    pairing = Pairing(channel, due)
-    try:
-        failure = _follow(args, serving, client, walk, pairing, measured, stop)
+        walk = StyleWalk(serving, prompts, frames)
+        failure = _follow(args, serving, client, walk, pairing, measured, heartbeat, stop)
         statistics = serving.statistics.snapshot()
     finally:
+        heartbeat.stop()
+        # Asked first and waited for last: the model must not compete with the client's end.
+        serving.host.stop()
         client.stop()
         serving.stop()
         pairing.stop()
@@ -345,10 +365,11 @@ def _follow(
     walk: StyleWalk,
     pairing: Pairing,
     measured: Measured,
+    heartbeat: Heartbeat,
     stop: threading.Event,
 ) -> str | None:
     """Watch the output until the end; returns what went wrong, or None."""
-    told_s = measured.since_start_s()
+    told_s = alive_s = measured.since_start_s()
     outputs = RingReader(f"{serving.channel}.out")
     try:
         while not stop.is_set():
@@ -361,7 +382,9 @@ def _follow(
             frames_out = serving.statistics.counter("frames_out")
             now_s = measured.since_start_s()
             if frame is not None:
+                alive_s = now_s
                 if measured.first_output_s is None:
+                    heartbeat.stop()
                     say(f"first picture after {now_s:.1f} s on {serving.host.device_name} ({serving.host.dtype_name})")
                     _open_page(args, serving.url)
                     told_s = now_s
@@ -370,12 +393,14 @@ def _follow(
                 walk.step(frames_out, now_s - (measured.first_output_s or 0.0))
                 if args.frames is not None and frames_out >= args.frames:
                     return None
-            elif args.frames is not None and now_s - measured.last_output_s > STUCK_S:
+            elif not (serving.host.ready.is_set() and pairing.fed.is_set()):
+                alive_s = now_s
+            elif args.frames is not None and now_s - alive_s > STUCK_S:
                 look = f"frameloom doctor --channel {serving.channel}"
                 return f"no picture came out for {STUCK_S:.0f} s; while a demo runs, {look} looks closer"
-            if now_s - told_s >= (PROGRESS_S if measured.first_output_s is None else STATUS_S):
+            if measured.first_output_s is not None and now_s - told_s >= STATUS_S:
                 told_s = now_s
-                say(_progress(serving, pairing, measured, now_s))
+                say(f"{status_line(serving)}; {serving.live.current.prompt}")
     except RingError as error:
         return str(error)
     finally:
@@ -383,9 +408,9 @@ def _follow(
     return None
 
 
-def _progress(serving: Serving, pairing: Pairing, measured: Measured, now_s: float) -> str:
-    if measured.first_output_s is not None:
-        return f"{status_line(serving)}; {serving.live.current.prompt}"
+def _progress(serving: Serving, pairing: Pairing, measured: Measured) -> str:
+    """What the start is waiting for."""
+    now_s = measured.since_start_s()
     if not serving.host.ready.is_set():
         return f"loading the model ({now_s:.0f} s)"
     if not pairing.fed.is_set():

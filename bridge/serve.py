@@ -6,6 +6,7 @@ The parts know nothing of each other; they share one `LiveParams` and one `Stati
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -22,6 +23,13 @@ from core.params import SPECS, ParamError, Params
 
 PAGE_PORT = 8790
 OSC_PORT = 9000
+LIBRARY_HABITS = {
+    "DIFFUSERS_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TQDM_DISABLE": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+"""Read by the model libraries at their import. This program reports progress itself and never downloads a model."""
 PROGRESS_S = 2.0
 STATUS_S = 10.0
 
@@ -54,6 +62,8 @@ class Serving:
     ) -> None:
         from bridge.host import Host
 
+        for name, value in LIBRARY_HABITS.items():
+            os.environ.setdefault(name, value)
         self.live = LiveParams(params)
         self.statistics = Statistics()
         self.ended = threading.Event()
