@@ -4,7 +4,6 @@ import json
 import socket
 import threading
 import time
-import uuid
 
 import aiohttp
 import numpy as np
@@ -20,13 +19,16 @@ from bridge.packet import Codec, PacketFlag, unpack
 from bridge.ring import ColourSpace, Format, Kind, Origin, RingWriter
 from bridge.statistics import Statistics
 from core.params import SPECS, Params
+from tests.rings import fresh_channel, sweep
 
 PATIENCE_S = 30
 
 
 @pytest.fixture
 def channel():
-    return f"gw{uuid.uuid4().hex[:8]}"
+    name = fresh_channel()
+    yield name
+    sweep(name)
 
 
 @pytest.fixture
@@ -438,7 +440,6 @@ def test_nothing_is_encoded_when_nobody_looks(gateway):
 
 
 def test_a_viewer_that_stops_reading_delays_nobody_and_is_dropped(gateway, monkeypatch):
-    monkeypatch.setattr(bridge.gateway, "SEND_TIMEOUT_S", 1.0)
     stop = threading.Event()
 
     def write():
@@ -449,7 +450,7 @@ def test_a_viewer_that_stops_reading_delays_nobody_and_is_dropped(gateway, monke
                 time.sleep(0.03)
 
     def stuck():
-        """A WebSocket client that gives credit without end and never reads a byte."""
+        """A WebSocket client that never reads a byte."""
         peer = socket.create_connection(("127.0.0.1", gateway.port), timeout=PATIENCE_S)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         peer.sendall(
@@ -463,23 +464,30 @@ def test_a_viewer_that_stops_reading_delays_nobody_and_is_dropped(gateway, monke
     credit_frame = bytes([0x81, 0x80 | len(credit), 0, 0, 0, 0]) + credit
 
     async def check():
-        peer = await asyncio.to_thread(stuck)
-        async with visiting(gateway) as viewer:
-            await viewer.credit(2)
-            await until(lambda: gateway.snapshot()["viewers"] == 2, "both are there")
-            frames = 0
-            with contextlib.suppress(ConnectionError):
-                while gateway.snapshot()["viewers"] == 2:
+        # First with all the time in the world: it stays, takes the few frames that fit into the system's buffers, and
+        # the other viewer goes on.
+        monkeypatch.setattr(bridge.gateway, "SEND_TIMEOUT_S", 1000.0)
+        with contextlib.closing(await asyncio.to_thread(stuck)) as peer:
+            async with visiting(gateway) as viewer:
+                await viewer.credit(2)
+                await until(lambda: gateway.snapshot()["viewers"] == 2, "both are there")
+                for _ in range(25):
                     peer.sendall(credit_frame)
                     await viewer.frame()
                     await viewer.credit()
-                    frames += 1
-            assert frames > 5
-            await until(lambda: gateway.snapshot()["viewers"] == 1, "the stuck one is dropped")
-            for _ in range(5):
-                await viewer.credit()
-                await viewer.frame()
-        peer.close()
+                figures = gateway.snapshot()
+                assert figures["viewers"] == 2
+                assert figures["rings"]["out"]["sent"] - len(viewer.frames) < 10
+        await until(lambda: gateway.snapshot()["viewers"] == 0, "both have left")
+        # Then with little: it is dropped.
+        monkeypatch.setattr(bridge.gateway, "SEND_TIMEOUT_S", 0.5)
+        with contextlib.closing(await asyncio.to_thread(stuck)) as peer:
+            await until(lambda: gateway.snapshot()["viewers"] == 1, "it is there")
+            with contextlib.suppress(ConnectionError):
+                while gateway.snapshot()["viewers"] == 1:
+                    peer.sendall(credit_frame)
+                    await asyncio.sleep(0.05)
+            await until(lambda: gateway.snapshot()["viewers"] == 0, "it is dropped")
 
     thread = threading.Thread(target=write)
     thread.start()

@@ -3,7 +3,6 @@
 import asyncio
 import subprocess
 import sys
-import uuid
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from bridge.live import LiveParams
 from bridge.statistics import Statistics
 from core.params import SPECS
 from tests import chromium
+from tests.rings import fresh_channel, sweep
 
 BROWSER = chromium.find()
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -58,7 +58,7 @@ class Scene:
     """A gateway, a browser with its page, and a writer process when asked for."""
 
     def __init__(self):
-        self.channel = f"pg{uuid.uuid4().hex[:8]}"
+        self.channel = fresh_channel()
         self.live = LiveParams()
         self.statistics = Statistics()
         self.writer = None
@@ -85,6 +85,7 @@ class Scene:
     def end(self):
         self.kill_writer()
         self.gateway.stop()
+        sweep(self.channel)
 
     async def until(self, condition):
         for _ in range(1200):
