@@ -82,7 +82,8 @@ class Host:
 
     channel: frames come from CHANNEL.in and go to CHANNEL.out. model: "embedded", "passthrough" or a folder in the
     diffusers layout. size: (width, height) in pixels to work at; None follows the frames' aspect at the model's own
-    area. device, dtype: see `core.device`. live: the parameters to follow; statistics: where times are recorded.
+    area. device, dtype: see `core.device`. backend: see `core.backend`. live: the parameters to follow. statistics:
+    where times are recorded. threads: CPU threads per tensor operation; None leaves it to `core.device.host_threads`.
     lossless: take every frame and publish every result, waiting for both sides. overlap: False is the serial twin.
     directory: a folder for file-backed rings. on_failure: called with a message when the host ends by itself.
     """
@@ -95,6 +96,7 @@ class Host:
         size: tuple[int, int] | None = None,
         device: str | None = None,
         dtype: str | None = None,
+        backend: str | None = None,
         params: Params | None = None,
         live: LiveParams | None = None,
         statistics: Statistics | None = None,
@@ -117,6 +119,7 @@ class Host:
         self._size = size
         self._device = device
         self._dtype = dtype
+        self._backend = backend
         self._lossless = lossless
         self._overlap = overlap
         self._threads_wanted = threads
@@ -234,22 +237,27 @@ class Host:
 
             self.device_name, self.dtype_name = "none", "uint8"
             return PassthroughModel()
-        from core.device import DeviceError, pick_device, pick_dtype, set_threads
+        import torch
+
+        from core.device import DeviceError, host_threads, pick_device, pick_dtype
 
         try:
             device = pick_device(self._device)
             dtype = pick_dtype(device, self._dtype)
         except DeviceError as error:
             raise HostError(str(error)) from None
-        set_threads(self._threads_wanted)
+        threads = self._threads_wanted or (host_threads(device) if self._overlap else None)
+        if threads is not None:
+            torch.set_num_threads(threads)
         self.device_name, self.dtype_name = str(device), str(dtype).removeprefix("torch.")
+        from core.backend import BackendError
         from core.model import ModelError, load_model
         from core.tiny import WEIGHTS
 
         folder = WEIGHTS if self._model_name == "embedded" else Path(self._model_name)
         try:
-            return load_model(folder, device, dtype)
-        except ModelError as error:
+            return load_model(folder, device, dtype, self._backend)
+        except (ModelError, BackendError) as error:
             raise HostError(str(error)) from None
 
     # -- set-up: sizes and parameters ------------------------------------------------------------------------------

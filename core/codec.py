@@ -20,12 +20,18 @@ class Codec:
     """
 
     def __init__(
-        self, vae: Any, encode: Callable[[Tensor], Tensor], size: tuple[int, int], device: torch.device
+        self,
+        vae: Any,
+        encode: Callable[[Tensor], Tensor],
+        size: tuple[int, int],
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         self._vae = vae
         self._encode = encode
         self._size = size
         self._device = device
+        self._dtype = dtype
         self._scale = float(vae.config.scaling_factor)
         self._shift = float(vae.config.shift_factor or 0.0)
         self._format = torch.channels_last if device.type != "mps" else torch.contiguous_format
@@ -37,13 +43,13 @@ class Codec:
         x = x.to(torch.float32)
         if x.shape[-2:] != self._size:
             x = nnf.interpolate(x, self._size, mode="bilinear", antialias=True)
-        x = (x / 127.5 - 1.0).to(self._vae.dtype).contiguous(memory_format=self._format)
+        x = (x / 127.5 - 1.0).to(self._dtype).contiguous(memory_format=self._format)
         return (self._encode(x).to(torch.float32) - self._shift) * self._scale
 
     @torch.inference_mode()
     def decode(self, latent_Fchw: Tensor) -> Tensor:
         """uint8 pictures (F, H, W, 4), RGBA with alpha 255; values beyond the range are clipped, NaN becomes black."""
-        z = (latent_Fchw / self._scale + self._shift).to(self._vae.dtype).contiguous(memory_format=self._format)
+        z = (latent_Fchw / self._scale + self._shift).to(self._dtype).contiguous(memory_format=self._format)
         x = self._vae.decode(z, return_dict=False)[0].to(torch.float32)
         x = torch.nan_to_num(x, nan=-1.0).add(1.0).mul(127.5).round_().clamp_(0.0, 255.0)
         return pack_rgba(x)

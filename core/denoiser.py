@@ -118,13 +118,15 @@ class UnetDenoiser:
         unet: Any,
         noise: NoiseSchedule,
         prediction: str,
+        device: torch.device,
+        dtype: torch.dtype,
         *,
         cache_text: bool = True,
     ) -> None:
         self._forward: Callable[..., Any] = unet
         self._convert = PREDICTIONS[prediction]
-        self._dtype = unet.dtype
-        device = unet.device
+        self._dtype = dtype
+        self._format = torch.channels_last if device.type != "mps" else torch.contiguous_format
         alpha_bar = noise.alphas_cumprod_T.to(device)
         self._a_T = alpha_bar.sqrt().to(torch.float32)
         self._b_T = (1.0 - alpha_bar).sqrt().to(torch.float32)

@@ -58,10 +58,12 @@ def pick_dtype(device: torch.device, name: str | None = None) -> torch.dtype:
     return torch.bfloat16 if cpu_has_fast_bf16() else torch.float32
 
 
-def set_threads(count: int | None) -> None:
-    """How many CPU threads one tensor operation may use; None leaves torch's own choice.
+def host_threads(device: torch.device) -> int | None:
+    """CPU threads that one tensor operation should use in a host whose three stages run at once; None: torch's choice.
 
-    The host's three stages each call torch, so a smaller number than the processor's can be the faster one.
+    On a CPU the stages share its cores: half of them each is faster than all three taking all of them in turn, since
+    small operations gain little from a second thread.
     """
-    if count is not None:
-        torch.set_num_threads(count)
+    if device.type != "cpu":
+        return None
+    return max(1, torch.get_num_threads() // 2)

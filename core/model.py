@@ -17,6 +17,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from core.backend import BACKENDS, pick_backend
 from core.codec import Codec, encode_kl, encode_tiny
 from core.denoiser import PREDICTIONS, UnetDenoiser
 from core.schedule import NoiseSchedule
@@ -46,6 +47,7 @@ class Model:
     prediction: str
     device: torch.device
     dtype: torch.dtype
+    backend: str
 
     @property
     def native_size(self) -> int:
@@ -79,9 +81,13 @@ class Model:
         if config.width % step or config.height % step or config.width < step or config.height < step:
             raise ModelError(f"size {config.width}x{config.height} does not suit this model: use multiples of {step}")
         codec = Codec(
-            self.vae, _CODECS[type(self.vae).__name__][1](self.vae), (config.height, config.width), self.device
+            self.vae,
+            _CODECS[type(self.vae).__name__][1](self.vae),
+            (config.height, config.width),
+            self.device,
+            self.dtype,
         )
-        denoiser = UnetDenoiser(self.unet, self.noise, self.prediction, cache_text=cache_text)
+        denoiser = UnetDenoiser(self.unet, self.noise, self.prediction, self.device, self.dtype, cache_text=cache_text)
         latent = (
             int(self.unet.config.in_channels),
             config.height // self.latent_scale,
@@ -126,8 +132,12 @@ def check_folder(folder: Path) -> None:
         _check_weights(folder / part)
 
 
-def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Model:
-    """Load a model folder in the diffusers layout from disk; nothing is downloaded. Raises `ModelError`."""
+def load_model(folder: Path, device: torch.device, dtype: torch.dtype, backend: str | None = None) -> Model:
+    """Load a model folder in the diffusers layout from disk; nothing is downloaded.
+
+    backend: key of `core.backend.BACKENDS`, or None for the one that suits the device. Raises `ModelError`, and
+    `BackendError` for a back end that cannot be had.
+    """
     folder = Path(folder)
     check_folder(folder)
     scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
@@ -147,7 +157,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Model:
         raise ModelError(
             f"{folder} cannot be loaded ({str(error).splitlines()[0]}); restore the model folder"
         ) from error
-    return assemble(folder, unet, vae, encoder, tokenizer, scheduler, device, dtype)
+    return assemble(folder, unet, vae, encoder, tokenizer, scheduler, device, dtype, backend)
 
 
 def assemble(
@@ -159,10 +169,14 @@ def assemble(
     scheduler: dict[str, Any],
     device: torch.device,
     dtype: torch.dtype,
+    backend: str | None = None,
 ) -> Model:
-    """Put loaded or freshly made parts together: moved to `device`, in `dtype`, frozen for inference."""
+    """Put parts of `dtype` together: moved to `device`, frozen, given to the back end."""
+    backend = pick_backend(device, backend)
     for part in (unet, vae, encoder):
-        part.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        part.to(device).eval().requires_grad_(False)
+    for network in (unet, vae.encoder, vae.decoder):
+        BACKENDS[backend](network)
     return Model(
         folder=folder,
         unet=unet,
@@ -172,7 +186,5 @@ def assemble(
         prediction=scheduler.get("prediction_type", "epsilon"),
         device=device,
         dtype=dtype,
+        backend=backend,
     )
-
-
-__all__ = ["Model", "ModelError", "assemble", "check_folder", "load_model", "seeded_noise"]

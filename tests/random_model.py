@@ -83,7 +83,7 @@ def random_parts(seed: int = 0) -> tuple[Any, Any, Any, Any]:
     return unet, vae, encoder, tokenizer
 
 
-def random_model(seed: int = 0, prediction: str = "epsilon", dtype: torch.dtype = torch.float32) -> Any:
+def random_model(seed: int = 0, prediction: str = "epsilon", backend: str = "eager") -> Any:
     """The parts as a `core.model.Model` on the CPU."""
     from pathlib import Path
 
@@ -91,7 +91,9 @@ def random_model(seed: int = 0, prediction: str = "epsilon", dtype: torch.dtype 
 
     unet, vae, encoder, tokenizer = random_parts(seed)
     scheduler = {**SCHEDULER, "prediction_type": prediction}
-    return assemble(Path("random"), unet, vae, encoder, tokenizer, scheduler, torch.device("cpu"), dtype)
+    return assemble(
+        Path("random"), unet, vae, encoder, tokenizer, scheduler, torch.device("cpu"), torch.float32, backend
+    )
 
 
 def random_frames(count: int, seed: int = 0, size: int = SIZE_PX) -> torch.Tensor:

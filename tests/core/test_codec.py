@@ -19,7 +19,7 @@ def test_packing_equals_the_plain_way():
 
 def test_alpha_is_ignored_and_any_size_fits():
     model = random_model()
-    codec = Codec(model.vae, encode_tiny(model.vae), (SIZE_PX, SIZE_PX), torch.device("cpu"))
+    codec = Codec(model.vae, encode_tiny(model.vae), (SIZE_PX, SIZE_PX), torch.device("cpu"), torch.float32)
     rgb = random_frames(1)
     rgba = torch.cat((rgb, torch.zeros_like(rgb[..., :1])), dim=-1)
     assert torch.equal(codec.encode(rgb), codec.encode(rgba))
@@ -28,7 +28,7 @@ def test_alpha_is_ignored_and_any_size_fits():
 
 def test_not_a_number_becomes_black():
     model = random_model()
-    codec = Codec(model.vae, encode_tiny(model.vae), (SIZE_PX, SIZE_PX), torch.device("cpu"))
+    codec = Codec(model.vae, encode_tiny(model.vae), (SIZE_PX, SIZE_PX), torch.device("cpu"), torch.float32)
     picture = codec.decode(torch.full((1, 4, 8, 8), float("nan")))
     assert picture.shape == (1, SIZE_PX, SIZE_PX, 4)
     assert picture[..., :3].max() == 0

@@ -1,0 +1,111 @@
+"""The architecture of the embedded model and its folder on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.tiny.vocabulary import END, START, TOKENS, build_tokenizer
+
+PICTURE_PX = 128
+LATENT_SCALE = 8
+LATENT_CHANNELS = 4
+TEXT_WIDTH = 96
+
+SCHEDULER = {
+    "_class_name": "LCMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 0,
+    "clip_sample": False,
+    "set_alpha_to_one": True,
+    "original_inference_steps": 50,
+    "prediction_type": "v_prediction",
+    "timestep_scaling": 10.0,
+}
+
+
+def build_autoencoder() -> Any:
+    """TAESD-shaped, 32 channels, but with no block at the full and one at the half resolution, where they cost most.
+
+    Its latents are trained to mean 0 and deviation 1, so the scaling factor is 1.
+    """
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+
+    return AutoencoderTiny(
+        encoder_block_out_channels=(32, 32, 32, 32),
+        decoder_block_out_channels=(32, 32, 32, 32),
+        num_encoder_blocks=(0, 1, 3, 3),
+        num_decoder_blocks=(3, 3, 1, 0),
+        latent_channels=LATENT_CHANNELS,
+        scaling_factor=1.0,
+    )
+
+
+def build_unet() -> Any:
+    """Two levels: convolutions on the full latent grid, self- and cross-attention on the halved one."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=PICTURE_PX // LATENT_SCALE,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        layers_per_block=1,
+        block_out_channels=(64, 128),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+def build_text_encoder(tokenizer: Any) -> Any:
+    """A CLIP text model of two narrow layers."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    vocabulary = tokenizer.get_vocab()
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=4 * TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=TOKENS,
+            bos_token_id=vocabulary[START],
+            eos_token_id=vocabulary[END],
+            pad_token_id=vocabulary[END],
+        )
+    )
+
+
+def save_folder(folder: Path, unet: Any, vae: Any, encoder: Any) -> None:
+    """Write the whole model folder, weights in float16."""
+    tokenizer = build_tokenizer()
+    folder.mkdir(parents=True, exist_ok=True)
+    unet.to(torch.float16).save_pretrained(folder / "unet")
+    vae.to(torch.float16).save_pretrained(folder / "vae")
+    encoder.to(torch.float16).save_pretrained(folder / "text_encoder")
+    tokenizer.save_pretrained(folder / "tokenizer")
+    (folder / "scheduler").mkdir(exist_ok=True)
+    (folder / "scheduler" / "scheduler_config.json").write_text(
+        json.dumps(SCHEDULER, indent=2) + "\n", encoding="utf-8"
+    )
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "feature_extractor": [None, None],
+        "safety_checker": [None, None],
+        "requires_safety_checker": False,
+        "scheduler": ["diffusers", "LCMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderTiny"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
