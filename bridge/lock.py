@@ -37,6 +37,9 @@ class Lock(Protocol):
     def release(self) -> None:
         """Give the lock back; harmless when it is not held."""
 
+    def remove(self) -> None:
+        """Give the lock back and leave nothing of it behind; harmless when it is not held."""
+
     def taken_elsewhere(self) -> bool:
         """Whether another holder is alive. Never blocks, never keeps the lock."""
 
@@ -65,13 +68,84 @@ if sys.platform != "win32":
         os.register_at_fork(after_in_child=_let_go_in_child)
 
     class _FileLock:
-        """A descriptor of its own, never handed to a mapping: `mmap` duplicates descriptors and so shares locks."""
+        """A descriptor of its own, never handed to a mapping: `mmap` duplicates descriptors and so shares locks.
 
-        def __init__(self, path: str, create: bool) -> None:
-            self._fd = -1
-            flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
-            self._fd = os.open(path, flags, 0o600)
+        The owner of a lock may delete its file in leaving, so a lock counts only while its file is the one of that
+        name: whoever gets a lock, or finds one free, looks whether the name still leads there, and else starts over.
+        """
+
+        def __init__(self, path: str, offset: int = 0, create: bool = True) -> None:
+            self.path = path
             self.held = False
+            self._offset = offset
+            self._create = create
+            self._fd = -1
+            if not create:
+                self._open(False)
+
+        def _open(self, create: bool) -> bool:
+            """Open the file of that name; False when there is none and none is to be made."""
+            self.abandon()
+            flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+            try:
+                self._fd = os.open(self.path, flags, 0o600)
+            except FileNotFoundError:
+                if create or not self._create:
+                    raise
+                return False
+            return True
+
+        def _current(self) -> bool:
+            if not self._create:
+                return True
+            try:
+                return os.path.samestat(os.fstat(self._fd), os.stat(self.path))
+            except FileNotFoundError:
+                return False
+
+        def _try(self) -> bool:
+            raise NotImplementedError
+
+        def _give(self) -> None:
+            raise NotImplementedError
+
+        def _tested(self) -> bool:
+            """Whether another open file holds the lock."""
+            raise NotImplementedError
+
+        def acquire(self) -> bool:
+            _watch_forks()
+            while True:
+                if self._fd < 0:
+                    self._open(self._create)
+                if not self._try():
+                    return False
+                if self._current():
+                    self.held = True
+                    _held_fds.add(self)
+                    return True
+                self._open(self._create)
+
+        def release(self) -> None:
+            if self.held:
+                self._give()
+                self.held = False
+
+        def remove(self) -> None:
+            """Give the lock back and delete its file, so that nothing is left of an orderly end."""
+            if self.held:
+                os.unlink(self.path)
+                self.release()
+
+        def taken_elsewhere(self) -> bool:
+            if self.held:
+                return False
+            if self._fd >= 0 and self._tested():
+                return True
+            # Free, or a file that is no longer the one of this name.
+            if self._fd < 0 or not self._current():
+                return self._open(False) and self._tested()
+            return False
 
         def abandon(self) -> None:
             if self._fd >= 0:
@@ -80,65 +154,45 @@ if sys.platform != "win32":
             self.held = False
 
         def __del__(self) -> None:
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
+            self.abandon()
 
     class ByteLock(_FileLock):
         """Linux: one byte of a file, by open-file-description lock."""
 
-        def __init__(self, path: str, offset: int = 0, create: bool = True) -> None:
-            super().__init__(path, create)
-            self._offset = offset
+        def _request(self, command: int, kind: int) -> int:
+            """The kind of lock that the kernel answers with."""
+            request = _FLOCK.pack(kind, os.SEEK_SET, self._offset, 1, 0)
+            return int(_FLOCK.unpack(fcntl.fcntl(self._fd, command, request))[0])
 
-        def acquire(self) -> bool:
-            _watch_forks()
-            request = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, self._offset, 1, 0)
+        def _try(self) -> bool:
             try:
-                fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, request)
+                self._request(fcntl.F_OFD_SETLK, fcntl.F_WRLCK)
             except OSError as error:
                 if error.errno in (errno.EACCES, errno.EAGAIN):
                     return False
                 raise
-            self.held = True
-            _held_fds.add(self)
             return True
 
-        def release(self) -> None:
-            if self.held:
-                request = _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, self._offset, 1, 0)
-                fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, request)
-                self.held = False
+        def _give(self) -> None:
+            self._request(fcntl.F_OFD_SETLK, fcntl.F_UNLCK)
 
-        def taken_elsewhere(self) -> bool:
-            request = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, self._offset, 1, 0)
-            answer = fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, request)
-            return _FLOCK.unpack(answer)[0] != fcntl.F_UNLCK
+        def _tested(self) -> bool:
+            return self._request(fcntl.F_OFD_GETLK, fcntl.F_WRLCK) != fcntl.F_UNLCK
 
     class WholeFileLock(_FileLock):
         """Other POSIX systems: `flock` on a file of its own."""
 
-        def __init__(self, path: str) -> None:
-            super().__init__(path, True)
-
-        def acquire(self) -> bool:
-            _watch_forks()
+        def _try(self) -> bool:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
-            self.held = True
-            _held_fds.add(self)
             return True
 
-        def release(self) -> None:
-            if self.held:
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
-                self.held = False
+        def _give(self) -> None:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
 
-        def taken_elsewhere(self) -> bool:
-            if self.held:
-                return False
+        def _tested(self) -> bool:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -191,6 +245,9 @@ else:
                 self._handle = None
                 self.held = False
 
+        def remove(self) -> None:
+            self.release()
+
         def taken_elsewhere(self) -> bool:
             if self.held:
                 return False
@@ -224,6 +281,10 @@ else:
                 os.lseek(self._fd, 0, os.SEEK_SET)
                 msvcrt.locking(self._fd, msvcrt.LK_UNLCK, 1)
                 self.held = False
+
+        def remove(self) -> None:
+            # An open file cannot be deleted here; it is empty and stays.
+            self.release()
 
         def taken_elsewhere(self) -> bool:
             if self.held:

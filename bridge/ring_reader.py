@@ -206,7 +206,10 @@ class RingReader:
     def _writer_alive(self) -> bool:
         if self._writer_lock is None:
             self._writer_lock = self._placement.writer_lock()
-        return self._writer_lock.taken_elsewhere()
+        try:
+            return self._writer_lock.taken_elsewhere()
+        except OSError as error:
+            raise segment.access_error(self._placement.lock_path, error) from error
 
     def _attached(self) -> _Attachment | None:
         """The attachment to read from now, following the writer to a newer generation where there is one."""

@@ -160,14 +160,17 @@ class RingWriter:
         self._let_go = False
         self._plans: dict[object, tuple[Plan, dict[int, dict[Kind, Array]]]] = {}
         self._lock = self._placement.writer_lock()
-        if not acquire_patiently(self._lock):
-            raise WriterExists(self._who_writes())
+        try:
+            if not acquire_patiently(self._lock):
+                raise WriterExists(self._who_writes())
+        except OSError as error:
+            raise segment.access_error(self._placement.lock_path, error) from error
         try:
             stale = self._map_stale()
             segment.remove_leftovers(self._placement)
             self._open_generation(capacity_bytes, stale)
         except BaseException:
-            self._lock.release()
+            self._lock.remove()
             raise
 
     def _who_writes(self) -> str:
@@ -584,7 +587,7 @@ class RingWriter:
         for lock in self._reader_locks:
             lock.release()
         self._plans.clear()
-        self._lock.release()
+        self._lock.remove()
 
     def __enter__(self) -> RingWriter:
         return self

@@ -71,6 +71,10 @@ class Placement:
     def record_path(self) -> str:
         return os.path.join(self.folder, self.prefix + ".ring")
 
+    @property
+    def lock_path(self) -> str:
+        return os.path.join(self.folder, self.prefix + ".lock")
+
     def segment_name(self, generation: int) -> str:
         return f"{self.prefix}-{generation:016x}"
 
@@ -83,13 +87,10 @@ class Placement:
 
     def writer_lock(self) -> lock.Lock:
         """The lock that the writer of this channel holds while it lives."""
-        path = os.path.join(self.folder, self.prefix + ".lock")
+        path = self.lock_path
         if sys.platform == "win32":
             return lock.NamedMutex(f"Local\\{self.prefix}-writer") if self.named_section else lock.LockedByte(path)
-        try:
-            return lock.ByteLock(path) if sys.platform == "linux" else lock.WholeFileLock(path)
-        except OSError as error:
-            raise _access(path, error) from error
+        return lock.ByteLock(path) if sys.platform == "linux" else lock.WholeFileLock(path)
 
     def reader_lock(self, generation: int, index: int, offset: int) -> lock.Lock:
         """The lock that the owner of reader entry `index` (at byte `offset` of the segment) holds.
@@ -124,7 +125,8 @@ def place(channel: str, directory: str | os.PathLike[str] | None = None) -> Plac
     return Placement(_home(), f"frameloom-{_user()}-{channel}", sys.platform == "win32")
 
 
-def _access(path: str, error: OSError) -> Exception:
+def access_error(path: str, error: OSError) -> Exception:
+    """The error to raise for a failed open: AccessDenied with the mend, or `error` itself."""
     if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP):
         return AccessDenied(
             f"{path}: {error.strerror}; run as the user who owns it, or remove it, or use another channel"
@@ -161,7 +163,7 @@ def read_pointer(placement: Placement) -> Pointer | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _access(path, error) from error
+        raise access_error(path, error) from error
     if data[: len(RECORD_MAGIC)] != RECORD_MAGIC:
         raise NotARing(f"{path} is not a ring record; remove it and start the writer again")
     if len(data) < RECORD.size:
@@ -208,7 +210,7 @@ def swing_pointer(placement: Placement, generation: int, segment_size: int, now_
             # Windows refuses to replace a file that a reader has open at this moment.
             if sys.platform != "win32" or attempt == 99:
                 os.unlink(temporary)
-                raise _access(placement.record_path, error) from error
+                raise access_error(placement.record_path, error) from error
             time.sleep(0.005)
 
 
@@ -294,7 +296,7 @@ def create(placement: Placement, generation: int, size: int) -> Mapping:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
-        raise _access(path, error) from error
+        raise access_error(path, error) from error
     try:
         _reserve(fd, size)
         return Mapping(_map(fd, size), fd)
@@ -336,7 +338,7 @@ def peek(placement: Placement, pointer: Pointer, count: int) -> tuple[bytes, int
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _access(path, error) from error
+        raise access_error(path, error) from error
     try:
         status = os.fstat(fd)
         _check_owner(path, status)

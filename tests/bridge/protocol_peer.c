@@ -70,9 +70,14 @@ static uint64_t get64(const uint8_t *p) { uint64_t v; memcpy(&v, p, 8); return v
 /* Sections 5 and 6. */
 
 static int write_frames(uint64_t first, uint64_t last) {
-    int lock = open(lock_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    for (int i = 0; !lock_byte(lock, 0, F_OFD_SETLK); i++, nap_ms(10))
+    struct stat ours, named;
+    for (int i = 0, lock = -1;; i++, nap_ms(10)) {
         if (i == 25) die("writer exists");
+        if (lock >= 0) close(lock);
+        lock = open(lock_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+        if (!lock_byte(lock, 0, F_OFD_SETLK) || fstat(lock, &ours) || stat(lock_path, &named)) continue;
+        if (ours.st_ino == named.st_ino && ours.st_dev == named.st_dev) break;
+    }
     uint64_t generation = now_ns() * 0x9E3779B97F4A7C15u | 1;
     uint64_t stride = PAGE + (WIDTH * HEIGHT * 4 + PAGE - 1) / PAGE * PAGE, size = PAGE + SLOTS * stride;
     char path[512], temporary[512];
@@ -133,7 +138,7 @@ static int write_frames(uint64_t first, uint64_t last) {
     PUT(U32(264), 3u); /* CLOSED */
     PUT(U32(384), *U32(384) + 1);
     syscall(SYS_futex, U32(384), FUTEX_WAKE, 0x7FFFFFFF, NULL, NULL, 0);
-    unlink(record_path), unlink(path);
+    unlink(record_path), unlink(path), unlink(lock_path);
     return 0;
 }
 

@@ -261,7 +261,7 @@ def test_a_second_live_writer_is_refused_and_a_closed_one_succeeded(tmp_path: pa
         writer.write({Kind.MASK: np.ones((4, 4), np.uint8)})
     with RingWriter("a", 4096, directory=tmp_path):
         pass
-    assert [p.name for p in tmp_path.iterdir()] == ["frameloom-a.lock"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_states_of_the_writer_and_no_replay_of_its_last_picture(tmp_path: pathlib.Path) -> None:
@@ -419,8 +419,7 @@ def test_the_default_place_is_private_and_left_clean() -> None:
         for path in files:
             assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
         assert str(os.getuid()) in place.prefix
-    assert not [p for p in files[:2] if os.path.exists(p)]
-    os.unlink(files[2])
+    assert not [p for p in files if os.path.exists(p)]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork")

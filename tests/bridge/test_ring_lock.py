@@ -66,6 +66,24 @@ def test_a_killed_holder_holds_nothing(
     ours.release()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="open files cannot be deleted there")
+@pytest.mark.parametrize(("expression", "make"), kinds())
+def test_a_lock_on_a_deleted_file_counts_for_nothing(
+    tmp_path: pathlib.Path, expression: str, make: Callable[[str], lock.Lock]
+) -> None:
+    path = str(tmp_path / "lock")
+    one, two, watcher = make(path), make(path), make(path)
+    assert one.acquire() and watcher.taken_elsewhere() and not two.acquire()
+    one.remove()
+    one.remove()
+    assert not list(tmp_path.iterdir())
+    assert not watcher.taken_elsewhere()
+    # Both still have the deleted file open; they must meet on the new one.
+    assert two.acquire()
+    assert not one.acquire() and one.taken_elsewhere() and watcher.taken_elsewhere()
+    two.remove()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="open-file-description locks")
 def test_different_bytes_are_different_locks(tmp_path: pathlib.Path) -> None:
     path = str(tmp_path / "lock")
