@@ -209,7 +209,8 @@ class Score:
 
 def evaluate(held_out: HeldOut, paint: Painting, judge: StyleJudge, colours: ColourJudge) -> tuple[Score, list[Tensor]]:
     """Scores of all cases, and the pictures in the order of `HeldOut.cases`."""
-    pictures, hits, f1, f1_truth = [], {name: [] for name in STYLES}, [], []
+    hits: dict[str, list[bool]] = {name: [] for name in STYLES}
+    pictures, f1, f1_truth = [], [], []
     good = judged = 0
     for case in held_out.cases():
         picture = paint(case)

@@ -1,10 +1,10 @@
 """The recipe of the embedded model: autoencoder, then the U-Net with its text encoder in two phases.
 
 Phase 1 is v-prediction diffusion (Salimans and Ho 2022) with one addition: the world can render one scene in two
-looks, so in a share of the rows the picture that is noised is not the one that has to come out. x_t = a z_source + b e, and the
-v that leads to the target is v = (a x_t - z_target) / b. This is the very job of image-to-image at a timestep t. It is
-only asked for where b is well away from 0: towards small t the formula asks for ever larger v, and there the picture
-should no longer change its look anyway.
+looks, so in a share of the rows the picture that is noised is not the one that has to come out. x_t = a z_source +
+b e, and the v that leads to the target is v = (a x_t - z_target) / b. This is the very job of image-to-image at a
+timestep t. It is only asked for where b is well away from 0: towards small t the formula asks for ever larger v, and
+there the picture should no longer change its look anyway.
 
 Phase 2 makes one forward per step enough: below t = 600 the student regresses on the guided prediction of the frozen
 phase-1 model (guidance distillation), above it on the consistency target of a DDIM step of that model (LCM, arXiv

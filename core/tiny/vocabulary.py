@@ -66,7 +66,7 @@ def build_tokenizer() -> Any:
     vocabulary = {entry: i for i, entry in enumerate(dict.fromkeys(entries))}
     return CLIPTokenizer(
         vocab=vocabulary,
-        merges=rules,
+        merges=rules,  # type: ignore[arg-type]  # pairs, as tokenizers takes them; its hint speaks of file lines
         bos_token=START,
         eos_token=END,
         unk_token=END,

@@ -65,8 +65,13 @@ def emit(bench: str, results: Any, bars: list[dict[str, Any]]) -> None:
             continue
     document = {
         "bench": bench,
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "machine": {"system": platform.system(), "arch": platform.machine(), "cpu": _cpu_name(), "cores": os.cpu_count()},
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "system": platform.system(),
+            "arch": platform.machine(),
+            "cpu": _cpu_name(),
+            "cores": os.cpu_count(),
+        },
         "versions": versions,
         "results": results,
         "bars": bars,

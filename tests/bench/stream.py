@@ -1,10 +1,11 @@
 """frameloom bench stream: frames per second and latency of the stream beside the original class.
 
 The same embedded weights, frames, steps and guidance in float32 on both sides, alternating in one run. Ours runs as
-the host runs it: encode, U-Net and decode on three threads, and, for comparison, the same one after the other ("serial").
-The original is StreamDiffusion 0.1.1, unmodified, with its similarity filter off, where the package is installed
-(`pip install --no-deps --target FOLDER streamdiffusion==0.1.1`, then --original FOLDER). Its network output is taken for
-noise, so it is given the embedded U-Net behind a conversion from v to noise. Outputs are compared in the same run.
+the host runs it, encode, U-Net and decode on three threads, and, for comparison, the same one after the other
+("serial"). The original is StreamDiffusion 0.1.1, unmodified, with its similarity filter off, where the package is at
+hand (`pip install --no-deps --target FOLDER streamdiffusion==0.1.1`, then --original FOLDER). It takes its network's
+output for noise, so it is given the embedded U-Net behind a conversion from v to noise. Outputs are compared in the
+same run.
 """
 
 from __future__ import annotations
