@@ -98,8 +98,12 @@ class Client:
         self.failure: str | None = None
 
     def start(self) -> None:
+        # Out of the terminal's reach: Ctrl-C is for this process, which then ends the client by closing its input.
+        alone: dict[str, Any] = {"start_new_session": True}
+        if sys.platform == "win32":
+            alone = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         self._child = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self._environment
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self._environment, **alone
         )
 
     @property
