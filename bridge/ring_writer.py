@@ -293,6 +293,16 @@ class RingWriter:
         """Sequence of the newest published frame; 0 before the first."""
         return self._sequence
 
+    @property
+    def segment_size(self) -> int:
+        """Bytes of the current generation."""
+        return self._geometry.segment_size
+
+    @property
+    def segment_path(self) -> str | None:
+        """The file of the current generation; None on Windows, where it is a named section."""
+        return None if self._placement.named_section else self._placement.segment_path(self.generation)
+
     def write(
         self,
         planes: Mapping[Kind, Array],

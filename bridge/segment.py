@@ -217,7 +217,8 @@ def swing_pointer(placement: Placement, generation: int, segment_size: int, now_
 def remove_leftovers(placement: Placement, keep: int = 0) -> int:
     """Delete files of generations other than `keep`; only the holder of the writer lock may. Returns their number."""
     pattern = re.compile(
-        re.escape(placement.prefix) + r"(-(?P<generation>[0-9a-f]{16})\.seg(\.r\d+)?|\.ring\.[0-9a-f]{16}\.tmp)"
+        re.escape(placement.prefix)
+        + r"(-(?P<generation>[0-9a-f]{16})\.seg(\.r\d+|\.sharedarray)?|\.ring\.[0-9a-f]{16}\.tmp)"
     )
     removed = 0
     with contextlib.suppress(FileNotFoundError):
