@@ -1,4 +1,4 @@
-"""A model folder in the diffusers layout, opened and checked; the only file that imports diffusers and transformers.
+"""A model folder in the diffusers layout, opened and checked; everybody else gets diffusers and transformers from here.
 
 Importing it costs seconds, so it is imported where a model is about to be loaded and nowhere else.
 """
@@ -15,7 +15,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from core.backend import BACKENDS, pick_backend
 from core.codec import Codec, encode_kl, encode_tiny
@@ -23,6 +23,20 @@ from core.denoiser import PREDICTIONS, UnetDenoiser
 from core.schedule import NoiseSchedule
 from core.stream import NoiseSource, Stream, StreamConfig, seeded_noise
 from core.text import TextConditioner
+
+__all__ = [
+    "AutoencoderKL",
+    "AutoencoderTiny",
+    "CLIPTextConfig",
+    "CLIPTextModel",
+    "CLIPTokenizer",
+    "Model",
+    "ModelError",
+    "UNet2DConditionModel",
+    "assemble",
+    "check_folder",
+    "load_model",
+]
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _CODECS: dict[str, tuple[Any, Any]] = {

@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 ONE_FILE_EACH = (
     "aiohttp",
+    "diffusers",
+    "transformers",
     "pythonosc",
     "cv2",
     "simplejpeg",
