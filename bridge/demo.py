@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from bridge.contact_sheet import Pair, write_sheet
-from bridge.ring import Frame, Kind, RingError, RingReader, RingWriter, WriterExists
-from bridge.segment import place
+from bridge.leftovers import clear, sweep
+from bridge.ring import Frame, Kind, RingError, RingReader
 from bridge.serve import (
     PROGRESS_S,
     ServeError,
@@ -314,6 +314,7 @@ def show(args: argparse.Namespace, channel: str, stop: threading.Event) -> tuple
         size=args.size,
         device=args.device,
         dtype=args.dtype,
+        backend=args.backend,
     )
     client = Client(channel, words)
     pairing = Pairing(
@@ -358,7 +359,7 @@ def show(args: argparse.Namespace, channel: str, stop: threading.Event) -> tuple
         "failure": failure,
     }
     if client.killed:
-        _clear(f"{channel}.in")
+        clear(f"{channel}.in")
     return (1 if failure is not None else 0), summary
 
 
@@ -448,34 +449,6 @@ def _sheet(args: argparse.Namespace, pairs: list[Pair], measured: Measured) -> s
     return str(args.sheet)
 
 
-# ---- leftovers -----------------------------------------------------------------------------------------------------
-
-
-def _clear(ring: str) -> None:
-    """Remove what a killed writer left in shared memory. A ring in use stays."""
-    try:
-        RingWriter(ring, capacity_bytes=1).close()
-    except WriterExists:
-        return
-    except RingError as error:
-        say(f"{ring}: {error}")
-        return
-    _lock_file(ring).unlink(missing_ok=True)
-
-
-def _lock_file(ring: str) -> Path:
-    placement = place(ring)
-    return Path(placement.folder) / f"{placement.prefix}.lock"
-
-
-def _sweep() -> None:
-    """Remove what earlier demos left that were killed: their channel names are never used again."""
-    example = _lock_file(f"{CHANNEL_PREFIX}x.in")
-    head = example.name.removesuffix("x.in.lock")
-    for path in example.parent.glob(f"{head}*.lock"):
-        _clear(CHANNEL_PREFIX + path.name.removeprefix(head).removesuffix(".lock"))
-
-
 # ---- the command line ----------------------------------------------------------------------------------------------
 
 
@@ -506,16 +479,13 @@ def main(argv: list[str] | None = None) -> int:
     channel = f"{CHANNEL_PREFIX}{os.getpid()}" if own_channel else args.channel
     try:
         if own_channel:
-            _sweep()
+            sweep(CHANNEL_PREFIX)
         status, summary = show(args, channel, stop.event)
-    except (ServeError, ParamError) as error:
+    except (ServeError, ParamError, RingError) as error:
         say(f"demo: {error}")
         return 1
     finally:
         stop.restore()
-        if own_channel:
-            for side in ("in", "out"):
-                _lock_file(f"{channel}.{side}").unlink(missing_ok=True)
     if summary["failure"] is not None:
         say(f"demo: {summary['failure']}")
     print(json.dumps(summary), flush=True)

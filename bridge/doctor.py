@@ -187,21 +187,11 @@ def check_ring() -> Findings:
     except RingError as error:
         yield Finding("bad", "ring", str(error), "mend that; without shared memory nothing can be fed or shown")
         return
-    finally:
-        remove_locks(channel)
     if not woken_ns:
         yield Finding("bad", "ring", "a sleeping reader was not woken by a new frame", "update the system; report this")
         return
     how = {"linux": "futex", "win32": "named event"}.get(sys.platform, "bounded polling")
     yield Finding("ok", "ring", f"works; {how} wakes a sleeping reader after {(woken_ns[0] - written_ns) / 1e6:.2f} ms")
-
-
-def remove_locks(channel: str) -> None:
-    """Delete the lock file of a ring whose name is used once; those of named channels stay, as the protocol wants."""
-    from bridge.segment import place
-
-    placement = place(channel)
-    (Path(placement.folder) / f"{placement.prefix}.lock").unlink(missing_ok=True)
 
 
 def check_port(name: str, port: int, kind: socket.SocketKind, option: str) -> Findings:

@@ -26,6 +26,7 @@ from PIL import Image
 from bridge import demo
 from bridge.contact_sheet import MARGIN_PX, TILE_PX, Pair
 from bridge.demo import Client, Measured, Pairing, StyleWalk, captions
+from bridge.leftovers import clear, sweep
 from bridge.live import LiveParams
 from bridge.ring import Kind, RingReader, RingWriter, State
 from bridge.segment import place
@@ -57,7 +58,7 @@ def channel(request: pytest.FixtureRequest) -> Iterator[str]:
     name = f"test-demo-{os.getpid()}-{abs(hash(request.node.name)) % 10**6}"
     yield name
     for side in ("in", "out"):
-        demo._clear(f"{name}.{side}")
+        clear(f"{name}.{side}")
 
 
 @pytest.fixture
@@ -171,17 +172,8 @@ def test_a_killed_demo_takes_its_client_along_and_the_next_one_cleans_up(picture
             child.wait(60)
             until(lambda: inputs.state is State.WRITER_GONE, "the end of the client")
     assert leftovers(channel)
-    demo._sweep()
+    sweep(demo.CHANNEL_PREFIX)
     assert not leftovers(channel)
-
-
-def test_the_sweep_leaves_a_running_demo_alone() -> None:
-    with RingWriter("demo-0.in", capacity_bytes=1000) as writer, RingReader("demo-0.in") as reader:
-        demo._sweep()
-        writer.write({Kind.COLOUR: np.zeros((4, 4, 3), np.uint8)})
-        assert reader.read(timeout_s=10) is not None
-    demo._clear("demo-0.in")
-    assert not leftovers("demo-0")
 
 
 @pytest.mark.parametrize(

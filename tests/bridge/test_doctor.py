@@ -28,7 +28,6 @@ def ring() -> Iterator[str]:
     yield name
     placement = place(name)
     Path(placement.record_path).unlink(missing_ok=True)
-    doctor.remove_locks(name)
 
 
 def only(findings: Iterator[Finding]) -> Finding:

@@ -8,14 +8,12 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bridge import serve
-from bridge.doctor import remove_locks
 from bridge.ring import Kind, RingReader, RingWriter
 from bridge.serve import ServeError, Serving, params_from
 from core.params import ParamError, Params
@@ -24,11 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture
-def channel(request: pytest.FixtureRequest) -> Iterator[str]:
-    name = f"test-serve-{os.getpid()}-{abs(hash(request.node.name)) % 10**6}"
-    yield name
-    for side in ("in", "out"):
-        remove_locks(f"{name}.{side}")
+def channel(request: pytest.FixtureRequest) -> str:
+    return f"test-serve-{os.getpid()}-{abs(hash(request.node.name)) % 10**6}"
 
 
 def test_settings_become_parameters() -> None:

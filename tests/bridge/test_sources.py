@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 
 from bridge import sources
-from bridge.doctor import remove_locks
 from bridge.ring import Frame, Kind, RingReader, RingWriter, State
 from bridge.sources import PictureSource, SourceError, VideoSource, WorldSource, feed, fit, open_source, parse_size
 
@@ -28,11 +27,9 @@ SIZE = (32, 24)
 
 
 @pytest.fixture
-def channel(request: pytest.FixtureRequest) -> Iterator[str]:
+def channel(request: pytest.FixtureRequest) -> str:
     """A channel name of this process and test alone."""
-    name = f"test-sources-{os.getpid()}-{abs(hash(request.node.name)) % 10**6}"
-    yield name
-    remove_locks(f"{name}.in")
+    return f"test-sources-{os.getpid()}-{abs(hash(request.node.name)) % 10**6}"
 
 
 @contextlib.contextmanager
