@@ -70,6 +70,8 @@ LOOK_S = 0.1
 _TABLE = PLANE_TABLE_OFFSET
 _POSE, _INTRINSICS = int(SlotFlag.POSE), int(SlotFlag.INTRINSICS)
 _LIVE = int(SegmentState.LIVE)
+# Looking up a member of an enumeration runs interpreted code.
+_COLOUR = Kind.COLOUR
 
 ATTEMPTS = 200
 """How often one call retries a frame that is overwritten while it is looked at, before it reports nothing new."""
@@ -463,10 +465,10 @@ class RingReader:
             if buffer is None:
                 arrays = {kind: shown.copy() for kind, shown in known.views.items()}
             else:
-                source = known.views.get(Kind.COLOUR)
+                source = known.views.get(_COLOUR)
                 target = _fit(buffer, source)
                 target[...] = source
-                arrays = {Kind.COLOUR: target}
+                arrays = {_COLOUR: target}
             start = at.slot_starts[place[1]]
             frame = self._frame(at, start, head, known, arrays)
             if self._intact(at, start // 8, place[0]):
