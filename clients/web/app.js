@@ -586,6 +586,7 @@ async function describeHost() {
   const about = await answer.json();
   page.channel = about.channel;
   byId("channel").textContent = about.channel;
+  byId("channel").title = about.channel;
   document.title = `${about.channel} – frameloom`;
   if (JSON.stringify(about.specs) !== JSON.stringify(page.specs)) {
     page.specs = about.specs;
