@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bridge import slices
 from bridge.handoff import Closed, Handoff
 from bridge.layout import ColourSpace, Format, Kind, Origin, Policy
 from bridge.live import LiveParams
@@ -155,6 +156,7 @@ class Host:
 
     def start(self) -> None:
         """Load the model and run, on background threads. Returns at once; see `ready` and `failure`."""
+        slices.ask()
         self._spawn("host", self._run)
 
     def run(self) -> None:

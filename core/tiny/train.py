@@ -55,18 +55,18 @@ class Settings:
     latent_noise: float = 0.07
     pool_scenes: int = 1536
     pool_looks: int = 6
-    small_steps: int = 1500
+    small_steps: int = 2300
     small_batch: int = 64
     small_cells: int = 8
-    full_steps: int = 900
-    full_batch: int = 24
+    full_steps: int = 2500
+    full_batch: int = 16
     tune_steps: int = 160
     tune_batch: int = 16
-    lr: float = 8e-4
+    lr: float = 1e-3
     tune_lr: float = 3e-4
-    pair_share: float = 0.5
-    pair_t_low: int = 200
-    pair_t_high: int = 820
+    pair_share: float = 0.6
+    pair_t_low: int = 150
+    pair_t_high: int = 600
     drop_share: float = 0.1
     guidance: float = 1.0
     average: float = 0.999
@@ -283,7 +283,8 @@ def train_painter(settings: Settings, work: Path, pool: Pool, device: torch.devi
     painter.unet.to(memory_format=torch.channels_last)
     levels = _Levels(device)
     stage = Stage("painter", work, painter, settings, log)
-    every_t = range(1000)
+    # Most of the training where the product works: image-to-image starts below the split.
+    every_t = (*range(SPLIT_T),) * 4 + (*range(SPLIT_T, 1000),)
 
     def plain_loss(step: int) -> tuple[Tensor, dict[str, float]]:
         small = step < settings.small_steps
