@@ -201,6 +201,8 @@ class StyleWalk:
         live = self._serving.live
         params, revision = live.latest()
         self.prompt_of_revision[revision] = params.prompt
+        if len(self.prompt_of_revision) > 64:
+            del self.prompt_of_revision[next(iter(self.prompt_of_revision))]
         if self._over:
             return
         if params.prompt != self._prompts[self._at]:

@@ -20,7 +20,7 @@ from bridge import slices
 from bridge.handoff import Closed, Handoff
 from bridge.layout import ColourSpace, Format, Kind, Origin, Policy
 from bridge.live import LiveParams
-from bridge.ring import Frame, PlaneSpec, RingError, RingReader, RingWriter
+from bridge.ring import Frame, PlaneSpec, RingError, RingReader, RingWriter, TruncatedSegment
 from bridge.statistics import Statistics
 from core.params import Params
 
@@ -34,11 +34,14 @@ COMPLAIN_S = 2.0
 """At most one message of a kind in so many seconds."""
 GIVE_UP_FAILURES = 30
 """So many failed turns in a row, with none in between that succeeded, end the host."""
+RECOVERABLE = (RuntimeError, ValueError, MemoryError, OSError)
+"""What one frame or one change of parameters may meet (no memory, a device error) and the next may not."""
+PACE_LIMIT_S = 0.25
 PACE_MARGIN = 1.5
 """A frame is taken this many encode times before the U-Net will be free: not sooner, so that it is fresh."""
 
 
-class HostError(RuntimeError):
+class HostError(Exception):
     """The host cannot start or go on; the message names the mend."""
 
 
@@ -135,6 +138,8 @@ class Host:
         self._model: Any = None
         self._work: Work | None = None
         self._source_size: tuple[int, int] | None = None
+        self._seen = (0, 0)
+        self._unseen: tuple[Any, int, int] | None = None
         self._last: Encoded | None = None
         self._repeats = 0
         self._last_frame_s = 0.0
@@ -143,9 +148,7 @@ class Host:
         self._failures = 0
         self._complained: dict[str, float] = {}
         # Opened here and not on a thread, so that a second host on the channel is refused at once.
-        self._writer = RingWriter(
-            f"{channel}.out", policy=Policy.LOSSLESS if lossless else Policy.NEWEST, directory=directory
-        )
+        self._writer = self._open_writer()
         try:
             self._reader = RingReader(f"{channel}.in", lossless=lossless, directory=directory)
         except BaseException:
@@ -153,6 +156,10 @@ class Host:
             raise
 
     # -- life ----------------------------------------------------------------------------------------------------
+
+    def _open_writer(self) -> RingWriter:
+        policy = Policy.LOSSLESS if self._lossless else Policy.NEWEST
+        return RingWriter(f"{self.channel}.out", policy=policy, directory=self._directory)
 
     def start(self) -> None:
         """Load the model and run, on background threads. Returns at once; see `ready` and `failure`."""
@@ -175,6 +182,9 @@ class Host:
 
     def join(self, timeout_s: float | None = None) -> bool:
         """Wait for all threads; False when `timeout_s` was over first."""
+        if not self._threads:  # never started: nobody else closes these
+            self._reader.close()
+            self._writer.close()
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         for thread in list(self._threads):
             # In small steps, so that the main thread still sees Ctrl-C on every system.
@@ -213,9 +223,9 @@ class Host:
             self._model = self._load()
             if self._stop.is_set():
                 return
-            if self._size is not None:
-                self._use_size(*self._size)
             unsubscribe = self.live.subscribe(lambda params, revision: self._replan.set())
+            if self._size is not None:
+                self._use_size(*self._model.fit(*self._size, self._size[0] * self._size[1]))
             workers.append(self._spawn("planner", self._planner))
             self.ready.set()
             if self._overlap:
@@ -268,15 +278,26 @@ class Host:
         """Build the stream for a size and swap it in; frames in flight in the old one leave no trace."""
         from core.stream import StreamConfig
 
+        work = self._work
+        if work is not None and (work.stream.config.width, work.stream.config.height) == (width, height):
+            return
         with self._planning:
             stream = self._model.stream(StreamConfig(width, height))
-            params, revision = self.live.latest()
-            self._work = Work(stream, stream.plan(params), revision)
+            params, revision = self._wanted()
+            plan = stream.plan(params)
+            # One turn on nothing, so that compilers, allocators and caches are warm before the first frame.
+            self._model.stream(StreamConfig(width, height)).warm_up(plan)
+            self._work = Work(stream, plan, revision)
+
+    def _wanted(self) -> tuple[Params, int]:
+        """The parameters to run with. Lossless means that nothing is skipped and nothing left in flight at the end."""
+        params, revision = self.live.latest()
+        return (params.with_values(mode="latency", similarity_filter=False) if self._lossless else params), revision
 
     def _follow_source(self, frame: Frame) -> None:
         if self._size is None and self._source_size != (frame.width, frame.height):
-            self._source_size = (frame.width, frame.height)
             self._use_size(*self._model.fit(frame.width, frame.height))
+            self._source_size = (frame.width, frame.height)
 
     def _planner(self) -> None:
         """Turns changed parameters into a finished plan, off the frame path."""
@@ -285,9 +306,13 @@ class Host:
             self._replan.clear()
             with self._planning:
                 work = self._work
-                params, revision = self.live.latest()
-                if work is not None and work.revision != revision:
+                params, revision = self._wanted()
+                if work is None or work.revision == revision:
+                    continue
+                try:
                     self._work = Work(work.stream, work.stream.plan(params), revision)
+                except RECOVERABLE as error:
+                    self._complain("plan", f"the changed parameters could not be used, the old ones stay: {error}")
 
     # -- the path of a frame ---------------------------------------------------------------------------------------
 
@@ -304,6 +329,9 @@ class Host:
             self._complain("ring", f"{self.channel}.in: {error}")
             self._stop.wait(WAIT_S)
             return None
+        except RECOVERABLE as error:
+            self._lost("encoding", error)
+            return None
         self._last_frame_s = time.monotonic()
         if encoded is None:
             return None
@@ -316,7 +344,11 @@ class Host:
     def _take(self, frame: Frame, started_ns: int) -> Encoded | None:
         from core.pixels import PixelError, as_tensor, to_rgb8
 
-        self.statistics.count("frames_in", 1)
+        generation, sequence = self._seen
+        if generation == frame.generation:
+            self.statistics.count("dropped", max(0, frame.sequence - sequence - 1))
+        self._seen = (frame.generation, frame.sequence)
+        self.statistics.count("frames_in")
         plane = frame.planes.get(Kind.COLOUR)
         if plane is None:
             self._complain("plane", f"{self.channel}.in: a frame without a colour plane; write Kind.COLOUR")
@@ -338,7 +370,9 @@ class Host:
         picture = as_tensor(pixels)
         if not work.stream.admit(picture, work.plan):
             self.statistics.count("skipped")
+            self._unseen = (picture.clone(), frame.source_frame_id, frame.capture_ns)
             return None
+        self._unseen = None
         encode_ns = time.monotonic_ns()
         latents = work.stream.encode(picture[None])
         done_ns = time.monotonic_ns()
@@ -348,11 +382,14 @@ class Host:
         return Encoded(work, latents, FrameTag(frame.source_frame_id, frame.capture_ns, work.revision))
 
     def _repeats_due(self) -> bool:
-        """Whether the last frame has to run again: frames are in flight behind it, or the parameters changed since."""
+        """Whether something has to run although no frame came: the last one was skipped, frames are in flight behind
+        it, or the parameters changed since."""
         last, work = self._last, self._work
-        if last is None or work is None or self._lossless or work.plan.params.paused:
+        if work is None or self._lossless or work.plan.params.paused:
             return False
-        if work.stream is not last.work.stream:
+        if self._unseen is not None:
+            return True
+        if last is None or work.stream is not last.work.stream:
             return False
         if work.plan is not last.work.plan:
             self._repeats = 0
@@ -363,7 +400,14 @@ class Host:
         if not self._repeats_due() or time.monotonic() - self._last_frame_s < FLUSH_S:
             return None
         last, work = self._last, self._work
-        assert last is not None and work is not None
+        assert work is not None
+        if self._unseen is not None:
+            picture, source_frame_id, capture_ns = self._unseen
+            self._unseen, self._repeats = None, 0
+            tag = FrameTag(source_frame_id, capture_ns, work.revision, again=True)
+            self._last = Encoded(work, work.stream.encode(picture[None]), tag)
+            return self._last
+        assert last is not None
         if work.plan is last.work.plan:
             self._repeats += 1
         tag = FrameTag(last.tag.source_frame_id, last.tag.capture_ns, work.revision, again=True)
@@ -375,28 +419,27 @@ class Host:
         started_ns = time.monotonic_ns()
         try:
             latents = encoded.work.stream.advance(encoded.latents, encoded.tag, encoded.work.plan)
-        except RuntimeError as error:
-            self._failures += 1
-            if self._failures >= GIVE_UP_FAILURES:
-                raise HostError(
-                    f"the model failed {self._failures} times in a row ({error}); try a smaller size, or another device"
-                ) from error
-            self._complain("turn", f"a frame was lost in the model: {error}")
-            self.statistics.count("dropped")
+        except RECOVERABLE as error:
+            self._lost("the U-Net", error)
             return None
-        self._failures = 0
         took_ns = time.monotonic_ns() - started_ns
         self.statistics.record("unet", took_ns)
-        self._turn_s = _smooth(self._turn_s, took_ns / 1e9)
+        # Downwards at once: one slow turn must not hold back the frames behind it.
+        self._turn_s = min(took_ns / 1e9, _smooth(self._turn_s, took_ns / 1e9))
         return None if latents is None else Finished(encoded.work, latents)
 
     def _publish(self, finished: Finished) -> None:
         """Decode, stamp, publish."""
         started_ns = time.monotonic_ns()
-        picture = finished.work.stream.decode(finished.latents)
+        try:
+            picture = finished.work.stream.decode(finished.latents)
+            pixels = picture.frame_FHWC[-1].numpy(force=True)
+        except RECOVERABLE as error:
+            self._lost("decoding", error)
+            return
+        self._failures = 0
         decoded_ns = time.monotonic_ns()
         tag: FrameTag = picture.tag
-        pixels = picture.frame_FHWC[-1].numpy(force=True)
         height, width = pixels.shape[:2]
         try:
             with self._writer.slot([PlaneSpec(Kind.COLOUR, Format.RGBA8, width, height)]) as slot:
@@ -404,6 +447,12 @@ class Host:
                 slot.source_frame_id = tag.source_frame_id
                 slot.capture_ns = tag.capture_ns
                 slot.param_revision = tag.revision
+        except TruncatedSegment as error:
+            self._complain("publish", f"{self.channel}.out: {error}; starting a new one")
+            self.statistics.count("dropped")
+            self._writer.close()
+            self._writer = self._open_writer()
+            return
         except RingError as error:
             self._complain("publish", f"{self.channel}.out: {error}")
             self.statistics.count("dropped")
@@ -432,7 +481,7 @@ class Host:
                 self._encoded.wait_taken(3600.0)
                 if not self._lossless:
                     # The U-Net has just begun on this frame. A frame taken now would only wait for it, and grow old.
-                    self._stop.wait(max(0.0, self._turn_s - PACE_MARGIN * self._encode_s))
+                    self._stop.wait(min(PACE_LIMIT_S, max(0.0, self._turn_s - PACE_MARGIN * self._encode_s)))
 
     def _turn_loop(self) -> None:
         while not self._stop.is_set():
@@ -441,8 +490,18 @@ class Host:
                 self.statistics.count("dropped", self._finished.put(finished))
 
     def _publish_loop(self) -> None:
-        while True:
+        while not self._stop.is_set():
             self._publish(self._finished.get())
+
+    def _lost(self, where: str, error: Exception) -> None:
+        """A frame was lost to an error that the next one may not meet: say so and go on, but not for ever."""
+        self.statistics.count("dropped")
+        self._failures += 1
+        if self._failures >= GIVE_UP_FAILURES:
+            raise HostError(
+                f"{self._failures} frames in a row were lost ({where}: {error}); try a smaller size or another device"
+            ) from error
+        self._complain("lost", f"a frame was lost in {where}: {error}")
 
     def _complain(self, kind: str, message: str) -> None:
         now = time.monotonic()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 DEVICES = ("cpu", "cuda", "mps")
@@ -66,4 +68,4 @@ def host_threads(device: torch.device) -> int | None:
     """
     if device.type != "cpu":
         return None
-    return max(1, torch.get_num_threads() // 2)
+    return max(1, (os.cpu_count() or 2) // 2)

@@ -20,7 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from core.backend import BACKENDS, pick_backend
 from core.codec import Codec, encode_kl, encode_tiny
 from core.denoiser import PREDICTIONS, UnetDenoiser
-from core.schedule import NoiseSchedule
+from core.schedule import NoiseSchedule, ScheduleError
 from core.stream import NoiseSource, Stream, StreamConfig, seeded_noise
 from core.text import TextConditioner
 
@@ -85,7 +85,10 @@ class Model:
         area = area or self.native_size**2
         scale = (area / (width * height)) ** 0.5
         step = self.size_multiple
-        return tuple(max(step, round(side * scale / step) * step) for side in (width, height))  # type: ignore[return-value]
+        w, h = (max(step, round(side * scale / step) * step) for side in (width, height))
+        # A very long and thin picture keeps to the area, not to its shape: the codec resizes what does not fit.
+        w = min(w, max(step, 2 * area // h // step * step))
+        return w, min(h, max(step, 2 * area // w // step * step))
 
     def stream(
         self, config: StreamConfig, *, cache_text: bool = True, noise_source: NoiseSource = seeded_noise
@@ -171,7 +174,16 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype, backend: 
         raise ModelError(
             f"{folder} cannot be loaded ({str(error).splitlines()[0]}); restore the model folder"
         ) from error
-    return assemble(folder, unet, vae, encoder, tokenizer, scheduler, device, dtype, backend)
+    shapes = (unet.config.in_channels, unet.config.cross_attention_dim)
+    if unet.config.addition_embed_type is not None or shapes != (
+        vae.config.latent_channels,
+        encoder.config.hidden_size,
+    ):
+        raise ModelError(f"{folder} is not shaped like Stable Diffusion 1.x or 2.x; use a model of that shape")
+    try:
+        return assemble(folder, unet, vae, encoder, tokenizer, scheduler, device, dtype, backend)
+    except ScheduleError as error:
+        raise ModelError(f"{folder}: {error}") from None
 
 
 def assemble(

@@ -51,6 +51,9 @@ class PassthroughStream:
         guidance = active_guidance(params.guidance, params.guidance_scale)
         return Plan(params, stages, (), guidance, Scales(params.guidance_scale, params.delta))
 
+    def warm_up(self, plan: Plan) -> None:
+        """See `Stream.warm_up`: there is nothing to warm."""
+
     def admit(self, frame_FHWC: Tensor, plan: Plan) -> bool:
         """See `Stream.admit`."""
         return admit(self.filter, frame_FHWC, plan)

@@ -5,7 +5,7 @@ Rows from the top, values display-referred (sRGB). NaN counts as 0, values beyon
 
 from __future__ import annotations
 
-import warnings
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,10 @@ def to_rgb8(
 
 def as_tensor(pixels_HWC: NDArray[Any]) -> torch.Tensor:
     """The pixels as a tensor on the same memory, which is only ever read."""
-    with warnings.catch_warnings():
-        # torch has no read-only tensors and warns of views of a ring's slot, which nothing here writes to.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+    if pixels_HWC.flags.writeable:
         return torch.from_numpy(pixels_HWC)
+    # torch has no read-only tensors and warns of views of a ring's slot. The memory goes by its address instead; the
+    # tensor must not outlive the view, which holds for everything that the frame path does with it.
+    address = pixels_HWC.__array_interface__["data"][0]
+    lasting = np.ctypeslib.as_array((ctypes.c_uint8 * pixels_HWC.nbytes).from_address(address))
+    return torch.from_numpy(lasting.reshape(pixels_HWC.shape))

@@ -193,6 +193,12 @@ class Stream(Generic[Tag]):
             self._noise = (seed, noise.to(self._device))
         return self._noise[1]
 
+    def warm_up(self, plan: Plan) -> None:
+        """Run a whole turn on an empty picture. Spoils the stream's state: for a throw-away stream of the same size."""
+        blank = torch.zeros((self.config.frame_buffer, self.config.height, self.config.width, 3), dtype=torch.uint8)
+        finished = self.advance(self.encode(blank), None, plan)  # type: ignore[arg-type]
+        self.decode(finished or Latents(torch.zeros(self._shape, device=self._device), None))  # type: ignore[arg-type]
+
     # -- frame path ----------------------------------------------------------------------------------------------
 
     def admit(self, frame_FHWC: Tensor, plan: Plan) -> bool:
@@ -284,9 +290,10 @@ def admit(similarity: SimilarityFilter, frame: Tensor, plan: Plan) -> bool:
         similarity.changed()
         return False
     if not params.similarity_filter:
+        similarity.changed()
         return True
     return similarity.admit(
-        frame,
+        frame[..., :3],
         depth=plan.depth,
         threshold=params.similarity_threshold,
         max_skip=params.similarity_max_skip,

@@ -55,18 +55,18 @@ class Settings:
     latent_noise: float = 0.07
     pool_scenes: int = 1536
     pool_looks: int = 6
-    small_steps: int = 2300
+    small_steps: int = 2150
     small_batch: int = 64
     small_cells: int = 8
-    full_steps: int = 2500
+    full_steps: int = 2650
     full_batch: int = 16
     tune_steps: int = 160
     tune_batch: int = 16
     lr: float = 1e-3
     tune_lr: float = 3e-4
-    pair_share: float = 0.6
-    pair_t_low: int = 150
-    pair_t_high: int = 600
+    pair_share: float = 0.7
+    pair_t_low: int = 60
+    pair_t_high: int = 420
     drop_share: float = 0.1
     guidance: float = 1.0
     average: float = 0.999
@@ -283,8 +283,8 @@ def train_painter(settings: Settings, work: Path, pool: Pool, device: torch.devi
     painter.unet.to(memory_format=torch.channels_last)
     levels = _Levels(device)
     stage = Stage("painter", work, painter, settings, log)
-    # Most of the training where the product works: image-to-image starts below the split.
-    every_t = (*range(SPLIT_T),) * 4 + (*range(SPLIT_T, 1000),)
+    # Most of the training where the product works.
+    every_t = (*range(settings.pair_t_high),) * 8 + (*range(settings.pair_t_high, 1000),)
 
     def plain_loss(step: int) -> tuple[Tensor, dict[str, float]]:
         small = step < settings.small_steps
@@ -300,7 +300,10 @@ def train_painter(settings: Settings, work: Path, pool: Pool, device: torch.devi
             timesteps=every_t,
         )
         x, v, t_B, _ = _noised(batch, levels, device)
-        error = (painter(x, t_B, batch.prompts) - v).pow(2).mean((1, 2, 3))
+        _, b = levels(t_B)
+        # An error of v is an error of the picture times 1 / b: not allowed to outweigh all else where b is small.
+        weight = (b / 0.5).clamp(max=1.0).pow(2)
+        error = ((painter(x, t_B, batch.prompts) - v).pow(2) * weight).mean((1, 2, 3))
         pair = batch.pair.to(device)
         with torch.no_grad():
             figures = {"plain": float(error[~pair].mean()), "pair": float(error[pair].mean())}

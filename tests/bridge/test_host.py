@@ -72,25 +72,47 @@ def test_a_frame_comes_back_with_its_source_and_stamps(channel):
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_the_overlapped_loop_equals_its_serial_twin(channel, steps):
-    """Every frame, every byte, through the real model, lossless on both sides."""
+    """Every frame, every byte, through the real model, lossless on both sides: none is kept back at the end."""
     random = np.random.default_rng(0)
-    frames = [random.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(10)]
+    frames = [random.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(8)]
     outputs = []
     for overlap in (True, False):
         got = {}
         options = {"size": (64, 64), "overlap": overlap, "dtype": "float32", "device": "cpu"}
         with Rig(f"{channel}-{overlap}", Params(steps=steps), lossless=True, model="embedded", **options) as rig:
-            # One thread here: a lossless writer waits for room, so written and read in turn.
             for number, pixels in enumerate(frames):
                 rig.writer.write({Kind.COLOUR: pixels}, source_frame_id=number, timeout_s=PATIENCE_S)
-                if number >= steps - 1:
-                    frame = rig.until(lambda f: True)
-                    got[frame.source_frame_id] = frame.planes[Kind.COLOUR].copy()
+                frame = rig.until(lambda f: True)
+                got[frame.source_frame_id] = frame.planes[Kind.COLOUR].copy()
         outputs.append(got)
     overlapped, serial = outputs
-    assert sorted(overlapped) == sorted(serial) == list(range(len(frames) - steps + 1))
+    assert sorted(overlapped) == sorted(serial) == list(range(len(frames)))
     for number, pixels in serial.items():
         assert np.array_equal(overlapped[number], pixels)
+
+
+def test_the_overlapped_stream_batch_equals_its_serial_twin(channel):
+    """The same in throughput mode, newest wins, fed no faster than frames are taken."""
+    random = np.random.default_rng(1)
+    frames = [random.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(8)]
+    outputs = []
+    for overlap in (True, False):
+        got = {}
+        options = {"size": (64, 64), "overlap": overlap, "dtype": "float32", "device": "cpu"}
+        with Rig(f"{channel}-{overlap}", Params(steps=3), model="embedded", **options) as rig:
+            for number, pixels in enumerate(frames, 1):
+                rig.writer.write({Kind.COLOUR: pixels}, source_frame_id=number)
+                rig.until(
+                    lambda f, number=number: (
+                        got.setdefault(f.source_frame_id, f.planes[Kind.COLOUR].copy()) is not None
+                        and f.source_frame_id >= number
+                    )
+                )
+        outputs.append(got)
+    overlapped, serial = outputs
+    assert {1, len(frames)} <= set(overlapped) & set(serial)
+    for number in set(overlapped) & set(serial):
+        assert np.abs(overlapped[number].astype(int) - serial[number]).max() <= 1
 
 
 def test_frames_in_flight_come_out_when_the_source_pauses(channel):
@@ -212,9 +234,91 @@ def test_paused_holds_the_picture(channel):
         time.sleep(0.3)
         rig.writer.write({Kind.COLOUR: picture(2)}, source_frame_id=2)
         assert rig.reader.read(timeout_s=0.5) is None
-        rig.host.live.set("paused", False)
-        rig.until(
-            lambda f: f.source_frame_id == 3,
-            again=lambda: rig.writer.write({Kind.COLOUR: picture(3)}, source_frame_id=3),
-        )
         assert rig.host.statistics.counter("skipped") >= 1
+        # The frame that came while paused is the newest there is: it shows, although the source sends nothing more.
+        rig.host.live.set("paused", False)
+        rig.until(lambda f: f.source_frame_id == 2)
+        rig.writer.write({Kind.COLOUR: picture(3)}, source_frame_id=3)
+        rig.until(lambda f: f.source_frame_id == 3)
+
+
+def test_a_similar_frame_that_was_skipped_shows_when_the_source_rests(channel):
+    with Rig(channel, Params(steps=1, similarity_filter=True, similarity_threshold=0.5), model="passthrough") as rig:
+        first = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        second = first.copy()
+        second[:4, :4] ^= 1
+        rig.writer.write({Kind.COLOUR: first}, source_frame_id=1)
+        rig.until(lambda f: f.source_frame_id == 1)
+        rig.writer.write({Kind.COLOUR: second}, source_frame_id=2)
+        frame = rig.until(lambda f: f.source_frame_id == 2)
+        assert np.array_equal(frame.planes[Kind.COLOUR][..., :3], second)
+
+
+def test_frames_overtaken_in_the_ring_count_as_dropped(channel):
+    with Rig(channel, model="passthrough", overlap=False) as rig:
+        rig.writer.write({Kind.COLOUR: picture(0)}, source_frame_id=1)
+        rig.until(lambda f: f.source_frame_id == 1)
+        for number in range(2, 300):
+            rig.writer.write({Kind.COLOUR: picture(number)}, source_frame_id=number)
+        rig.until(lambda f: f.source_frame_id == 299)
+        count = rig.host.statistics.counter
+        assert count("frames_in") + count("dropped") == 299
+        assert count("dropped") > 0
+
+
+@pytest.mark.parametrize("part", ["encode", "advance", "decode"])
+def test_an_error_costs_one_frame_and_not_the_host(channel, part, caplog):
+    with Rig(channel, model="passthrough") as rig, caplog.at_level(logging.WARNING, "frameloom.host"):
+        rig.writer.write({Kind.COLOUR: picture(1)}, source_frame_id=1)
+        rig.until(lambda f: f.source_frame_id == 1)
+        stream = rig.host._work.stream
+        good = getattr(stream, part)
+
+        def once(*args):
+            setattr(stream, part, good)
+            raise RuntimeError("out of memory, for instance")
+
+        setattr(stream, part, once)
+        rig.writer.write({Kind.COLOUR: picture(2)}, source_frame_id=2)
+        deadline = time.monotonic() + PATIENCE_S
+        while "was lost" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+        rig.writer.write({Kind.COLOUR: picture(3)}, source_frame_id=3)
+        rig.until(lambda f: f.source_frame_id == 3)
+        assert "out of memory, for instance" in caplog.text
+
+
+def test_parameters_that_cannot_be_used_leave_the_old_ones(channel, caplog):
+    with Rig(channel, model="passthrough", size=(64, 64)) as rig, caplog.at_level(logging.WARNING, "frameloom.host"):
+        stream = rig.host._work.stream
+        good = stream.plan
+
+        def refuse(params):
+            raise RuntimeError("no memory for this prompt")
+
+        stream.plan = refuse
+        rig.host.live.set("seed", 9)
+        deadline = time.monotonic() + PATIENCE_S
+        while "old ones stay" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert "no memory for this prompt" in caplog.text
+        stream.plan = good
+        rig.writer.write({Kind.COLOUR: picture(1)}, source_frame_id=1)
+        rig.until(lambda f: f.source_frame_id == 1)
+
+
+def test_a_cut_output_segment_is_replaced(channel):
+    with Rig(channel, model="passthrough") as rig:
+        rig.writer.write({Kind.COLOUR: picture(1)}, source_frame_id=1)
+        rig.until(lambda f: f.source_frame_id == 1)
+        rig.reader.close()
+        with open(rig.host._writer.segment_path, "r+b") as segment:
+            segment.truncate(4096)
+        rig.reader = RingReader(f"{channel}.out")
+        for number in range(2, 5):
+            rig.writer.write({Kind.COLOUR: picture(number)}, source_frame_id=number)
+            time.sleep(0.1)
+        rig.until(
+            lambda f: f.source_frame_id == 9,
+            again=lambda: rig.writer.write({Kind.COLOUR: picture(9)}, source_frame_id=9),
+        )

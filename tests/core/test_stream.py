@@ -301,6 +301,26 @@ def test_turbo_and_lcm_schedules_agree_where_the_boundary_vanishes(model):
         torch.testing.assert_close(latent, out[1][tag], **CLOSE)
 
 
+def test_the_filter_looks_at_colour_and_not_at_alpha(model):
+    """Two dark pictures with an opaque alpha are not alike because of the alpha."""
+    stream = make(model)
+    plan = stream.plan(BASE.with_values(similarity_filter=True, steps=1))
+    dark = torch.zeros(16, 16, 4, dtype=torch.uint8)
+    dark[..., 3] = 255
+    other = dark.clone()
+    other[4:8, 4:8, 0] = 60
+    assert [stream.admit(dark, plan), stream.admit(other, plan), stream.admit(dark, plan)] == [True, True, True]
+
+
+def test_the_filter_forgets_while_it_is_off(model):
+    stream = make(model)
+    on, off = (stream.plan(BASE.with_values(similarity_filter=f, steps=1)) for f in (True, False))
+    one, two = random_frames(2)
+    assert stream.admit(one, on)
+    assert stream.admit(two, off)
+    assert stream.admit(one, on)
+
+
 def test_paused_runs_nothing_and_the_next_frame_runs(model):
     stream = make(model)
     paused = stream.plan(BASE.with_values(paused=True, similarity_filter=True))
@@ -316,6 +336,10 @@ def test_sizes_that_do_not_suit_are_refused(model):
         model.stream(StreamConfig(100, 64))
     assert model.fit(1920, 1080) == (80, 48)
     assert model.fit(64, 64) == (64, 64)
+    for width, height in ((4, 3000), (3000, 4), (1, 1 << 24)):
+        w, h = model.fit(width, height)
+        assert w % 16 == h % 16 == 0
+        assert w * h <= 2 * 64 * 64
 
 
 def test_frames_of_other_sizes_are_brought_to_the_stream_size(model):
