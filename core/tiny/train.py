@@ -60,7 +60,7 @@ class Settings:
     small_cells: int = 8
     full_steps: int = 2650
     full_batch: int = 16
-    tune_steps: int = 160
+    tune_steps: int = 0
     tune_batch: int = 16
     lr: float = 1e-3
     tune_lr: float = 3e-4

@@ -102,12 +102,11 @@ def test_the_overlapped_stream_batch_equals_its_serial_twin(channel):
         with Rig(f"{channel}-{overlap}", Params(steps=3), model="embedded", **options) as rig:
             for number, pixels in enumerate(frames, 1):
                 rig.writer.write({Kind.COLOUR: pixels}, source_frame_id=number)
-                rig.until(
-                    lambda f, number=number: (
-                        got.setdefault(f.source_frame_id, f.planes[Kind.COLOUR].copy()) is not None
-                        and f.source_frame_id >= number
-                    )
-                )
+                newest = 0
+                while newest < number:
+                    frame = rig.until(lambda f: True)
+                    newest = frame.source_frame_id
+                    got.setdefault(newest, frame.planes[Kind.COLOUR].copy())
         outputs.append(got)
     overlapped, serial = outputs
     assert {1, len(frames)} <= set(overlapped) & set(serial)
