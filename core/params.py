@@ -159,9 +159,9 @@ class Params:
         slow=True,
     )
     strength: float = _param(
-        0.64,
+        0.2,
         "float",
-        "How far from the input the picture may go; 1 ignores the input.",
+        "How far from the input the picture may go; 1 ignores the input. Stable Diffusion models want 0.4 and more.",
         low=0.02,
         high=1.0,
         step=0.02,

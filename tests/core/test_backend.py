@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 def latents(backend: str) -> list[torch.Tensor]:
     model = random_model(backend=backend)
     stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX))
-    plan = stream.plan(Params(prompt="red ball", guidance="full", steps=2))
+    plan = stream.plan(Params(prompt="red ball", strength=0.64, guidance="full", steps=2))
     out = []
     for i, frame in enumerate(random_frames(3)):
         finished = stream.advance(stream.encode(frame[None]), i, plan)

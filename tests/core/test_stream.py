@@ -14,7 +14,9 @@ from core.params import GUIDANCE_KINDS, Params
 from core.stream import StreamConfig, seeded_noise
 from tests.random_model import SIZE_PX, random_frames, random_model
 
-BASE = Params().with_values(prompt="red ball, neon", negative_prompt="grey", guidance_scale=1.6, delta=0.8)
+BASE = Params().with_values(
+    prompt="red ball, neon", negative_prompt="grey", strength=0.64, guidance_scale=1.6, delta=0.8
+)
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 
 
