@@ -377,7 +377,11 @@ def _tune(
         with torch.no_grad():
             for slow, fast in zip(follower.parameters(), painter.parameters(), strict=True):
                 slow.lerp_(fast, 0.05)
-        return loss, {"pair": float(paired.detach()), "guided": float(distilled), "consistent": float(consistent)}
+        return loss, {
+            "pair": float(paired.detach()),
+            "guided": float(distilled.detach()),
+            "consistent": float(consistent.detach()),
+        }
 
     stage.run(settings.tune_steps, settings.tune_lr, tune_loss)
     painter.load_state_dict(stage.progress.average)
