@@ -28,7 +28,7 @@ def percentile(values: Sequence[float], q: float) -> float:
 def bar(name: str, value: float, limit: float, *, at_most: bool = False) -> dict[str, Any]:
     """One judged figure; `at_most` when smaller is better."""
     holds = value <= limit if at_most else value >= limit
-    return {"name": name, "value": round(value, 4), "bar": limit, "sense": "<=" if at_most else ">=", "holds": holds}
+    return {"name": name, "value": float(f"{value:.4g}"), "bar": limit, "sense": "<=" if at_most else ">=", "holds": holds}
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -95,6 +95,7 @@ def as_noise(unet: Any, noise: Any) -> Any:
             super().__init__()
             self.unet = unet
             self.config = unet.config
+            self.device, self.dtype = unet.device, unet.dtype
             self.register_buffer("a", noise.alphas_cumprod_T.sqrt().float())
             self.register_buffer("b", (1.0 - noise.alphas_cumprod_T).sqrt().float())
 
