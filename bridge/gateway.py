@@ -8,6 +8,7 @@ The only user of aiohttp. The messages are described in clients/web/README.md.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import errno
 import ipaddress
@@ -17,7 +18,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -39,6 +40,9 @@ MAX_MESSAGE_BYTES = 256 * 1024
 """Larger than any message with a meaning, so that a prompt of 100 kB is answered and not cut off."""
 SEND_TIMEOUT_S = 5.0
 """A viewer whose connection takes no byte for so long is dropped."""
+LINGER_S = 2.0
+LINGER_BYTES = 64 << 20
+"""How long, and how much, a viewer that was closed with a reason may still send before its connection is cut."""
 HEARTBEAT_S = 20.0
 STATS_EVERY_S = 0.5
 STATS_LOOK_BACK_S = 5.0
@@ -186,6 +190,8 @@ class _Viewer:
         self.texts: dict[str, str] = {}
         self.replies: deque[str] = deque(maxlen=32)
         self.wake = asyncio.Event()
+        self.closing = False
+        """A close frame was sent: nothing may follow it."""
         self.messages_left = float(MESSAGES_PER_S)
         self.messages_at = time.monotonic()
 
@@ -444,6 +450,11 @@ class Gateway:
         # Pictures do not deflate; the limit is the hard one, the one with a reason is in _listen_to.
         ws = web.WebSocketResponse(heartbeat=HEARTBEAT_S, compress=False, max_msg_size=4 * MAX_MESSAGE_BYTES)
         await ws.prepare(request)
+        async with _lingering(request):
+            await self._welcome(request, ws)
+        return ws
+
+    async def _welcome(self, request: web.Request, ws: web.WebSocketResponse) -> None:
         query = request.query
         channel, name, codec = query.get("channel", self.channel), query.get("side", "out"), query.get("codec", "jpeg")
         if channel != self.channel:
@@ -466,7 +477,6 @@ class Gateway:
                 transport.abort if transport is not None else lambda: None,
             )
             await self._attend(viewer)
-        return ws
 
     async def _attend(self, viewer: _Viewer) -> None:
         """Serve one viewer until it leaves."""
@@ -489,6 +499,8 @@ class Gateway:
             while True:
                 await viewer.wake.wait()
                 viewer.wake.clear()
+                if viewer.closing:
+                    return
                 async with asyncio.timeout(SEND_TIMEOUT_S):
                     while viewer.replies:
                         await ws.send_str(viewer.replies.popleft())
@@ -505,8 +517,9 @@ class Gateway:
             # It does not read: nothing more can be said to it.
             viewer.abort()
         except (ConnectionError, RuntimeError):
-            # It left while we were sending; the receiving side ends the visit.
-            viewer.abort()
+            # It left, or is being closed, while we were sending. The receiving side ends the visit; to abort here would
+            # take the close frame away from a viewer that has not read it yet.
+            return
 
     async def _listen_to(self, viewer: _Viewer) -> None:
         async for message in viewer.socket:
@@ -602,8 +615,45 @@ def _clip(text: str) -> str:
     return text if len(text) <= 500 else text[:497] + "..."
 
 
+@contextlib.asynccontextmanager
+async def _lingering(request: web.Request) -> AsyncIterator[None]:
+    """Keep the connection until the viewer has seen why it was closed.
+
+    A system that closes a socket with unread input resets the connection, and the close frame under way is lost with
+    it. So the socket is held by a second descriptor, and after the server's own close what still comes is read and
+    thrown away until the viewer has closed too, for `LINGER_S` and `LINGER_BYTES` at most.
+    """
+    transport = request.transport
+    if transport is None:
+        yield
+        return
+    own: socket.socket = transport.get_extra_info("socket")
+    held = own.dup()
+    try:
+        yield
+        if transport.is_closing():
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(LINGER_S):
+                    await _discard(own, held)
+            transport.abort()
+    finally:
+        held.close()
+
+
+async def _discard(own: socket.socket, held: socket.socket) -> None:
+    """Read from `held` until its peer ends or has sent too much; end our direction once `own` has sent everything."""
+    while own.fileno() != -1:
+        await asyncio.sleep(0.01)
+    held.shutdown(socket.SHUT_WR)
+    loop = asyncio.get_running_loop()
+    left = LINGER_BYTES
+    while left > 0 and (data := await loop.sock_recv(held, 1 << 16)):
+        left -= len(data)
+
+
 async def _close(viewer: _Viewer, code: int, reason: str) -> None:
     """Close with a reason; a viewer that does not take it within the time is cut off."""
+    viewer.closing = True
     try:
         async with asyncio.timeout(SEND_TIMEOUT_S):
             await viewer.socket.close(code=code, message=_reason(reason))

@@ -655,6 +655,37 @@ def test_too_many_messages_are_closed_with_a_reason(gateway):
     run(check())
 
 
+@pytest.mark.parametrize(
+    ("last", "code"), [("", 1007), ("x" * 300_000, 1009), ("x" * 20_000_000, 1009), (b"x" * 20_000_000, 1009)]
+)
+def test_a_viewer_that_goes_on_sending_still_hears_why_it_was_closed(gateway, last, code):
+    """The socket is closed with input unread; a system answers that by a reset, which must not overtake the reason."""
+
+    def frame(data):
+        opcode, body = (0x82, data) if isinstance(data, bytes) else (0x81, data.encode())
+        return bytes([opcode, 0xFF]) + len(body).to_bytes(8, "big") + bytes(4) + body
+
+    def visit():
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=PATIENCE_S) as peer:
+            peer.sendall(
+                f"GET /ws HTTP/1.1\r\nHost: 127.0.0.1:{gateway.port}\r\nUpgrade: websocket\r\n"
+                "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+                "Sec-WebSocket-Version: 13\r\n\r\n".encode()
+            )
+            # Answers are owed when the close comes, and input is unread after it.
+            peer.sendall(frame('{"type": "get"}') * 20 + frame(last) + frame('{"type": "get"}') * 2000)
+            with peer.makefile("rb") as answers:
+                while answers.readline() != b"\r\n":
+                    pass
+                while True:
+                    opcode, size = answers.read(2)
+                    body = answers.read(int.from_bytes(answers.read(2), "big") if size == 126 else size)
+                    if opcode == 0x88:
+                        return int.from_bytes(body[:2], "big")
+
+    assert visit() == code
+
+
 def test_viewers_are_limited(gateway, monkeypatch):
     monkeypatch.setattr(bridge.gateway, "MAX_VIEWERS", 2)
 
