@@ -23,7 +23,8 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from pythonosc.osc_message import OscMessage, ParseError
@@ -72,12 +73,27 @@ class OscPortInUse(OscError):
     """Another program holds the UDP port."""
 
 
-class _Refused(ValueError):
-    """A datagram or message that is answered by /error."""
+class Refused(ValueError):
+    """A datagram or message that is answered by /error <address> <message>."""
 
     def __init__(self, address: str, message: str) -> None:
         super().__init__(message)
         self.address = address
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a message to an alias address does: parameters to set, messages (address, values...) to send back, and a
+    text for /error where a part of it could not be done."""
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    replies: tuple[tuple[Any, ...], ...] = ()
+    error: str = ""
+
+
+Alias = Callable[[str, list[Any]], Answer]
+"""Acts on a message to an address of another program's dialect: address and arguments. Raises `Refused` or
+`core.params.ParamError`."""
 
 
 class _Allowance:
@@ -110,12 +126,26 @@ class OscServer:
     """Serves OSC over UDP from one thread of its own between `start()` and `stop()`.
 
     host: address to bind, loopback unless somebody asks for more. port: UDP port, 0 for any free one; the `port`
-    attribute tells which.
+    attribute tells which. aliases: further addresses, which go before those of parameters; one that ends in "/" stands
+    for all that begin with it. reply_port: port of the sender's machine for all answers; None answers to the port that
+    was sent from.
     """
 
-    def __init__(self, live: LiveParams, statistics: Statistics, host: str = "127.0.0.1", port: int = 9000) -> None:
+    def __init__(
+        self,
+        live: LiveParams,
+        statistics: Statistics,
+        host: str = "127.0.0.1",
+        port: int = 9000,
+        *,
+        aliases: Mapping[str, Alias] | None = None,
+        reply_port: int | None = None,
+    ) -> None:
         self.host = host
         self.port = port
+        self._aliases = dict(aliases or {})
+        self._prefixes = tuple(address for address in self._aliases if address.endswith("/"))
+        self._reply_port = reply_port
         self._live = live
         self._statistics = statistics
         self._socket: socket.socket | None = None
@@ -177,7 +207,7 @@ class OscServer:
         """Act on one datagram; returns the number of messages that were in it, at least 1."""
         try:
             parts = _messages_in(data)
-        except _Refused as refused:
+        except Refused as refused:
             self._refuse(sender, refused.address, str(refused))
             return 1
         values: dict[str, Any] = {}
@@ -185,18 +215,32 @@ class OscServer:
             try:
                 address, arguments = _parse(part)
                 name = address[1:]
-                if name in SPECS:
+                alias = self._alias(address)
+                if alias is not None:
+                    answer = alias(address, arguments)
+                    values.update({key: SPECS[key].check(value) for key, value in answer.values.items()})
+                    for reply in answer.replies:
+                        self._send(sender, *reply)
+                    if answer.error:
+                        self._refuse(sender, address, answer.error)
+                elif name in SPECS:
                     values[name] = SPECS[name].check(_value(SPECS[name], arguments))
                 elif not address.startswith(_ANSWERS):
                     self._live.update(values)
                     values = {}
                     self._command(address, arguments, sender)
-            except _Refused as refused:
+            except Refused as refused:
                 self._refuse(sender, refused.address, str(refused))
             except ParamError as refused:
                 self._refuse(sender, address, str(refused))
         self._live.update(values)
         return max(1, len(parts))
+
+    def _alias(self, address: str) -> Alias | None:
+        found = self._aliases.get(address)
+        if found is None and address.startswith(self._prefixes):
+            found = next(self._aliases[prefix] for prefix in self._prefixes if address.startswith(prefix))
+        return found
 
     def _command(self, address: str, arguments: list[Any], sender: Sender) -> None:
         if address == "/ping":
@@ -210,8 +254,8 @@ class OscServer:
             self._subscribers.pop(destination, None)
             self._answer_to.pop(sender, None)
         else:
-            known = ", ".join([*(f"/{name}" for name in SPECS), *_COMMANDS])
-            raise _Refused(address, f"unknown address; known are {known}")
+            known = ", ".join(dict.fromkeys([*(f"/{name}" for name in SPECS), *_COMMANDS, *self._aliases]))
+            raise Refused(address, f"unknown address; known are {known}")
 
     def _get(self, arguments: list[Any], sender: Sender) -> None:
         wanted: list[Any] = arguments or list(SPECS)
@@ -219,7 +263,7 @@ class OscServer:
         for name in wanted[: len(SPECS)]:
             spec = SPECS.get(name) if isinstance(name, str) else None
             if spec is None:
-                raise _Refused("/get", f"no parameter {_shown(name)}; known are {', '.join(SPECS)}")
+                raise Refused("/get", f"no parameter {_shown(name)}; known are {', '.join(SPECS)}")
             value = values[spec.name]
             if spec.kind == "ints":
                 value = ",".join(map(str, value))
@@ -229,7 +273,7 @@ class OscServer:
 
     def _subscribe(self, destination: Sender, sender: Sender) -> None:
         if destination not in self._subscribers and len(self._subscribers) >= MAX_SUBSCRIBERS:
-            raise _Refused("/subscribe", f"{MAX_SUBSCRIBERS} subscribers already; /unsubscribe one or wait a minute")
+            raise Refused("/subscribe", f"{MAX_SUBSCRIBERS} subscribers already; /unsubscribe one or wait a minute")
         self._subscribers[destination] = time.monotonic() + SUBSCRIPTION_S
         self._answer_to[sender] = destination
         self._send(sender, "/subscribed", destination[1], SUBSCRIPTION_S)
@@ -244,9 +288,9 @@ class OscServer:
             self._answer_to = {s: d for s, d in self._answer_to.items() if d in self._subscribers}
             if self._subscribers:
                 for name, value in _numbers(self._statistics.snapshot(STATS_LOOK_BACK_S)):
-                    datagram = _datagram(f"/stats/{name}", value)
+                    message = datagram(f"/stats/{name}", value)
                     for destination in self._subscribers:
-                        self._send_raw(datagram, destination)
+                        self._send_raw(message, destination)
         until_next = self._next_stats - now if self._subscribers else _POLL_S
         self._socket.settimeout(min(_POLL_S, max(0.001, until_next)))
 
@@ -268,12 +312,13 @@ class OscServer:
 
     def _send(self, sender: Sender, address: str, *values: Any) -> None:
         # A sender that subscribed with a port listens there, and not on the port it happens to send from.
-        self._send_raw(_datagram(address, *values), self._answer_to.get(sender, sender))
+        default = sender if self._reply_port is None else (sender[0], self._reply_port, *sender[2:])
+        self._send_raw(datagram(address, *values), self._answer_to.get(sender, default))
 
-    def _send_raw(self, datagram: bytes, destination: Sender) -> None:
+    def _send_raw(self, message: bytes, destination: Sender) -> None:
         assert self._socket is not None
         try:
-            self._socket.sendto(datagram, destination)
+            self._socket.sendto(message, destination)
         except OSError as error:
             _log.debug("OSC: no answer to %s: %s", destination, error)
 
@@ -303,7 +348,7 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def _messages_in(data: bytes) -> list[bytes]:
-    """The messages of a datagram, those of nested bundles in order. Raises `_Refused` when it is not OSC."""
+    """The messages of a datagram, those of nested bundles in order. Raises `Refused` when it is not OSC."""
     # No recursion: 64 kB hold 3,000 nested bundles. Every size is checked, so that each step moves forward.
     messages: list[bytes] = []
     pending = [memoryview(data)]
@@ -313,14 +358,14 @@ def _messages_in(data: bytes) -> list[bytes]:
             messages.append(bytes(part))
             continue
         if part[:8] != b"#bundle\0" or len(part) < 16:
-            raise _Refused("-", "malformed datagram: neither a message (starts with /) nor a whole #bundle")
+            raise Refused("-", "malformed datagram: neither a message (starts with /) nor a whole #bundle")
         inner = []
         at = 16
         while at < len(part):
             size = int.from_bytes(part[at : at + 4], "big")
             at += 4
             if size == 0 or size % 4 or size > len(part) - at:
-                raise _Refused("-", f"malformed bundle: an element of {size} bytes where {max(0, len(part) - at)} are")
+                raise Refused("-", f"malformed bundle: an element of {size} bytes where {max(0, len(part) - at)} are")
             inner.append(part[at : at + size])
             at += size
         pending.extend(reversed(inner))
@@ -328,7 +373,7 @@ def _messages_in(data: bytes) -> list[bytes]:
 
 
 def _parse(data: bytes) -> tuple[str, list[Any]]:
-    """Address and arguments of one message. Raises `_Refused`."""
+    """Address and arguments of one message. Raises `Refused`."""
     end = data.find(b"\0")
     address = data[: max(0, end)].decode("utf-8", "replace")
     tags_at = (end // 4 + 1) * 4
@@ -336,13 +381,13 @@ def _parse(data: bytes) -> tuple[str, list[Any]]:
     unknown = set(tags[1:]) - _TYPE_TAGS
     if unknown:
         # The library would skip some of these and read the following arguments from the wrong place.
-        raise _Refused(address, f"type tag {chr(min(unknown))!r} is not taken; send numbers, text, true or false")
+        raise Refused(address, f"type tag {chr(min(unknown))!r} is not taken; send numbers, text, true or false")
     if len(tags) > _MAX_ARGUMENTS + 1:
-        raise _Refused(address, f"{len(tags) - 1} arguments; send at most {_MAX_ARGUMENTS}")
+        raise Refused(address, f"{len(tags) - 1} arguments; send at most {_MAX_ARGUMENTS}")
     try:
         message = OscMessage(data)
     except (ParseError, ValueError, OverflowError, IndexError) as error:
-        raise _Refused(address, f"malformed message: {str(error)[:_SHOWN_CHARS]}") from error
+        raise Refused(address, f"malformed message: {str(error)[:_SHOWN_CHARS]}") from error
     return address, message.params
 
 
@@ -372,7 +417,7 @@ def _port_of(address: str, arguments: list[Any], sender: Sender) -> Sender:
     port = arguments[0]
     number = isinstance(port, (int, float)) and not isinstance(port, bool)
     if len(arguments) > 1 or not number or not 1 <= port <= 65535 or port != int(port):
-        raise _Refused(address, f"got {_shown(arguments)}; send nothing or one port from 1 to 65535")
+        raise Refused(address, f"got {_shown(arguments)}; send nothing or one port from 1 to 65535")
     return (sender[0], int(port), *sender[2:])
 
 
@@ -388,7 +433,8 @@ def _numbers(snapshot: dict[str, Any]) -> Iterator[tuple[str, int | float]]:
                 yield f"{stage}_p{q}_ms", value
 
 
-def _datagram(address: str, *values: Any) -> bytes:
+def datagram(address: str, *values: Any) -> bytes:
+    """One OSC message as bytes; values are text, whole numbers, floats or booleans."""
     builder = OscMessageBuilder(address)
     for value in values:
         builder.add_arg(value)
