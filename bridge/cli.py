@@ -99,7 +99,9 @@ def _params(words: list[str]) -> int:
 COMMANDS: dict[str, Command] = {
     "demo": Command("demo [options]", "a moving scene, repainted live, in the browser", _module("bridge.demo")),
     "host": Command(
-        "host --channel NAME [options]", "repaint what a client writes into NAME.in", _module("bridge.serve")
+        "host --channel NAME [options]",
+        "repaint what a client writes into NAME.in (or --input td:NAME)",
+        _module("bridge.serve"),
     ),
     "source": Command(
         "source WHAT --channel NAME", "write a camera, video, folder or world into NAME.in", _module("bridge.sources")

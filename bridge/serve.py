@@ -6,6 +6,7 @@ The parts know nothing of each other; they share one `LiveParams` and one `Stati
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -13,8 +14,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
+from bridge.adaptors import channel_name
+from bridge.ends import add_end_options, open_ends
+from bridge.foreign import AdaptorError
 from bridge.live import LiveParams
 from bridge.ring_errors import RingError
 from bridge.sources import parse_size
@@ -41,6 +45,14 @@ class ServeError(RuntimeError):
 def say(text: str) -> None:
     """Progress goes to standard error; standard output keeps results only."""
     print(text, file=sys.stderr, flush=True)
+
+
+class Part(Protocol):
+    """What starts and stops with a host. `stop` waits for the end and is harmless when it has ended."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
 
 
 class Serving:
@@ -111,6 +123,11 @@ class Serving:
             raise ServeError(str(error)) from None
         self._servers.append(osc)
         say(f"OSC: {self._osc_host} port {osc.port}")
+
+    def add(self, part: Part) -> None:
+        """Start something that ends with the host."""
+        self._servers.append(part)
+        part.start()
 
     def start_page(self, examples: Iterable[str] = ()) -> None:
         """Serve the page, which offers `examples` as prompts. On an error nothing of this object is left running."""
@@ -236,7 +253,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="frameloom host", description="Repaint what a client writes into NAME.in; results go to NAME.out."
     )
-    parser.add_argument("--channel", required=True, help="NAME of the channel")
+    parser.add_argument("--channel", help="NAME of the channel (default: made from the name in --input)")
+    add_end_options(parser)
     parser.add_argument("--size", type=parse_size, default=None, help="128 or 640x360 to work at (default: as it fits)")
     parser.add_argument("--lossless", action="store_true", help="take every frame and wait for both sides (offline)")
     parser.add_argument("--serial", action="store_true", help="no overlap: the plain twin of the loop")
@@ -244,10 +262,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--osc-host", default="127.0.0.1", help="address for OSC (default: this machine only)")
     add_host_options(parser)
     args = parser.parse_args(argv)
+    if args.channel is None and args.input is None:
+        parser.error("--channel NAME is wanted, or --input of another program")
+    if args.lossless and (args.input is not None or args.output is not None):
+        parser.error("--lossless is for rings; other programs' memory holds one picture and no number")
     stop = StopRequest()
     try:
+        channel = args.channel if args.channel is not None else channel_name(args.input)
         serving = Serving(
-            args.channel,
+            channel,
             params_from(args.settings),
             port=args.port,
             osc_port=args.osc_port,
@@ -260,10 +283,17 @@ def main(argv: list[str] | None = None) -> int:
             lossless=args.lossless,
             overlap=not args.serial,
         )
-        serving.start()
-        if not args.no_page:
-            serving.start_page()
-    except (ServeError, ParamError) as error:
+        with contextlib.ExitStack() as undo:
+            undo.callback(serving.stop)
+            # Opened before anything starts, so that mistakes in the words are answered at once.
+            ends = open_ends(args, channel, serving.live, serving.statistics, say)
+            undo.callback(ends.stop)
+            serving.start()
+            serving.add(ends)
+            if not args.no_page:
+                serving.start_page()
+            undo.pop_all()
+    except (ServeError, ParamError, AdaptorError, RingError) as error:
         say(f"host: {error}")
         return 1
     try:
