@@ -1,0 +1,115 @@
+"""The component's custom parameters: two pages made from the list of live parameters, one for the component itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from core.params import SPECS, Spec
+
+STATUS = "Status"
+LIVE = {"".join(name.split("_")).capitalize(): spec for name, spec in SPECS.items()}
+"""The live parameters by their name in TouchDesigner, which wants a capital and then small letters and digits."""
+
+_OWN: tuple[tuple[str, str, str, Any, str], ...] = (
+    ("Str", STATUS, "Status", "", "What the component sees of the host. Written by the component."),
+    ("Toggle", "Active", "Active", True, "Send the input and show what comes back."),
+    ("Str", "Channel", "Channel", "stage", "The host reads CHANNEL.in and writes CHANNEL.out."),
+    ("Pulse", "Starthost", "Start Host", None, "Start a host for this channel in its own process."),
+    ("Pulse", "Stophost", "Stop Host", None, "End the host that this component started."),
+    ("StrMenu", "Model", "Model", "embedded", "Of a host started here: embedded, passthrough, or a diffusers folder."),
+    ("Str", "Hostoptions", "Host Options", "", "More words for a host started here, such as --device cuda."),
+    ("Int", "Oscport", "OSC Port", 9000, "UDP port of the host's OSC server on this machine."),
+    (
+        "Toggle",
+        "Linearinput",
+        "Linear Input",
+        False,
+        "Send floats as linear light (HDR, sRGB textures) instead of 8 bit.",
+    ),
+    (
+        "Toggle",
+        "Cudainput",
+        "CUDA Input",
+        False,
+        "Fetch the input by CUDA instead of numpyArray. Not tried on hardware.",
+    ),
+    ("Folder", "Checkout", "Checkout", "", "The folder that frameloom was cloned into."),
+    ("File", "Python", "Python", "", "The Python that starts the host; empty: the checkout's own, else the system's."),
+    ("Pulse", "Savetox", "Save .tox", None, "Save the component as frameloom.tox beside the project."),
+)
+OWN = tuple(name for _, name, _, _, _ in _OWN)
+_STYLES = {"str": "Str", "float": "Float", "int": "Int", "bool": "Toggle", "choice": "Menu", "ints": "Str"}
+_OSC_PORT_RANGE = (1, 65535)
+
+
+def add_pages(comp: Any) -> None:
+    """Append the pages to a COMP, with the values of parameters of the same name kept."""
+    before = {par.name: par.eval() for par in comp.customPars if not par.isPulse}
+    comp.destroyCustomPars()
+    page = comp.appendCustomPage("Frameloom")
+    for style, name, label, default, help in _OWN:
+        par = _append(page, style, name, label, help)
+        if default is not None:
+            par.default = par.val = default
+    comp.par.Status.readOnly = True
+    comp.par.Model.menuNames = comp.par.Model.menuLabels = ["embedded", "passthrough"]
+    _bound(comp.par.Oscport, *_OSC_PORT_RANGE)
+    for title, main in (("Paint", True), ("More", False)):
+        page = comp.appendCustomPage(title)
+        for name, spec in LIVE.items():
+            if spec.main == main:
+                _add_live(page, name, spec)
+    for par in comp.customPars:
+        if par.name in before and par.name != STATUS and not (par.isMenu and before[par.name] not in par.menuNames):
+            par.val = before[par.name]
+
+
+def _append(page: Any, style: str, name: str, label: str, help: str) -> Any:
+    makers = {
+        "Str": page.appendStr,
+        "Float": page.appendFloat,
+        "Int": page.appendInt,
+        "Toggle": page.appendToggle,
+        "Menu": page.appendMenu,
+        "StrMenu": page.appendStrMenu,
+        "Pulse": page.appendPulse,
+        "Folder": page.appendFolder,
+        "File": page.appendFile,
+    }
+    par = makers[style](name, label=label)[0]
+    par.help = help
+    return par
+
+
+def _add_live(page: Any, name: str, spec: Spec) -> None:
+    label = spec.name.replace("_", " ").title() + (f" ({spec.unit})" if spec.unit else "")
+    par = _append(page, _STYLES[spec.kind], name, label, spec.help)
+    if spec.kind == "choice":
+        par.menuNames = par.menuLabels = list(spec.choices)
+    if spec.kind in ("float", "int"):
+        _bound(par, spec.low, spec.high)
+    par.default = par.val = ",".join(map(str, spec.default)) if spec.kind == "ints" else spec.default
+
+
+def _bound(par: Any, low: float | None, high: float | None) -> None:
+    par.min = par.normMin = low
+    par.max = par.normMax = high
+    par.clampMin = par.clampMax = True
+
+
+def live_value(par: Any) -> Any:
+    """The value of a live parameter as the host takes it."""
+    kind = LIVE[par.name].kind
+    value = par.eval()
+    if kind == "bool":
+        return bool(value)
+    return {"float": float, "int": int}.get(kind, str)(value)
+
+
+def settings(comp: Any) -> list[str]:
+    """The present live parameters as options of `run.py host`."""
+    words = []
+    for name, spec in LIVE.items():
+        value = live_value(comp.par[name])
+        words += ["--set", f"{spec.name}={int(value) if spec.kind == 'bool' else value}"]
+    return words
