@@ -1,40 +1,46 @@
-"""The page and its WebSocket: a reader of both rings of a channel that shows them in browsers.
+"""The pages and their WebSockets: readers of the rings of one or more channels that show them in browsers.
 
-One thread per ring encodes the newest frame, once, when some viewer waits for one; one thread runs the asyncio loop
-that serves them all. Knows nothing of the stream: it reads rings like any other process and sets `LiveParams`.
-The only user of aiohttp. The messages are described in clients/web/README.md.
+One thread per ring encodes the newest frame, once, when some viewer waits for one (`bridge/side.py`); one thread runs
+the asyncio loop that serves them all. What viewers send goes into NAME.in (`bridge/upload.py`). Knows nothing of the
+stream: it reads and writes rings like any other process and sets `LiveParams`. The only user of aiohttp. The messages
+are described in clients/web/README.md.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import dataclasses
 import errno
-import ipaddress
+import hashlib
 import json
 import logging
+import re
 import socket
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from bridge.access import Access, host_name, is_loopback
 from bridge.live import LiveParams
-from bridge.packet import WEB, Codec
-from bridge.picture import Packet, Picture, encode, take
-from bridge.ring import RingError, RingReader, State
+from bridge.packet import PACKET, WEB, Codec
+from bridge.picture import Packet
+from bridge.ring import RingError, WriterExists
+from bridge.side import SIDES, Side
 from bridge.statistics import Statistics
+from bridge.upload import MAX_UPLOAD_BYTES, BadPicture, PacketError, Upload
 from core.params import SPECS, ParamError
 
 _log = logging.getLogger(__name__)
 
-SIDES = ("in", "out")
-MAX_VIEWERS = 16
+MAX_VIEWERS = 64
+"""WebSockets, streams and senders together."""
 MAX_IN_FLIGHT = 2
 MAX_MESSAGE_BYTES = 256 * 1024
 """Larger than any message with a meaning, so that a prompt of 100 kB is answered and not cut off."""
@@ -49,23 +55,35 @@ STATS_LOOK_BACK_S = 5.0
 MESSAGES_PER_S = 200
 """Messages that one viewer may send; two credits per frame at 60 Hz and a dragged slider stay below."""
 
-_POLL_S = 0.2
-_RETRY_S = 0.5
-_FILES = {"/": "index.html", "/index.html": "index.html", "/app.js": "app.js", "/style.css": "style.css"}
+SNAPSHOT_S = 3.0
+"""How long a snapshot waits for a picture."""
+STREAM_REPEAT_S = 5.0
+"""A still picture is sent again on the MJPEG stream so often: it finds out who has left."""
+MIN_TOKEN_CHARS = 8
+
+_POLICY = (
+    "default-src 'none'; script-src 'self'{}; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 _SECURITY = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
+    "Content-Security-Policy": _POLICY.format(""),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
+_NOT_KEPT = {"Cache-Control": "no-store"}
+_FOLDERS = ("", "examples", "scene", "vendor")
+_NEEDED = ("index.html", "app.js", "style.css")
+_WEBSOCKETS = ("/ws", "/send")
+_TOKEN_MENDED = "the token is missing or wrong; open the whole address that the host printed at its start"
+_FULL = "{} viewers already; close one of them"
 _CODECS = {"jpeg": Codec.JPEG, "rgba": Codec.RGBA8, "rgb": Codec.RGB8}
-_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+_BOUNDARY = "frame"
 # Close codes from 4000 are the application's own.
 _CLOSE_BAD_REQUEST = 4400
+_CLOSE_TOKEN = 4401
 _CLOSE_UNKNOWN_CHANNEL = 4404
+_CLOSE_TAKEN = 4409
 
 
 class GatewayError(RuntimeError):
@@ -76,124 +94,113 @@ class GatewayPortInUse(GatewayError):
     """Another program holds the TCP port."""
 
 
-class _Side:
-    """One ring of the channel: its reader thread, its newest frame in the encodings that viewers wait for."""
+@dataclasses.dataclass(frozen=True)
+class Channel:
+    """One channel that a gateway shows: the rings name.in and name.out, which need not exist yet.
 
-    def __init__(self, channel: str, name: str, publish: Callable[[_Side, dict[Codec, Packet]], None]) -> None:
-        self.name = name
-        self.ring = f"{channel}.{name}"
-        # Set by the loop's thread, read by the reader thread; one reference each, replaced whole.
-        self.wanted: frozenset[Codec] = frozenset()
-        self.wake = threading.Event()
-        # Set by the reader thread.
-        self.state = "no-writer"
-        self.message = ""
-        self.encoded = 0
-        # Touched by the loop's thread only.
-        self.packets: dict[Codec, Packet] = {}
-        self.sent = 0
-        self._publish = publish
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"gateway {self.ring}", daemon=True)
-        self._describe("no-writer", "")
+    live, statistics: of its host, when that runs in this process; without them the pictures are shown and the
+    parameters are not. examples: prompts that the page offers.
+    """
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self.wake.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                with RingReader(self.ring) as reader:
-                    self._read(reader)
-            except RingError as error:
-                self._describe("error", str(error))
-                self._publish(self, {})
-                self._stopping.wait(_RETRY_S)
-            except Exception:
-                _log.exception("gateway: reading %s failed; trying again", self.ring)
-                self._describe("error", f"reading {self.ring} failed; the log of the host says why")
-                self._publish(self, {})
-                self._stopping.wait(_RETRY_S)
-
-    def _read(self, reader: RingReader) -> None:
-        picture: Picture | None = None
-        packets: dict[Codec, Packet] = {}
-        while not self._stopping.is_set():
-            state = _STATES[reader.state]
-            # The writer of an unreadable ring is alive too: only a picture taken says that it can be read again.
-            if (state != "live" or self.state != "error") and self._describe(state, ""):
-                self._publish(self, dict(packets))
-            if not self.wanted:
-                if state == "writer-gone" and (last := take(reader, 0.0)) is not None:
-                    # Kept for viewers to come; and the reader follows a new writer only when nothing is left unread.
-                    picture, packets = last, {}
-                self.wake.wait(_POLL_S)
-                self.wake.clear()
-                continue
-            newer = take(reader, 0.0)
-            if newer is None:
-                # A viewer that has just come, or asks again, gets the frame that the others have.
-                if picture is not None:
-                    self._encode(picture, packets)
-                newer = take(reader, _POLL_S)
-            if newer is not None:
-                picture, packets = newer, {}
-                self._describe("live", "")
-                self._encode(picture, packets)
-
-    def _encode(self, picture: Picture, packets: dict[Codec, Packet]) -> None:
-        """Add what is wanted and not there yet, and hand everything to the viewers."""
-        for codec in self.wanted:
-            if codec not in packets:
-                packets[codec] = encode(picture, codec)
-                self.encoded += 1
-        # Cleared before the hand-over: what the loop sets from here on is a new wish.
-        self.wanted = frozenset()
-        self._publish(self, dict(packets))
-
-    def _describe(self, state: str, message: str) -> bool:
-        """Note the ring's state for people; returns whether it changed."""
-        if not message:
-            message = _STATE_MESSAGES[state].format(ring=self.ring)
-        changed = (state, message) != (self.state, self.message)
-        self.message = message
-        self.state = state
-        return changed
+    name: str
+    live: LiveParams | None = None
+    statistics: Statistics | None = None
+    examples: tuple[str, ...] = ()
 
 
-_STATES = {State.NO_WRITER: "no-writer", State.LIVE: "live", State.WRITER_GONE: "writer-gone"}
-_STATE_MESSAGES = {
-    "no-writer": "no writer on {ring} yet",
-    "live": "",
-    "writer-gone": "the writer of {ring} is gone; the last frame stays",
-    "error": "{ring} cannot be read",
-}
+@dataclasses.dataclass(frozen=True)
+class _Room:
+    """One channel while it is served."""
+
+    about: Channel
+    sides: dict[str, Side]
+
+    def params(self) -> dict[str, Any]:
+        """The message with the values in force; without a host in this process there are none."""
+        if self.about.live is None:
+            return {"type": "params", "revision": 0, "values": {}}
+        params, revision = self.about.live.latest()
+        return {"type": "params", "revision": revision, "values": dataclasses.asdict(params)}
+
+
+class _Line:
+    """One WebSocket: how much may come over it, and how it ends."""
+
+    def __init__(self, request: web.Request, ws: web.WebSocketResponse) -> None:
+        self.socket = ws
+        self._transport = request.transport
+        self.closing = False
+        """A close frame was sent: nothing may follow it."""
+        self._messages_left = float(MESSAGES_PER_S)
+        self._messages_at = time.monotonic()
+
+    def abort(self) -> None:
+        """Cut the connection: nothing more can be said over it."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def close(self, code: int, reason: str) -> None:
+        """Close with a reason; a viewer that does not take it within the time is cut off."""
+        self.closing = True
+        # A close frame holds at most 123 bytes of reason.
+        words = reason.encode("utf-8")[:123].decode("utf-8", "ignore").encode("utf-8")
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await self.socket.close(code=code, message=words)
+        except TimeoutError:
+            self.abort()
+
+    async def within_limits(self, size: int, most: int) -> bool:
+        """Count one message; closes, and returns False, when it is too large or one too many."""
+        now = time.monotonic()
+        saved = self._messages_left + (now - self._messages_at) * MESSAGES_PER_S
+        self._messages_left = min(2.0 * MESSAGES_PER_S, saved) - 1.0
+        self._messages_at = now
+        if size > most:
+            await self.close(WSCloseCode.MESSAGE_TOO_BIG, f"a message of {size} characters; send at most {most}")
+            return False
+        if self._messages_left < 0.0:
+            reason = f"too many messages; send at most {MESSAGES_PER_S} per second"
+            await self.close(WSCloseCode.POLICY_VIOLATION, reason)
+            return False
+        return True
 
 
 class _Viewer:
-    """One WebSocket. Everything it is owed is bounded: one frame, one text per kind, a few errors."""
+    """Somebody who looks at one side, owed one frame at most: the newest, when there is credit for it."""
 
-    def __init__(self, socket: web.WebSocketResponse, side: _Side, codec: Codec, abort: Callable[[], None]) -> None:
-        self.socket = socket
+    def __init__(self, side: Side, codec: Codec) -> None:
         self.side = side
         self.codec = codec
-        self.abort = abort
         self.credits = 0
         self.shown: tuple[int, int] | None = None
         self.offered: Packet | None = None
         self.state_told = ""
+        self.wake = asyncio.Event()
+
+    def tell(self, kind: str, text: str) -> None:
+        """Owe the viewer `text`, where it can take any."""
+
+    def take(self) -> Packet | None:
+        """The frame that is owed, paid for with a credit."""
+        packet, self.offered = self.offered, None
+        if packet is None or self.credits == 0:
+            return None
+        self.credits -= 1
+        self.shown = packet.key
+        self.side.sent += 1
+        return packet
+
+
+class _Visitor(_Viewer):
+    """A viewer on a WebSocket. Everything it is owed is bounded: one frame, one text per kind, a few answers."""
+
+    def __init__(self, line: _Line, room: _Room, side: Side, codec: Codec) -> None:
+        super().__init__(side, codec)
+        self.line = line
+        self.room = room
         self.texts: dict[str, str] = {}
         self.replies: deque[str] = deque(maxlen=32)
-        self.wake = asyncio.Event()
-        self.closing = False
-        """A close frame was sent: nothing may follow it."""
-        self.messages_left = float(MESSAGES_PER_S)
-        self.messages_at = time.monotonic()
 
     def tell(self, kind: str, text: str) -> None:
         """Owe the viewer `text`; a newer text of the same kind replaces one not sent yet."""
@@ -205,55 +212,61 @@ class _Viewer:
         self.replies.append(json.dumps({"type": kind, **about}))
         self.wake.set()
 
-    def over_limit(self) -> bool:
-        """Count one message; True when the viewer sends too many."""
-        now = time.monotonic()
-        saved = self.messages_left + (now - self.messages_at) * MESSAGES_PER_S
-        self.messages_left = min(2.0 * MESSAGES_PER_S, saved) - 1.0
-        self.messages_at = now
-        return self.messages_left < 0.0
-
 
 class Gateway:
-    """Serves the page of one channel between `start()` and `stop()`, from threads of its own.
+    """Serves the pages of some channels between `start()` and `stop()`, from threads of its own.
 
-    channel: reads the rings channel.in and channel.out, which need not exist yet. host, port: where to listen,
-    loopback unless somebody asks for more; port 0 takes any free one and `port` then tells which. examples: prompts
-    that the page offers. allowed_origins: pages of other origins ("https://example.org") that may open the WebSocket.
-    allowed_hosts: further names by which browsers may address this machine, when it listens beyond loopback.
+    channels: at least one; the first is shown where a request names none. host, port: where to listen, loopback unless
+    somebody asks for more; port 0 takes any free one and `port` then tells which. token: a word that everybody must
+    bring, needed beyond loopback. allowed_origins: pages of other origins ("https://example.org") that may open the
+    WebSocket. allowed_hosts: further names by which browsers may address this machine, when it listens beyond
+    loopback. start_page: the path that `url` leads to.
     """
 
     def __init__(
         self,
-        channel: str,
-        live: LiveParams,
-        statistics: Statistics,
+        channels: Sequence[Channel],
         host: str = "127.0.0.1",
         port: int = 8790,
         *,
-        examples: Iterable[str] = (),
+        token: str | None = None,
         allowed_origins: Iterable[str] = (),
         allowed_hosts: Iterable[str] = (),
+        start_page: str = "",
     ) -> None:
-        self.channel = channel
+        names = [channel.name for channel in channels]
+        if not names or len(set(names)) < len(names):
+            raise GatewayError(f"channels {', '.join(names) or '(none)'}: give at least one, and each once")
+        self.channel = names[0]
         self.host = host
         self.port = port
-        self._live = live
-        self._statistics = statistics
-        self._examples = tuple(examples)
-        self._allowed_origins = frozenset(origin.rstrip("/").lower() for origin in allowed_origins)
-        self._allowed_hosts = _LOOPBACK_NAMES | {name.lower() for name in allowed_hosts}
-        self._sides: dict[str, _Side] = {}
+        self._channels = tuple(channels)
+        self._token = token
+        self._start_page = start_page
+        self._access = Access(host, token, allowed_origins, allowed_hosts)
+        self._rooms: dict[str, _Room] = {}
+        self._files: dict[str, tuple[Path, dict[str, str]]] = {}
         self._viewers: set[_Viewer] = set()
+        self._senders: set[_Line] = set()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._leaving: asyncio.Event | None = None
 
     @property
     def url(self) -> str:
-        """The address to open in a browser on this machine."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
-        return f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{self.port}/"
+        """The address to open in a browser on this machine, with the token."""
+        return self._address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host))
+
+    @property
+    def far_url(self) -> str | None:
+        """The address to open on another machine, with the token; None when only this machine is served."""
+        if is_loopback(self.host):
+            return None
+        return self._address(_outward_address() if self.host in ("0.0.0.0", "::") else self.host)
+
+    def _address(self, host: str) -> str:
+        token = f"?token={self._token}" if self._token is not None else ""
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/{self._start_page}{token}"
 
     def start(self) -> None:
         """Listen, and begin to serve; returns when the page can be opened.
@@ -263,39 +276,53 @@ class Gateway:
         """
         if self._thread is not None:
             raise GatewayError("the gateway is already running; stop() it first")
-        missing = [name for name in set(_FILES.values()) if not (WEB / name).is_file()]
-        if missing:
-            raise GatewayError(f"clients/web lacks {', '.join(sorted(missing))}; restore it from the repository")
+        if self._token is None and not is_loopback(self.host):
+            raise GatewayError(
+                f"{self.host} is reached from other machines, which takes a token: give one of your own, or listen "
+                "on 127.0.0.1"
+            )
+        if self._token is not None and not re.fullmatch(f"[A-Za-z0-9_-]{{{MIN_TOKEN_CHARS},128}}", self._token):
+            raise GatewayError(f"the token must be {MIN_TOKEN_CHARS} to 128 characters of A-Z a-z 0-9 _ -")
+        self._files = _files()
         listener = _listen(self.host, self.port)
         self.port = listener.getsockname()[1]
-        self._sides = {name: _Side(self.channel, name, self._publish) for name in SIDES}
+        self._rooms = {
+            channel.name: _Room(channel, {name: Side(channel.name, name, self._publish) for name in SIDES})
+            for channel in self._channels
+        }
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(listener, ready), name="gateway", daemon=True)
         self._thread.start()
         ready.wait()
-        for side in self._sides.values():
+        for side in self._all_sides():
             side.start()
+
+    def _all_sides(self) -> list[Side]:
+        return [side for room in self._rooms.values() for side in room.sides.values()]
 
     def stop(self) -> None:
         """Close every viewer with a reason and free the port; harmless when not running."""
         if self._thread is None:
             return
-        for side in self._sides.values():
+        for side in self._all_sides():
             side.stop()
         self._post(self._leave)
         self._thread.join()
         self._thread = self._loop = self._leaving = None
 
-    def snapshot(self) -> dict[str, Any]:
-        """The statistics of the host and what the gateway itself did, as plain JSON-able values."""
+    def snapshot(self, channel: str | None = None) -> dict[str, Any]:
+        """The statistics of the channel's host and what the gateway itself did, as plain JSON-able values."""
+        room = self._rooms[channel or self.channel]
+        statistics = room.about.statistics
         rings = {
             s.name: {"state": s.state, "message": s.message, "encoded": s.encoded, "sent": s.sent}
-            for s in self._sides.values()
+            for s in room.sides.values()
         }
         return {
-            **self._statistics.snapshot(STATS_LOOK_BACK_S),
+            **(statistics.snapshot(STATS_LOOK_BACK_S) if statistics is not None else {}),
             "now_ns": time.monotonic_ns(),
             "viewers": len(self._viewers),
+            "senders": len(self._senders),
             "rings": rings,
         }
 
@@ -314,25 +341,36 @@ class Gateway:
         self._loop = asyncio.get_running_loop()
         self._leaving = asyncio.Event()
         application = web.Application(middlewares=[self._guard])
-        for path in _FILES:
+        for path in self._files:
             application.router.add_get(path, self._file)
+        application.router.add_get("/api/channels", self._api_channels)
         application.router.add_get("/api/params", self._api_params)
         application.router.add_get("/api/stats", self._api_stats)
-        application.router.add_get("/ws", self._websocket)
+        application.router.add_get("/snapshot.jpg", self._snapshot)
+        application.router.add_get("/stream.mjpg", self._stream)
+        application.router.add_get("/ws", self._watch)
+        application.router.add_get("/send", self._send)
         runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=2.0)
         await runner.setup()
-        unsubscribe = self._live.subscribe(lambda params, revision: self._post(self._params_changed))
+        unsubscribe = [self._follow(room) for room in self._rooms.values()]
         try:
             await web.SockSite(runner, listener).start()
             ready.set()
             ticking = asyncio.create_task(self._tick())
             await self._leaving.wait()
             ticking.cancel()
-            closing = [_close(v, WSCloseCode.GOING_AWAY, "the host is stopping") for v in self._viewers]
-            await asyncio.gather(*closing)
+            lines = [*self._senders, *(v.line for v in self._viewers if isinstance(v, _Visitor))]
+            await asyncio.gather(*(line.close(WSCloseCode.GOING_AWAY, "the host is stopping") for line in lines))
         finally:
-            unsubscribe()
+            for end in unsubscribe:
+                end()
             await runner.cleanup()
+
+    def _follow(self, room: _Room) -> Callable[[], None]:
+        """Tell the viewers of a channel what anybody sets; returns what ends it."""
+        if room.about.live is None:
+            return lambda: None
+        return room.about.live.subscribe(lambda params, revision: self._post(self._params_changed, room))
 
     def _leave(self) -> None:
         if self._leaving is not None:
@@ -348,11 +386,11 @@ class Gateway:
         except RuntimeError:
             _log.debug("gateway: the loop has ended")
 
-    def _publish(self, side: _Side, packets: dict[Codec, Packet]) -> None:
+    def _publish(self, side: Side, packets: dict[Codec, Packet]) -> None:
         """Called by a side's reader thread: its frame or its state is new."""
-        self._post(self._offer, side, packets, json.dumps(_state_of(side)))
+        self._post(self._offer, side, packets, json.dumps(side.report()))
 
-    def _offer(self, side: _Side, packets: dict[Codec, Packet], state: str) -> None:
+    def _offer(self, side: Side, packets: dict[Codec, Packet], state: str) -> None:
         if packets:
             side.packets = packets
         for viewer in self._viewers:
@@ -367,27 +405,25 @@ class Gateway:
                 viewer.wake.set()
         self._want(side)
 
-    def _want(self, side: _Side) -> None:
+    def _want(self, side: Side) -> None:
         side.wanted = frozenset(v.codec for v in self._viewers if v.side is side and v.credits > 0)
         if side.wanted:
             side.wake.set()
 
-    def _params_changed(self) -> None:
-        text = json.dumps(self._params_message())
+    def _params_changed(self, room: _Room) -> None:
+        text = json.dumps(room.params())
         for viewer in self._viewers:
-            viewer.tell("params", text)
-
-    def _params_message(self) -> dict[str, Any]:
-        params, revision = self._live.latest()
-        return {"type": "params", "revision": revision, "values": dataclasses.asdict(params)}
+            if viewer.side.channel == room.about.name:
+                viewer.tell("params", text)
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(STATS_EVERY_S)
-            if self._viewers:
-                text = json.dumps({"type": "stats", **self.snapshot()})
+            for name in {viewer.side.channel for viewer in self._viewers}:
+                text = json.dumps({"type": "stats", **self.snapshot(name)})
                 for viewer in self._viewers:
-                    viewer.tell("stats", text)
+                    if viewer.side.channel == name:
+                        viewer.tell("stats", text)
 
     # ---- plain requests
 
@@ -396,110 +432,203 @@ class Gateway:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         """Refuse what a hostile page could make a browser send: foreign names (DNS rebinding), foreign origins."""
-        name = _host_name(request.host)
-        if not self._is_ours(name):
+        name = host_name(request.host)
+        if not self._access.is_ours(name):
             raise web.HTTPForbidden(
-                text=f"the name {name!r} is not this gateway's; open {self.url}, or allow the name at the start"
+                text=f"the name {name!r} is not this gateway's; open {self._plain_url}, or allow the name at the start"
             )
+        origin = request.headers.get("Origin")
+        # The WebSockets say it in words that a page can read: a refused handshake tells it nothing.
+        if request.path not in self._files and request.path not in _WEBSOCKETS:
+            if not self._access.has_token(request.query.get("token")):
+                raise web.HTTPUnauthorized(text=_TOKEN_MENDED)
         response = await handler(request)
         if not response.prepared:
-            response.headers.update(_SECURITY)
+            # What a file brings of its own stands: its content policy.
+            response.headers.update({**_SECURITY, **response.headers})
+            if origin is not None and self._access.is_allowed_origin(origin):
+                response.headers["Access-Control-Allow-Origin"] = origin
+                response.headers["Vary"] = "Origin"
         return response
 
-    def _is_ours(self, name: str) -> bool:
-        if name in self._allowed_hosts or name == self.host.lower():
-            return True
-        # Rebinding needs a name that an attacker's name server answers for; an address cannot be rebound.
-        try:
-            address = ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return address.is_loopback or self.host not in _LOOPBACK_NAMES
-
-    def _origin_is_ours(self, request: web.Request) -> bool:
-        origin = request.headers.get("Origin")
-        if origin is None:
-            # Not a browser: browsers always name the page that opens a WebSocket.
-            return True
-        if origin.lower() in self._allowed_origins:
-            return True
-        parts = urlsplit(origin)
-        return parts.scheme in ("http", "https") and parts.netloc.lower() == request.host.lower()
+    @property
+    def _plain_url(self) -> str:
+        return self.url.split("?", 1)[0]
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
-        return web.FileResponse(WEB / _FILES[request.path], headers=_SECURITY)
+        path, headers = self._files[request.path]
+        return web.FileResponse(path, headers=headers)
+
+    def _room_of(self, request: web.Request) -> _Room:
+        """The channel that a plain request names."""
+        name = request.query.get("channel", self.channel)
+        if name not in self._rooms:
+            raise web.HTTPNotFound(text=self._unknown(name))
+        return self._rooms[name]
+
+    def _unknown(self, name: str) -> str:
+        known = ", ".join(map(repr, self._rooms))
+        return f"unknown channel {name[:40]!r}; this gateway serves {known}"
+
+    async def _api_channels(self, request: web.Request) -> web.StreamResponse:
+        about = [
+            {
+                "name": name,
+                "host": room.about.live is not None,
+                "examples": room.about.examples,
+                "sides": {side.name: {"state": side.state, "message": side.message} for side in room.sides.values()},
+            }
+            for name, room in self._rooms.items()
+        ]
+        return web.json_response({"channels": about})
 
     async def _api_params(self, request: web.Request) -> web.StreamResponse:
+        room = self._room_of(request)
         return web.json_response(
             {
-                **self._params_message(),
-                "channel": self.channel,
-                "specs": [dataclasses.asdict(spec) for spec in SPECS.values()],
-                "examples": self._examples,
+                **room.params(),
+                "channel": room.about.name,
+                "specs": [dataclasses.asdict(spec) for spec in SPECS.values()] if room.about.live is not None else [],
+                "examples": room.about.examples,
             }
         )
 
     async def _api_stats(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response(self.snapshot())
+        return web.json_response(self.snapshot(self._room_of(request).about.name))
+
+    # ---- pictures for whatever shows an <img>
+
+    def _picture_side(self, request: web.Request) -> Side:
+        if not self._access.may_embed(request.headers.get("Sec-Fetch-Site")):
+            raise web.HTTPForbidden(text="pages of other sites may show this picture only with a token")
+        room, name = self._room_of(request), request.query.get("side", "out")
+        if name not in room.sides:
+            raise web.HTTPBadRequest(text=f"unknown side {name[:40]!r}; in or out")
+        if self._full:
+            raise web.HTTPServiceUnavailable(text=_FULL.format(MAX_VIEWERS))
+        return room.sides[name]
+
+    @property
+    def _full(self) -> bool:
+        return len(self._viewers) + len(self._senders) >= MAX_VIEWERS
+
+    @contextlib.contextmanager
+    def _watching(self, viewer: _Viewer) -> Iterator[None]:
+        self._viewers.add(viewer)
+        try:
+            yield
+        finally:
+            self._viewers.discard(viewer)
+            self._want(viewer.side)
+
+    async def _picture_for(self, viewer: _Viewer, timeout_s: float) -> Packet | None:
+        """The newest frame that the viewer has not had; None after `timeout_s` seconds without one."""
+        viewer.credits = 1
+        self._want(viewer.side)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while (packet := viewer.take()) is None:
+                    viewer.wake.clear()
+                    await viewer.wake.wait()
+        except TimeoutError:
+            return None
+        return packet
+
+    async def _snapshot(self, request: web.Request) -> web.StreamResponse:
+        viewer = _Viewer(self._picture_side(request), Codec.JPEG)
+        with self._watching(viewer):
+            packet = await self._picture_for(viewer, SNAPSHOT_S)
+        if packet is None:
+            raise web.HTTPServiceUnavailable(text=viewer.side.message or f"no picture on {viewer.side.ring} yet")
+        return web.Response(body=packet.data[PACKET.size :], content_type="image/jpeg", headers=_NOT_KEPT)
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        """Motion JPEG without end."""
+        viewer = _Viewer(self._picture_side(request), Codec.JPEG)
+        stream = web.StreamResponse(headers={**_SECURITY, **_NOT_KEPT})
+        stream.content_type = f"multipart/x-mixed-replace; boundary={_BOUNDARY}"
+        with self._watching(viewer):
+            await stream.prepare(request)
+            shown: Packet | None = None
+            try:
+                async with asyncio.timeout(None) as patience:
+                    await stream.write(f"--{_BOUNDARY}\r\n".encode())
+                    while self._leaving is not None and not self._leaving.is_set():
+                        patience.reschedule(None)
+                        shown = await self._picture_for(viewer, STREAM_REPEAT_S) or shown
+                        if shown is None:
+                            continue
+                        patience.reschedule(asyncio.get_running_loop().time() + SEND_TIMEOUT_S)
+                        await stream.write(_part(shown))
+            except TimeoutError:
+                if request.transport is not None:
+                    request.transport.abort()
+            except ConnectionError:
+                # It has left: that is how a stream ends.
+                pass
+        return stream
 
     # ---- viewers
 
-    async def _websocket(self, request: web.Request) -> web.StreamResponse:
-        if not self._origin_is_ours(request):
+    async def _open(self, request: web.Request, max_bytes: int) -> web.WebSocketResponse:
+        if not self._access.may_connect(request.headers.get("Origin"), request.host):
             raise web.HTTPForbidden(text="pages of this origin may not connect; open the gateway's own page")
-        # Pictures do not deflate; the limit is the hard one, the one with a reason is in _listen_to.
-        ws = web.WebSocketResponse(heartbeat=HEARTBEAT_S, compress=False, max_msg_size=4 * MAX_MESSAGE_BYTES)
+        # Pictures do not deflate.
+        ws = web.WebSocketResponse(heartbeat=HEARTBEAT_S, compress=False, max_msg_size=max_bytes)
         await ws.prepare(request)
-        async with _lingering(request):
-            await self._welcome(request, ws)
         return ws
 
-    async def _welcome(self, request: web.Request, ws: web.WebSocketResponse) -> None:
+    async def _enter(self, request: web.Request, line: _Line) -> _Room | None:
+        """The channel that is asked for; None when the line was closed instead."""
         query = request.query
-        channel, name, codec = query.get("channel", self.channel), query.get("side", "out"), query.get("codec", "jpeg")
-        if channel != self.channel:
-            reason = f"unknown channel {channel[:40]!r}; this gateway serves {self.channel!r}"
-            await ws.close(code=_CLOSE_UNKNOWN_CHANNEL, message=_reason(reason))
-        elif name not in self._sides:
-            await ws.close(code=_CLOSE_BAD_REQUEST, message=_reason(f"unknown side {name[:40]!r}; in or out"))
-        elif codec not in _CODECS:
-            reason = f"unknown codec {codec[:40]!r}; {', '.join(_CODECS)}"
-            await ws.close(code=_CLOSE_BAD_REQUEST, message=_reason(reason))
-        elif len(self._viewers) >= MAX_VIEWERS:
-            reason = f"{MAX_VIEWERS} viewers already; close one of them"
-            await ws.close(code=WSCloseCode.TRY_AGAIN_LATER, message=_reason(reason))
+        channel = query.get("channel", self.channel)
+        if not self._access.has_token(query.get("token")):
+            await line.close(_CLOSE_TOKEN, _TOKEN_MENDED)
+        elif channel not in self._rooms:
+            await line.close(_CLOSE_UNKNOWN_CHANNEL, self._unknown(channel))
+        elif self._full:
+            await line.close(WSCloseCode.TRY_AGAIN_LATER, _FULL.format(MAX_VIEWERS))
         else:
-            transport = request.transport
-            viewer = _Viewer(
-                ws,
-                self._sides[name],
-                _CODECS[codec],
-                transport.abort if transport is not None else lambda: None,
-            )
-            await self._attend(viewer)
+            return self._rooms[channel]
+        return None
 
-    async def _attend(self, viewer: _Viewer) -> None:
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        # The limit is the hard one; the one with a reason is in _listen_to.
+        ws = await self._open(request, 4 * MAX_MESSAGE_BYTES)
+        async with _lingering(request):
+            line = _Line(request, ws)
+            room = await self._enter(request, line)
+            name, codec = request.query.get("side", "out"), request.query.get("codec", "jpeg")
+            if room is None:
+                pass
+            elif name not in room.sides:
+                await line.close(_CLOSE_BAD_REQUEST, f"unknown side {name[:40]!r}; in or out")
+            elif codec not in _CODECS:
+                await line.close(_CLOSE_BAD_REQUEST, f"unknown codec {codec[:40]!r}; {', '.join(_CODECS)}")
+            else:
+                await self._attend(_Visitor(line, room, room.sides[name], _CODECS[codec]))
+        return ws
+
+    async def _attend(self, viewer: _Visitor) -> None:
         """Serve one viewer until it leaves."""
         side = viewer.side
-        viewer.tell("hello", json.dumps({"type": "hello", "channel": self.channel, "side": side.name}))
-        viewer.tell("params", json.dumps(self._params_message()))
-        viewer.tell("state", json.dumps(_state_of(side)))
-        self._viewers.add(viewer)
-        sending = asyncio.create_task(self._send_to(viewer))
-        try:
-            await self._listen_to(viewer)
-        finally:
-            self._viewers.discard(viewer)
-            self._want(side)
-            sending.cancel()
+        viewer.tell("hello", json.dumps({"type": "hello", "channel": side.channel, "side": side.name}))
+        viewer.tell("params", json.dumps(viewer.room.params()))
+        viewer.tell("state", json.dumps(side.report()))
+        with self._watching(viewer):
+            sending = asyncio.create_task(self._send_to(viewer))
+            try:
+                await self._listen_to(viewer)
+            finally:
+                sending.cancel()
 
-    async def _send_to(self, viewer: _Viewer) -> None:
-        ws = viewer.socket
+    async def _send_to(self, viewer: _Visitor) -> None:
+        ws = viewer.line.socket
         try:
             while True:
                 await viewer.wake.wait()
                 viewer.wake.clear()
-                if viewer.closing:
+                if viewer.line.closing:
                     return
                 async with asyncio.timeout(SEND_TIMEOUT_S):
                     while viewer.replies:
@@ -507,42 +636,35 @@ class Gateway:
                     texts, viewer.texts = viewer.texts, {}
                     for text in texts.values():
                         await ws.send_str(text)
-                    packet, viewer.offered = viewer.offered, None
-                    if packet is not None and viewer.credits > 0:
-                        viewer.credits -= 1
-                        viewer.shown = packet.key
-                        viewer.side.sent += 1
+                    packet = viewer.take()
+                    if packet is not None:
                         await ws.send_bytes(packet.data)
         except TimeoutError:
             # It does not read: nothing more can be said to it.
-            viewer.abort()
+            viewer.line.abort()
         except (ConnectionError, RuntimeError):
             # It left, or is being closed, while we were sending. The receiving side ends the visit; to abort here would
             # take the close frame away from a viewer that has not read it yet.
             return
 
-    async def _listen_to(self, viewer: _Viewer) -> None:
-        async for message in viewer.socket:
+    async def _listen_to(self, viewer: _Visitor) -> None:
+        line = viewer.line
+        async for message in line.socket:
             if message.type == WSMsgType.BINARY:
-                await _close(viewer, WSCloseCode.UNSUPPORTED_DATA, "binary messages are not taken; send JSON objects")
+                reason = "binary messages are not taken here; send JSON objects, and pictures to /send"
+                await line.close(WSCloseCode.UNSUPPORTED_DATA, reason)
             elif message.type == WSMsgType.TEXT:
-                if len(message.data) > MAX_MESSAGE_BYTES:
-                    reason = f"a message of {len(message.data)} characters; send at most {MAX_MESSAGE_BYTES}"
-                    await _close(viewer, WSCloseCode.MESSAGE_TOO_BIG, reason)
-                elif viewer.over_limit():
-                    reason = f"too many messages; send at most {MESSAGES_PER_S} per second"
-                    await _close(viewer, WSCloseCode.POLICY_VIOLATION, reason)
-                else:
+                if await line.within_limits(len(message.data), MAX_MESSAGE_BYTES):
                     await self._hear(viewer, message.data)
 
-    async def _hear(self, viewer: _Viewer, text: str) -> None:
+    async def _hear(self, viewer: _Visitor, text: str) -> None:
         try:
             message = json.loads(text)
         except (ValueError, RecursionError):
             message = None
         if not isinstance(message, dict):
             reason = 'not a JSON object; send {"type": "credit", "n": 1} and the like'
-            await _close(viewer, WSCloseCode.INVALID_TEXT, reason)
+            await viewer.line.close(WSCloseCode.INVALID_TEXT, reason)
             return
         kind = message.get("type")
         if kind == "credit":
@@ -558,20 +680,83 @@ class Gateway:
         elif kind == "update" and isinstance(message.get("values"), dict):
             self._set(viewer, message, message["values"], None)
         elif kind == "get":
-            viewer.tell("params", json.dumps(self._params_message()))
+            viewer.tell("params", json.dumps(viewer.room.params()))
+        elif kind == "clock":
+            about = {"id": message["id"]} if isinstance(message.get("id"), int) else {}
+            viewer.reply("clock", now_ns=time.monotonic_ns(), **about)
         else:
-            viewer.reply("error", message='unknown type; known are credit, set, update (with "values") and get')
+            viewer.reply("error", message='unknown type; known are credit, set, update (with "values"), get and clock')
 
-    def _set(self, viewer: _Viewer, message: dict[str, Any], values: dict[str, Any], name: str | None) -> None:
+    def _set(self, viewer: _Visitor, message: dict[str, Any], values: dict[str, Any], name: str | None) -> None:
         about: dict[str, Any] = {} if name is None else {"name": name[:100]}
         if isinstance(message.get("id"), int):
             about["id"] = message["id"]
+        live = viewer.room.about.live
+        if live is None:
+            reason = f"the host of {viewer.side.channel} is another program; set it by OSC or on that host's page"
+            viewer.reply("error", message=reason, **about)
+            return
         try:
-            self._live.update(values)
+            live.update(values)
         except ParamError as error:
             viewer.reply("error", message=_clip(str(error)), **about)
         else:
-            viewer.reply("ok", revision=self._live.revision, **about)
+            viewer.reply("ok", revision=live.revision, **about)
+
+    # ---- senders
+
+    async def _send(self, request: web.Request) -> web.StreamResponse:
+        """Take a viewer's pictures as the input of a channel; it is the one writer of the ring as long as it stays."""
+        ws = await self._open(request, MAX_UPLOAD_BYTES + 1)
+        async with _lingering(request):
+            line = _Line(request, ws)
+            room = await self._enter(request, line)
+            if room is None:
+                return ws
+            # Counted before the ring is opened, so that the limit holds while many ask at once.
+            self._senders.add(line)
+            try:
+                upload = await asyncio.to_thread(Upload, room.about.name)
+            except WriterExists as error:
+                await line.close(_CLOSE_TAKEN, f"taken: {error}")
+            except RingError as error:
+                await line.close(WSCloseCode.INTERNAL_ERROR, str(error))
+            else:
+                try:
+                    await self._take_in(line, upload)
+                finally:
+                    await asyncio.to_thread(upload.close)
+            finally:
+                self._senders.discard(line)
+        return ws
+
+    async def _take_in(self, line: _Line, upload: Upload) -> None:
+        async def say(**message: Any) -> None:
+            # A sender that does not read would hold the channel for ever.
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await line.socket.send_json(message)
+
+        try:
+            await say(type="hello", ring=upload.ring)
+            await say(type="credit", n=MAX_IN_FLIGHT)
+            async for message in line.socket:
+                if message.type == WSMsgType.TEXT:
+                    reason = "only pictures are taken here; send packets, and JSON objects to /ws"
+                    await line.close(WSCloseCode.UNSUPPORTED_DATA, reason)
+                elif message.type == WSMsgType.BINARY and await line.within_limits(len(message.data), MAX_UPLOAD_BYTES):
+                    try:
+                        await asyncio.to_thread(upload.write, message.data)
+                    except PacketError as error:
+                        await line.close(WSCloseCode.INVALID_TEXT, f"not a frame packet: {error}")
+                        continue
+                    except (BadPicture, RingError) as error:
+                        await say(type="error", message=_clip(str(error)))
+                    await say(type="credit", n=1)
+        except TimeoutError:
+            line.abort()
+        except (ConnectionError, RuntimeError):
+            # It left while we were answering.
+            return
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -594,21 +779,53 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _host_name(host: str) -> str:
-    """The name in a Host header, without its port."""
-    name = host.lower()
-    if name.startswith("["):
-        return name[1:].split("]", 1)[0]
-    return name.rsplit(":", 1)[0] if name.count(":") == 1 else name
+def _outward_address() -> str:
+    """The address by which this machine speaks to others; asks the routing table and sends nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return "127.0.0.1"
+        address: str = probe.getsockname()[0]
+        return address
 
 
-def _state_of(side: _Side) -> dict[str, str]:
-    return {"type": "state", "side": side.name, "state": side.state, "message": side.message}
+def _files() -> dict[str, tuple[Path, dict[str, str]]]:
+    """What is served as it is: request path, file and headers. Nothing else can be asked for.
+
+    Raises `GatewayError` when the page is not there.
+    """
+    found: dict[str, tuple[Path, dict[str, str]]] = {}
+    for folder in _FOLDERS:
+        for path in sorted((WEB / folder).glob("*")):
+            if path.suffix not in (".html", ".js", ".css"):
+                continue
+            headers = dict(_SECURITY)
+            if path.suffix == ".html":
+                headers["Content-Security-Policy"] = _POLICY.format(_import_map(path.read_text(encoding="utf-8")))
+            name = path.relative_to(WEB).as_posix()
+            found[f"/{name}"] = (path, headers)
+            if path.name == "index.html":
+                found["/" + name.removesuffix("index.html")] = (path, headers)
+    missing = [name for name in _NEEDED if f"/{name}" not in found]
+    if missing:
+        raise GatewayError(f"clients/web lacks {', '.join(missing)}; restore it from the repository")
+    return found
 
 
-def _reason(text: str) -> bytes:
-    # A close frame holds at most 123 bytes of reason.
-    return text.encode("utf-8")[:123].decode("utf-8", "ignore").encode("utf-8")
+def _import_map(html: str) -> str:
+    """The content policy's leave for the page's import map, the one script that browsers want inside the page."""
+    found = re.search('<script type="importmap">(.*?)</script>', html, re.DOTALL)
+    if found is None:
+        return ""
+    return f" 'sha256-{base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()}'"
+
+
+def _part(packet: Packet) -> bytes:
+    """One picture of a stream. The boundary follows at once: browsers show a picture when they have seen it."""
+    jpeg = packet.data[PACKET.size :]
+    head = f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+    return head.encode() + jpeg + f"\r\n--{_BOUNDARY}\r\n".encode()
 
 
 def _clip(text: str) -> str:
@@ -649,13 +866,3 @@ async def _discard(own: socket.socket, held: socket.socket) -> None:
     left = LINGER_BYTES
     while left > 0 and (data := await loop.sock_recv(held, 1 << 16)):
         left -= len(data)
-
-
-async def _close(viewer: _Viewer, code: int, reason: str) -> None:
-    """Close with a reason; a viewer that does not take it within the time is cut off."""
-    viewer.closing = True
-    try:
-        async with asyncio.timeout(SEND_TIMEOUT_S):
-            await viewer.socket.close(code=code, message=_reason(reason))
-    except TimeoutError:
-        viewer.abort()

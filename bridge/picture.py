@@ -1,4 +1,4 @@
-"""Frames as pictures that a browser shows: 8-bit sRGB from whatever the ring holds, then JPEG or raw packets.
+"""Frames as pictures that a browser shows: 8-bit sRGB from whatever the ring holds, then JPEG or raw packets; and back.
 
 The only user of simplejpeg. Knows nothing of sockets.
 """
@@ -117,6 +117,16 @@ def encode(picture: Picture, codec: Codec) -> Packet:
         flags=picture.flags,
     )
     return Packet((frame.generation, frame.sequence), header.pack() + payload)
+
+
+def decode(jpeg: memoryview, size: tuple[int, int]) -> Pixels:
+    """The RGB pixels of a JPEG, whose size must be `size` (height, width). Raises ValueError."""
+    # The size is looked at before anything is decoded: a few bytes can announce gigabytes.
+    height, width, *_ = simplejpeg.decode_jpeg_header(jpeg)
+    if (height, width) != size:
+        raise ValueError(f"it is {width} x {height} pixels and its header says {size[1]} x {size[0]}")
+    pixels: Pixels = simplejpeg.decode_jpeg(jpeg, "RGB")
+    return pixels
 
 
 def _channels(pixels: Pixels, layout: Format, codec: Codec) -> Pixels:

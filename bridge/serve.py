@@ -138,10 +138,10 @@ class Serving:
             raise
 
     def _start_page(self, examples: tuple[str, ...]) -> None:
-        from bridge.gateway import Gateway, GatewayError, GatewayPortInUse
+        from bridge.gateway import Channel, Gateway, GatewayError, GatewayPortInUse
 
         def gateway(port: int) -> Gateway:
-            return Gateway(self.channel, self.live, self.statistics, port=port, examples=examples)
+            return Gateway([Channel(self.channel, self.live, self.statistics, examples)], port=port)
 
         try:
             try:

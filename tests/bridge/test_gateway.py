@@ -13,7 +13,7 @@ from aiohttp import WSMsgType
 
 import bridge.gateway
 from bridge import packet
-from bridge.gateway import Gateway, GatewayError, GatewayPortInUse
+from bridge.gateway import Channel, Gateway, GatewayError, GatewayPortInUse
 from bridge.live import LiveParams
 from bridge.packet import Codec, PacketFlag, unpack
 from bridge.ring import ColourSpace, Format, Kind, Origin, RingWriter
@@ -22,6 +22,7 @@ from core.params import SPECS, Params
 from tests.rings import fresh_channel, sweep
 
 PATIENCE_S = 30
+TOKEN = "a-word-of-the-stage"
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def live():
 
 @pytest.fixture
 def gateway(channel, live):
-    gateway = Gateway(channel, live, Statistics(), port=0, examples=["neon style", "wax style"])
+    gateway = Gateway([Channel(channel, live, Statistics(), ("neon style", "wax style"))], port=0)
     gateway.start()
     yield gateway
     gateway.stop()
@@ -50,6 +51,10 @@ def writer(gateway, side="out"):
 
 def picture(value=0, size=32):
     return np.full((size, size, 3), value, np.uint8)
+
+
+def base(gateway):
+    return f"http://127.0.0.1:{gateway.port}/"
 
 
 class Viewer:
@@ -106,9 +111,9 @@ class Viewer:
 
 
 @contextlib.asynccontextmanager
-async def visiting(gateway, query="side=out", **options):
+async def visiting(gateway, query="side=out", path="ws", **options):
     async with aiohttp.ClientSession(trust_env=False) as session:
-        async with session.ws_connect(f"{gateway.url}ws?{query}", autoclose=True, **options) as ws:
+        async with session.ws_connect(f"{base(gateway)}{path}?{query}", autoclose=True, **options) as ws:
             yield Viewer(ws)
 
 
@@ -125,7 +130,7 @@ async def until(condition, what="condition"):
 
 async def get(gateway, path, **headers):
     async with aiohttp.ClientSession(trust_env=False) as session:
-        async with session.get(gateway.url + path, headers=headers) as answer:
+        async with session.get(base(gateway) + path, headers=headers) as answer:
             return answer.status, await answer.text(), answer.headers
 
 
@@ -163,7 +168,7 @@ def test_params_carry_all_that_a_control_needs(gateway, live):
 
 def test_stats_are_those_of_the_host_and_of_the_gateway(gateway):
     async def check():
-        gateway._statistics.count("dropped", 3)
+        gateway._channels[0].statistics.count("dropped", 3)
         stats = json.loads((await get(gateway, "api/stats"))[1])
         assert stats["dropped"] == 3 and stats["viewers"] == 0
         assert stats["rings"]["in"]["state"] == "no-writer"
@@ -222,7 +227,7 @@ def test_a_hostile_origin_cannot_open_the_websocket(gateway, live, origin):
 
 
 def test_our_own_page_and_allowed_origins_can(channel, live):
-    gateway = Gateway(channel, live, Statistics(), port=0, allowed_origins=["https://Stage.example/"])
+    gateway = Gateway([Channel(channel, live, Statistics())], port=0, allowed_origins=["https://Stage.example/"])
     gateway.start()
 
     async def check():
@@ -237,13 +242,14 @@ def test_our_own_page_and_allowed_origins_can(channel, live):
 
 
 def test_beyond_loopback_addresses_are_taken_and_foreign_names_are_not(channel, live):
-    gateway = Gateway(channel, live, Statistics(), host="0.0.0.0", port=0, allowed_hosts=["Studio.local"])
+    gateway = Gateway([Channel(channel, live)], "0.0.0.0", 0, token=TOKEN, allowed_hosts=["Studio.local"])
     gateway.start()
 
     async def check():
-        assert gateway.url == f"http://127.0.0.1:{gateway.port}/"
+        assert gateway.url == f"http://127.0.0.1:{gateway.port}/?token={TOKEN}"
+        assert gateway.far_url.endswith(f":{gateway.port}/?token={TOKEN}")
         for host, status in (("192.168.1.5:80", 200), ("studio.local", 200), ("evil.example", 403)):
-            assert (await get(gateway, "api/params", Host=host))[0] == status
+            assert (await get(gateway, f"api/params?token={TOKEN}", Host=host))[0] == status
 
     try:
         run(check())
@@ -709,7 +715,7 @@ def test_viewers_that_vanish_leave_nothing_behind(gateway):
                 await ws.send_json({"type": "credit", "n": 2})
                 ws._response.connection.transport.abort()
         await until(lambda: gateway.snapshot()["viewers"] == 0, "all have left")
-        assert gateway._sides["out"].wanted == frozenset()
+        assert gateway._rooms[gateway.channel].sides["out"].wanted == frozenset()
 
     run(check())
 
@@ -718,7 +724,7 @@ def test_viewers_that_vanish_leave_nothing_behind(gateway):
 
 
 def test_stop_tells_the_viewers_and_frees_the_port(channel, live):
-    gateway = Gateway(channel, live, Statistics(), port=0)
+    gateway = Gateway([Channel(channel, live, Statistics())], port=0)
     gateway.start()
     with pytest.raises(GatewayError, match="already running"):
         gateway.start()
@@ -740,7 +746,7 @@ def test_stop_tells_the_viewers_and_frees_the_port(channel, live):
 
 
 def test_a_port_in_use_names_the_mend(gateway, channel, live):
-    second = Gateway(channel, live, Statistics(), port=gateway.port)
+    second = Gateway([Channel(channel, live, Statistics())], port=gateway.port)
     with pytest.raises(GatewayPortInUse, match=f"port {gateway.port} on 127.0.0.1 is taken.*--port {gateway.port + 1}"):
         second.start()
     second.stop()
@@ -749,7 +755,7 @@ def test_a_port_in_use_names_the_mend(gateway, channel, live):
 @pytest.mark.parametrize(("host", "port"), [("203.0.113.9", 0), ("no.such.host.invalid", 0), ("127.0.0.1", 70_000)])
 def test_an_address_that_is_not_ours_is_a_typed_error(channel, live, host, port):
     with pytest.raises(GatewayError):
-        Gateway(channel, live, Statistics(), host=host, port=port).start()
+        Gateway([Channel(channel, live, Statistics())], host=host, port=port).start()
 
 
 def test_only_loopback_is_bound_by_default(gateway):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.gateway import Gateway
+from bridge.gateway import Channel, Gateway
 from bridge.live import LiveParams
 from bridge.statistics import Statistics
 from core.params import SPECS
@@ -66,8 +66,8 @@ class Scene:
         self.gateway.start()
 
     def new_gateway(self, port):
-        examples = ["wax style, green box", "ink style, red cone"]
-        return Gateway(self.channel, self.live, self.statistics, port=port, examples=examples)
+        examples = ("wax style, green box", "ink style, red cone")
+        return Gateway([Channel(self.channel, self.live, self.statistics, examples)], port=port)
 
     async def write(self):
         """Start the writer process and wait for its first frame."""
