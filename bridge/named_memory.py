@@ -17,7 +17,6 @@ from typing import Protocol
 import numpy as np
 
 from bridge.foreign import AdaptorError, Array
-from bridge.lock import ByteLock, Lock
 
 MAX_NAME_CHARS = 200
 _NAP_S = 0.0005
@@ -191,6 +190,8 @@ if sys.platform == "win32":
         return _Mutex(check_name(name))
 
 else:
+    from bridge.lock import ByteLock, Lock
+
     FOLDER = "/dev/shm"
 
     def _path(name: str) -> str:

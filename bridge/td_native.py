@@ -310,8 +310,7 @@ class TdOutput:
             except AlreadyThere:
                 # A receiver or a former sender still has it: move to a name of our own, as after a resize.
                 self._notices.tell(
-                    f"td:{self.name}: memory of that name is there already and is taken over; if it is another "
-                    "sender's, give one of the two another name"
+                    self._taken_over
                     if first
                     else f"td:{self.name}: a receiver that cannot follow a larger picture holds the old memory; "
                     "make its Shared Mem In TOP look again (change its name and back)"
@@ -339,11 +338,29 @@ class TdOutput:
                         raise AdaptorError(f"{name} is something else; use another name") from None
                     info = found
                     supported = bool(info.bytes[INFO_SUPPORTED])
+                    self._sweep(info)
                 else:
                     supported = False
                 info.bytes[:INFO_SIZE] = memoryview(pack_info(Info(supported, self._postfix, False)))
                 self._infos.append((info, lock))
         return self._infos
+
+    @property
+    def _taken_over(self) -> str:
+        return (
+            f"td:{self.name}: memory of that name is there already and is taken over; if it is another sender's, "
+            "give one of the two another name"
+        )
+
+    def _sweep(self, info: NamedMemory) -> None:
+        """Remove the pictures of a former sender, whose info block is about to be taken over."""
+        self._notices.tell(self._taken_over)
+        try:
+            left = open_memory(data_name(self.name, parse_info(info.bytes[:INFO_SIZE].tobytes()).postfix))
+        except FormatError:
+            return
+        if left is not None:
+            left.remove()
 
     def close(self) -> None:
         """See `bridge.foreign.Output`."""
