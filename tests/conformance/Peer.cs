@@ -78,6 +78,9 @@ internal static unsafe class Peer
         public ulong Number(string name, ulong otherwise) =>
             given.TryGetValue(name, out string value) ? ulong.Parse(value, CultureInfo.InvariantCulture) : otherwise;
 
+        /// <summary>In whole milliseconds, at least one: Thread.Sleep takes less for none at all.</summary>
+        public TimeSpan Pause(string name) => TimeSpan.FromMilliseconds(Math.Ceiling(Number(name, 0) / 1000.0));
+
         public bool Has(string name) => given.ContainsKey(name);
     }
 
@@ -141,7 +144,7 @@ internal static unsafe class Peer
         public bool Posed(ulong n) => varyFormat && n % 2 == 1;
     }
 
-    private static ulong CodeOf(uint origin, uint colours, Plane[] planes, int count)
+    private static ulong CodeOf(uint origin, uint colours, RingPlane[] planes, int count)
     {
         const ulong prime = 0x100000001b3;
         ulong h = 0xcbf29ce484222325;
@@ -198,7 +201,7 @@ internal static unsafe class Peer
         var script = new Script(words);
         ulong first = words.Number("first", 1), frames = words.Number("frames", 1000), doom = words.Number("die", 0);
         ulong capacity = words.Number("capacity", words.Number("width", 64) * words.Number("height", 48) * 64);
-        var pause = TimeSpan.FromMilliseconds(words.Number("pause_us", 0) / 1000.0);
+        TimeSpan pause = words.Pause("pause_us");
         Policy policy = words.Get("policy", "newest") == "lossless" ? Policy.Lossless : Policy.Newest;
         var generations = new HashSet<ulong>();
         ulong written = 0, last = 0;
@@ -220,7 +223,7 @@ internal static unsafe class Peer
                     ulong code = CodeOf((uint)hand.Origin, (uint)hand.ColourSpace, hand.Planes, hand.PlaneCount);
                     for (int i = 0; i < hand.PlaneCount; i++)
                     {
-                        Plane plane = hand.Planes[i];
+                        RingPlane plane = hand.Planes[i];
                         if (n == doom)
                         {
                             Paint(plane.Data, plane.Size / 2, BaseOf(n, plane.Kind, code));
@@ -273,7 +276,7 @@ internal static unsafe class Peer
         {
             for (int i = 0; i < frame.PlaneCount; i++)
             {
-                Plane plane = frame.Planes[i];
+                RingPlane plane = frame.Planes[i];
                 ulong word = BaseOf(frame.FrameId, plane.Kind, code);
                 long row = plane.RowBytes, size = row * plane.Height;
                 if (plane.RowStride == row)
@@ -333,8 +336,8 @@ internal static unsafe class Peer
     {
         string how = words.Get("how", "read");
         ulong until = words.Number("until", 0), doom = words.Number("die", 0);
-        var hold = TimeSpan.FromMilliseconds(words.Number("hold_us", 0) / 1000.0);
-        var pause = TimeSpan.FromMilliseconds(words.Number("pause_us", 0) / 1000.0);
+        TimeSpan hold = words.Pause("hold_us");
+        TimeSpan pause = words.Pause("pause_us");
         double patience = double.Parse(words.Get("seconds", "60"), CultureInfo.InvariantCulture);
         var seen = new Checker();
         RingException problem = null;
@@ -407,7 +410,7 @@ internal static unsafe class Peer
                 reader.ReadInto(buffer, size);
                 reads[i] = (Stopwatch.GetTimestamp() - began) / perUs;
                 writer.Begin(specs).Publish();
-                Plane source = reader.View().Planes[0];
+                RingPlane source = reader.View().Planes[0];
                 began = Stopwatch.GetTimestamp();
                 Buffer.MemoryCopy(source.Data, buffer, size, size);
                 copies[i] = (Stopwatch.GetTimestamp() - began) / perUs;

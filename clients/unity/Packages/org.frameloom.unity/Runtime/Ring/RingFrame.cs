@@ -15,7 +15,7 @@ namespace Frameloom
     public sealed unsafe class RingFrame
     {
         /// <summary>The planes; only the first PlaneCount are of this frame.</summary>
-        public readonly Plane[] Planes = new Plane[RingLayout.MaxPlanes];
+        public readonly RingPlane[] Planes = new RingPlane[RingLayout.MaxPlanes];
 
         /// <summary>Camera to world, row-major 4x4, metres; of this frame only with SlotFlag.Pose.</summary>
         public readonly float[] WorldCamera = new float[16];
@@ -40,7 +40,7 @@ namespace Frameloom
         internal RingFrame() { }
 
         /// <summary>The plane that shows `kind`; false when the frame has none.</summary>
-        public bool TryPlane(PlaneKind kind, out Plane plane)
+        public bool TryPlane(PlaneKind kind, out RingPlane plane)
         {
             for (int i = 0; i < PlaneCount; i++)
             {
@@ -48,7 +48,7 @@ namespace Frameloom
                 if (plane.Kind == kind)
                     return true;
             }
-            plane = new Plane();
+            plane = new RingPlane();
             return false;
         }
 

@@ -26,7 +26,7 @@ namespace Frameloom
     /// One plane of a frame. `Data` points into the ring (a view, good until it is given back) or into the reader's copy; rows are
     /// `RowStride` bytes apart. `Offset` is where it lies in its slot.
     /// </summary>
-    public unsafe struct Plane
+    public unsafe struct RingPlane
     {
         public PlaneKind Kind;
         public PixelFormat Format;
@@ -61,7 +61,7 @@ namespace Frameloom
         /// Positions of the planes, rows tight, each on a multiple of 64 bytes; returns the bytes of plane data in all. Throws
         /// InvalidFrameException.
         /// </summary>
-        public static long LayOut(PlaneSpec[] specs, Plane[] planes)
+        public static long LayOut(PlaneSpec[] specs, RingPlane[] planes)
         {
             if (specs == null || specs.Length < 1 || specs.Length > RingLayout.MaxPlanes)
                 throw new InvalidFrameException(
@@ -80,7 +80,7 @@ namespace Frameloom
                     throw new InvalidFrameException(
                         $"{spec.Kind}: {spec.Width} x {spec.Height} pixels; each side must be 1 to {RingLayout.MaxSide}");
                 at = Align(at, RingLayout.PlaneAlignment);
-                planes[i] = new Plane
+                planes[i] = new RingPlane
                 {
                     Kind = spec.Kind,
                     Format = spec.Format,
@@ -99,7 +99,7 @@ namespace Frameloom
             return (value + to - 1) / to * to;
         }
 
-        public static void WriteTable(byte* table, Plane[] planes, int count)
+        public static void WriteTable(byte* table, RingPlane[] planes, int count)
         {
             for (int i = 0; i < count; i++, table += RingLayout.Plane.Bytes)
             {
@@ -117,7 +117,7 @@ namespace Frameloom
         /// Check an untrusted plane table (private bytes) against the slot that holds it. Null and the planes filled in when it is
         /// sound, else what is wrong with it.
         /// </summary>
-        public static string Parse(byte* table, uint count, long slotHeaderSize, long slotStride, Plane[] planes)
+        public static string Parse(byte* table, uint count, long slotHeaderSize, long slotStride, RingPlane[] planes)
         {
             if (count < 1 || count > RingLayout.MaxPlanes)
                 return $"{count} planes";
@@ -146,7 +146,7 @@ namespace Frameloom
                     if ((long)offset < planes[j].Offset + planes[j].Size && planes[j].Offset < (long)(offset + size))
                         return $"{(PlaneKind)kind} overlaps another plane";
                 }
-                planes[i] = new Plane
+                planes[i] = new RingPlane
                 {
                     Kind = (PlaneKind)kind,
                     Format = (PixelFormat)format,

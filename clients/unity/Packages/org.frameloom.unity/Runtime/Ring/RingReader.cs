@@ -347,7 +347,7 @@ namespace Frameloom
 
         private void CopyColour(byte* buffer, long size)
         {
-            if (!frame.TryPlane(PlaneKind.Colour, out Plane plane))
+            if (!frame.TryPlane(PlaneKind.Colour, out RingPlane plane))
                 throw new BufferMismatchException("this frame has no colour plane; use Read or View");
             long row = plane.RowBytes, needed = row * plane.Height;
             if (size < needed)

@@ -16,7 +16,7 @@ namespace Frameloom
     public sealed unsafe class SlotInHand
     {
         /// <summary>Where the planes lie; only the first PlaneCount are of this frame. Rows are tight.</summary>
-        public readonly Plane[] Planes = new Plane[RingLayout.MaxPlanes];
+        public readonly RingPlane[] Planes = new RingPlane[RingLayout.MaxPlanes];
 
         /// <summary>Camera to world, row-major 4x4, metres; used with SlotFlag.Pose in Flags.</summary>
         public readonly float[] WorldCamera = new float[16];
@@ -92,7 +92,7 @@ namespace Frameloom
         private readonly long maxCapacity;
         private readonly RingLock writerLock;
         private readonly RingWake[] events = new RingWake[RingLayout.ReaderEntries];
-        private readonly Plane[] planned = new Plane[RingLayout.MaxPlanes];
+        private readonly RingPlane[] planned = new RingPlane[RingLayout.MaxPlanes];
         private RingMapping mapping;
         private RingGeometry geometry;
         private SlotInHand[] hands;
@@ -154,7 +154,7 @@ namespace Frameloom
 
         public ulong Generation => geometry.Generation;
 
-        /// <summary>Plane bytes that a slot of the current generation holds.</summary>
+        /// <summary>RingPlane bytes that a slot of the current generation holds.</summary>
         public long CapacityBytes => geometry.SlotStride - geometry.SlotHeaderSize;
 
         /// <summary>Bytes of the current generation.</summary>

@@ -1,0 +1,165 @@
+// Generated from core/params.py by `python clients/unity/generate.py`: change that file, not this one.
+
+using System;
+using UnityEngine;
+
+namespace Frameloom
+{
+    /// <summary>How the prompt is enforced; none costs nothing extra.</summary>
+    public enum FrameloomGuidance
+    {
+        None,
+        Full,
+        OnetimeNegative,
+        SelfNegative,
+    }
+
+    /// <summary>throughput: stream batch, most frames per second; latency: each frame leaves in its own turn.</summary>
+    public enum FrameloomMode
+    {
+        Throughput,
+        Latency,
+    }
+
+    /// <summary>img2img repaints the input; txt2img ignores it.</summary>
+    public enum FrameloomTask
+    {
+        Img2img,
+        Txt2img,
+    }
+
+    /// <summary>Every live parameter of a host, with its range and default.</summary>
+    [Serializable]
+    public sealed class FrameloomParams
+    {
+        private static readonly string[] GuidanceWords = { "none", "full", "onetime-negative", "self-negative" };
+        private static readonly string[] ModeWords = { "throughput", "latency" };
+        private static readonly string[] TaskWords = { "img2img", "txt2img" };
+
+        [Tooltip("What the picture should show, and in which style."), TextArea]
+        public string prompt = "neon style, red sphere, blue box";
+
+        [Tooltip("What to steer away from; used by guidance full and onetime-negative."), TextArea]
+        public string negativePrompt = "";
+
+        [Tooltip("How far from the input the picture may go; 1 ignores the input. Stable Diffusion models want 0.4 and more."), Range(0.02f, 1f)]
+        public float strength = 0.2f;
+
+        [Tooltip("Denoising steps a frame gets; more is finer and slower."), Range(1, 8)]
+        public int steps = 2;
+
+        [Tooltip("Explicit denoising stages on the 50-point grid; empty derives them from strength and steps.")]
+        public int[] tIndex = new int[0];
+
+        [Tooltip("How the prompt is enforced; none costs nothing extra.")]
+        public FrameloomGuidance guidance = FrameloomGuidance.None;
+
+        [Tooltip("How hard the prompt is enforced; no effect at 1 or below, or with guidance none."), Range(0f, 20f)]
+        public float guidanceScale = 1.2f;
+
+        [Tooltip("Weight of the virtual residual noise of residual guidance."), Range(0f, 2f)]
+        public float delta = 1f;
+
+        [Tooltip("Noise seed; -1 draws new noise for every frame."), Min(-1)]
+        public int seed = 2;
+
+        [Tooltip("throughput: stream batch, most frames per second; latency: each frame leaves in its own turn.")]
+        public FrameloomMode mode = FrameloomMode.Throughput;
+
+        [Tooltip("img2img repaints the input; txt2img ignores it.")]
+        public FrameloomTask task = FrameloomTask.Img2img;
+
+        [Tooltip("Skip frames that look like the last processed one, so that the device can sleep.")]
+        public bool similarityFilter = false;
+
+        [Tooltip("Cosine similarity above which frames are skipped, at random, ever more often."), Range(0f, 1f)]
+        public float similarityThreshold = 0.98f;
+
+        [Tooltip("Longest run of skipped frames. In frames."), Range(0, 1000)]
+        public int similarityMaxSkip = 10;
+
+        [Tooltip("Hold the last picture and let the device sleep.")]
+        public bool paused = false;
+
+        public void AddAll(OscBundle to)
+        {
+            to.Add("/prompt", prompt);
+            to.Add("/negative_prompt", negativePrompt);
+            to.Add("/strength", strength);
+            to.Add("/steps", steps);
+            to.Add("/t_index", tIndex);
+            to.Add("/guidance", GuidanceWords[(int)guidance]);
+            to.Add("/guidance_scale", guidanceScale);
+            to.Add("/delta", delta);
+            to.Add("/seed", seed);
+            to.Add("/mode", ModeWords[(int)mode]);
+            to.Add("/task", TaskWords[(int)task]);
+            to.Add("/similarity_filter", similarityFilter);
+            to.Add("/similarity_threshold", similarityThreshold);
+            to.Add("/similarity_max_skip", similarityMaxSkip);
+            to.Add("/paused", paused);
+        }
+
+        /// <summary>Add what differs from what was `sent`.</summary>
+        public void AddChanges(FrameloomParams sent, OscBundle to)
+        {
+            if (prompt != sent.prompt)
+                to.Add("/prompt", prompt);
+            if (negativePrompt != sent.negativePrompt)
+                to.Add("/negative_prompt", negativePrompt);
+            if (strength != sent.strength)
+                to.Add("/strength", strength);
+            if (steps != sent.steps)
+                to.Add("/steps", steps);
+            if (!Same(tIndex, sent.tIndex))
+                to.Add("/t_index", tIndex);
+            if (guidance != sent.guidance)
+                to.Add("/guidance", GuidanceWords[(int)guidance]);
+            if (guidanceScale != sent.guidanceScale)
+                to.Add("/guidance_scale", guidanceScale);
+            if (delta != sent.delta)
+                to.Add("/delta", delta);
+            if (seed != sent.seed)
+                to.Add("/seed", seed);
+            if (mode != sent.mode)
+                to.Add("/mode", ModeWords[(int)mode]);
+            if (task != sent.task)
+                to.Add("/task", TaskWords[(int)task]);
+            if (similarityFilter != sent.similarityFilter)
+                to.Add("/similarity_filter", similarityFilter);
+            if (similarityThreshold != sent.similarityThreshold)
+                to.Add("/similarity_threshold", similarityThreshold);
+            if (similarityMaxSkip != sent.similarityMaxSkip)
+                to.Add("/similarity_max_skip", similarityMaxSkip);
+            if (paused != sent.paused)
+                to.Add("/paused", paused);
+        }
+
+        public void CopyFrom(FrameloomParams other)
+        {
+            prompt = other.prompt;
+            negativePrompt = other.negativePrompt;
+            strength = other.strength;
+            steps = other.steps;
+            tIndex = (int[])other.tIndex.Clone();
+            guidance = other.guidance;
+            guidanceScale = other.guidanceScale;
+            delta = other.delta;
+            seed = other.seed;
+            mode = other.mode;
+            task = other.task;
+            similarityFilter = other.similarityFilter;
+            similarityThreshold = other.similarityThreshold;
+            similarityMaxSkip = other.similarityMaxSkip;
+            paused = other.paused;
+        }
+
+        private static bool Same(int[] one, int[] other)
+        {
+            bool same = one.Length == other.Length;
+            for (int i = 0; i < one.Length && same; i++)
+                same = one[i] == other[i];
+            return same;
+        }
+    }
+}

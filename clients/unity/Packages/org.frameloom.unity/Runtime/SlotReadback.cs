@@ -1,0 +1,147 @@
+using System;
+using Unity.Collections;
+using Unity.Collections.LowLevel.Unsafe;
+using UnityEngine;
+using UnityEngine.Rendering;
+
+namespace Frameloom
+{
+    /// <summary>
+    /// One slot on its way: the GPU delivers the planes into it, then it is published. Direct: the GPU's target is the slot's own
+    /// memory. Else it is Unity's, and copied from there.
+    /// </summary>
+    internal sealed unsafe class SlotReadback
+    {
+        /// <summary>Alpha is looked at in one of so many frames, at so many pixels.</summary>
+        private const ulong AlphaEvery = 60;
+
+        private const int AlphaSamples = 64;
+
+        private readonly Action<bool> published;
+        private readonly Action<bool> failed;
+        private readonly PlaneReadback[] planes = new PlaneReadback[RingLayout.MaxPlanes];
+        private SlotInHand slot;
+        private bool direct;
+        private bool broken;
+        private int pending;
+
+        /// <summary>published: called with whether the picture's alpha is zero. failed: called with whether it was a direct one.</summary>
+        public SlotReadback(Action<bool> published, Action<bool> failed)
+        {
+            this.published = published;
+            this.failed = failed;
+            for (int i = 0; i < planes.Length; i++)
+                planes[i] = new PlaneReadback(this, i);
+        }
+
+        public bool Busy => slot != null;
+
+        public void Begin(SlotInHand slot, bool direct)
+        {
+            this.slot = slot;
+            this.direct = direct;
+            broken = false;
+            pending = slot.PlaneCount;
+        }
+
+        public void Request(int plane, Texture texture)
+        {
+            planes[plane].Request(texture, direct);
+        }
+
+        /// <summary>Give the slot up; only when no request is under way any more.</summary>
+        public void Abandon()
+        {
+            if (slot != null)
+                slot.Abandon();
+            slot = null;
+        }
+
+        private void Completed(bool error)
+        {
+            broken |= error;
+            if (slot == null || --pending > 0)
+                return;
+            if (broken)
+            {
+                Abandon();
+                failed(direct);
+                return;
+            }
+            bool transparent = slot.SourceFrameId % AlphaEvery == 1 && Transparent(slot.Planes[0]);
+            slot.Publish();
+            slot = null;
+            published(transparent);
+        }
+
+        private static bool Transparent(RingPlane plane)
+        {
+            long pixels = (long)plane.Width * plane.Height, step = Math.Max(1, pixels / AlphaSamples);
+            int bytes = (int)RingLayout.BytesPerPixel[(uint)plane.Format], alpha = bytes / 4;
+            for (long pixel = 0; pixel < pixels; pixel += step)
+                for (int i = bytes - alpha; i < bytes; i++)
+                    if (plane.Data[pixel * bytes + i] != 0)
+                        return false;
+            return true;
+        }
+
+        /// <summary>One plane of the slot; its callback is made once, so that a frame makes no garbage.</summary>
+        private sealed class PlaneReadback
+        {
+            private readonly SlotReadback owner;
+            private readonly int index;
+            private readonly Action<AsyncGPUReadbackRequest> onDirect;
+            private readonly Action<AsyncGPUReadbackRequest> onCopy;
+            private NativeArray<byte> target;
+#if ENABLE_UNITY_COLLECTIONS_CHECKS
+            private AtomicSafetyHandle safety;
+#endif
+
+            public PlaneReadback(SlotReadback owner, int index)
+            {
+                this.owner = owner;
+                this.index = index;
+                onDirect = OnDirect;
+                onCopy = OnCopy;
+            }
+
+            public void Request(Texture texture, bool direct)
+            {
+                if (!direct)
+                {
+                    AsyncGPUReadback.Request(texture, 0, onCopy);
+                    return;
+                }
+                RingPlane plane = owner.slot.Planes[index];
+                target = NativeArrayUnsafeUtility.ConvertExistingDataToNativeArray<byte>(plane.Data, (int)plane.Size, Allocator.None);
+#if ENABLE_UNITY_COLLECTIONS_CHECKS
+                safety = AtomicSafetyHandle.Create();
+                NativeArrayUnsafeUtility.SetAtomicSafetyHandle(ref target, safety);
+#endif
+                AsyncGPUReadback.RequestIntoNativeArray(ref target, texture, 0, onDirect);
+            }
+
+            private void OnDirect(AsyncGPUReadbackRequest request)
+            {
+#if ENABLE_UNITY_COLLECTIONS_CHECKS
+                AtomicSafetyHandle.Release(safety);
+#endif
+                owner.Completed(request.hasError);
+            }
+
+            private void OnCopy(AsyncGPUReadbackRequest request)
+            {
+                bool error = request.hasError;
+                if (!error && owner.slot != null)
+                {
+                    NativeArray<byte> pixels = request.GetData<byte>();
+                    RingPlane plane = owner.slot.Planes[index];
+                    error = pixels.Length != plane.Size;
+                    if (!error)
+                        UnsafeUtility.MemCpy(plane.Data, NativeArrayUnsafeUtility.GetUnsafeReadOnlyPtr(pixels), plane.Size);
+                }
+                owner.Completed(error);
+            }
+        }
+    }
+}
