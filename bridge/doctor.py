@@ -1,7 +1,8 @@
 """`frameloom doctor`: what this machine can do and what is wrong, each with its mend.
 
 Every check is a function that yields findings and touches nothing that is in use: ports are bound for a moment, the
-ring is tried on a channel of its own. Exit status 1 when something that the program needs is broken.
+ring is tried on a channel of its own. What is said of a channel is `channel_doctor`'s. Exit status 1
+when something that the program needs is broken.
 """
 
 from __future__ import annotations
@@ -17,40 +18,25 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
-from bridge.ring import AccessDenied, Kind, RingError, RingReader, RingWriter, State, now_ns
+from bridge.channel_doctor import check_channel
+from bridge.finding import Finding, Findings
+from bridge.ring import Kind, RingError, RingReader, RingWriter, now_ns
 
-LEVELS = ("ok", "warn", "bad")
 PAGE_PORT = 8790
 OSC_PORT = 9000
 SHM = Path("/dev/shm")
 SHM_ENOUGH_MB, SHM_LEAST_MB = 256, 32
 """Four slots of 4K RGBA take 127 MiB, two rings of 512 px RGBA 8 MiB; containers give 64 MiB unless told otherwise."""
-STALE_S = 1.0
-PATIENCE_S = 1.0
-"""How long a channel that has a writer is given to show a frame."""
 COMPILERS = ("c++", "g++", "clang++", "cl")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report. level is one of `LEVELS`; mend is empty when there is nothing to do."""
-
-    level: str
-    name: str
-    said: str
-    mend: str = ""
-
-
-Findings = Iterator[Finding]
 
 
 # ---- the machine ---------------------------------------------------------------------------------------------------
@@ -237,62 +223,6 @@ def check_camera() -> Findings:
         yield Finding("ok", "camera", ", ".join(map(str, cameras)))
     else:
         yield Finding("ok", "camera", "none; only --source camera needs one")
-
-
-# ---- a channel -----------------------------------------------------------------------------------------------------
-
-
-def check_channel(channel: str) -> Findings:
-    """Both directions of a channel: is somebody writing, how old is the newest frame, what is in it."""
-    yield from check_direction(f"{channel}.in", "start the client (for example: frameloom source world --channel NAME)")
-    yield from check_direction(f"{channel}.out", "start the host: frameloom host --channel NAME")
-
-
-def check_direction(name: str, mend: str) -> Findings:
-    mend = mend.replace("NAME", name.rpartition(".")[0])
-    try:
-        reader = RingReader(name)
-        try:
-            frame = reader.read(timeout_s=PATIENCE_S)
-            state = reader.state
-            generation = reader.generation
-        finally:
-            reader.close()
-    except AccessDenied as error:
-        yield Finding("bad", name, f"no permission: {error}", "run both sides as the same user")
-        return
-    except RingError as error:
-        yield Finding("bad", name, str(error), "restart its writer with the same version of frameloom")
-        return
-    if state is State.NO_WRITER:
-        yield Finding("bad", name, "no writer", mend)
-        return
-    if state is State.WRITER_GONE:
-        yield Finding("bad", name, f"its writer is gone (generation {generation:016x})", mend)
-        return
-    if frame is None:
-        yield Finding(
-            "bad", name, f"a writer is there and no frame came in {PATIENCE_S:g} s", "see what the writer says"
-        )
-        return
-    age_s = (now_ns() - frame.publish_ns) / 1e9
-    planes = ", ".join(kind.name.lower() for kind in frame.planes)
-    said = f"{frame.width}x{frame.height} {planes}, frame {frame.sequence}, generation {generation:016x}"
-    if Kind.COLOUR not in frame.planes:
-        yield Finding("bad", name, f"{said}: no colour plane", "let the writer send colour; the host needs it")
-    elif not 0.0 <= age_s <= STALE_S:
-        yield Finding(
-            "warn",
-            name,
-            f"{said}: the newest frame is {age_s:.1f} s old",
-            "its writer is alive but stuck, slow or paused",
-        )
-    elif not frame.capture_ns <= frame.publish_ns:
-        yield Finding(
-            "warn", name, f"{said}: captured after it was published", "stamp with the ring's clock (PROTOCOL.md)"
-        )
-    else:
-        yield Finding("ok", name, f"{said}, {age_s * 1e3:.0f} ms old")
 
 
 # ---- the report ----------------------------------------------------------------------------------------------------
