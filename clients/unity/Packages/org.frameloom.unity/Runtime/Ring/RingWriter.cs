@@ -382,7 +382,7 @@ namespace Frameloom
                     if (inHand)
                         return false;
                     if (policy == Policy.Lossless)
-                        AwaitReader();
+                        AwaitReader(taken);
                     continue;
                 }
                 Volatile.Write(ref *SequenceOf(slot), 2 * Sequence + 1);
@@ -479,14 +479,17 @@ namespace Frameloom
             return letGo ? ulong.MaxValue : geometry.FirstSequence - 1;
         }
 
-        /// <summary>Sleep until the lossless reader moves on, leaves or dies; throws when it does nothing of that.</summary>
-        private void AwaitReader()
+        /// <summary>
+        /// Sleep until the lossless reader is further than `before`, leaves or dies; throws when it does nothing of that. `before` is
+        /// what the search for a slot went by: a newer value would make us wait for a reader that has taken everything already.
+        /// </summary>
+        private void AwaitReader(ulong before)
         {
             var progress = (uint*)(LosslessEntry + RingLayout.Entry.Progress);
             var sleeping = (uint*)(mapping.Base + RingLayout.Header.WriterWaiting);
             if (progressWake == null)
                 progressWake = RingWake.For(progress, place.EventName(geometry.Generation, "writer"));
-            ulong deadline = RingClock.NowNs + (ulong)(timeoutS * 1e9), before = Taken();
+            ulong deadline = RingClock.NowNs + (ulong)(timeoutS * 1e9);
             while (true)
             {
                 uint seen = Volatile.Read(ref *progress);
