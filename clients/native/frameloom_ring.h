@@ -786,11 +786,12 @@ static inline uint64_t frameloom_i_may_overwrite(const frameloom_writer *w) {
     return w->let_go ? FRAMELOOM_I_EVERYTHING : w->g.first_sequence - 1;
 }
 
-/* Section 9: sleep until the lossless reader moves on, leaves or dies. */
-static inline frameloom_status frameloom_i_await_reader(frameloom_writer *w, frameloom_error *error) {
+/* Section 9: sleep until the lossless reader is further than `before`, leaves or dies. `before` is what the search for a
+ * slot went by: a newer value would make us wait for a reader that has taken everything already. */
+static inline frameloom_status frameloom_i_await_reader(frameloom_writer *w, uint64_t before, frameloom_error *error) {
     uint8_t *entry = w->mapping.memory + w->g.reader_table_offset, *progress = entry + FRAMELOOM_AT_ENTRY_PROGRESS;
     uint8_t *waiting = w->mapping.memory + FRAMELOOM_AT_HEADER_WRITER_WAITING;
-    uint64_t deadline = frameloom_i_now_ns() + (uint64_t)w->timeout_ms * 1000000u, before = frameloom_i_may_overwrite(w);
+    uint64_t deadline = frameloom_i_now_ns() + (uint64_t)w->timeout_ms * 1000000u;
     frameloom_status status = FRAMELOOM_OK;
     frameloom_i_wake_open(&w->progress_wake, &w->place, w->g.generation, "-writer-wake");
     for (;;) {
@@ -851,7 +852,7 @@ static inline frameloom_status frameloom_i_choose(frameloom_writer *w, frameloom
             frameloom_i_put64(word, before);
         }
         if (w->policy == FRAMELOOM_POLICY_LOSSLESS) {
-            frameloom_status status = frameloom_i_await_reader(w, error);
+            frameloom_status status = frameloom_i_await_reader(w, free_to, error);
             if (status != FRAMELOOM_OK) return status;
         }
         /* Otherwise a reader moved its pin between our two looks: there are fewer pins than slots, look again. */
