@@ -103,6 +103,7 @@ COMMANDS: dict[str, Command] = {
         "repaint what a client writes into NAME.in (or --input td:NAME)",
         _module("bridge.serve"),
     ),
+    "scene": Command("scene [options]", "a room with live screens in the browser", _module("bridge.scene")),
     "source": Command(
         "source WHAT --channel NAME", "write a camera, video, folder or world into NAME.in", _module("bridge.sources")
     ),

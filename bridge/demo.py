@@ -393,7 +393,7 @@ def _follow(
                 if measured.first_output_s is None:
                     heartbeat.stop()
                     say(f"first picture after {now_s:.1f} s on {serving.host.device_name} ({serving.host.dtype_name})")
-                    _open_page(args, serving.url)
+                    open_page(args, serving.url)
                     told_s = now_s
                 measured.note_output(frames_out)
                 pairing.offer(frame, frames_out, walk.prompt_of_revision.get(frame.param_revision, ""))
@@ -425,7 +425,8 @@ def _progress(serving: Serving, pairing: Pairing, measured: Measured) -> str:
     return f"waiting for the first picture ({now_s:.0f} s)"
 
 
-def _open_page(args: argparse.Namespace, url: str) -> None:
+def open_page(args: argparse.Namespace, url: str) -> None:
+    """Open `url` in a browser, or say that it is there; nothing with --no-browser."""
     if args.no_browser:
         return
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
