@@ -1,4 +1,4 @@
-"""Builds the frameloom component, or renews it in place with its parameters and wires kept. In TouchDesigner's textport:
+"""Builds the frameloom component, or renews it in place, parameters and wires kept. In TouchDesigner's textport:
 
     import runpy; _ = runpy.run_path(r'CHECKOUT/clients/touchdesigner/build.py')
 

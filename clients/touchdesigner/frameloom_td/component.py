@@ -36,6 +36,8 @@ class FrameloomExt:
         self.output = comp.op("picture")
         self.info = comp.op("info")
         self._errands = ThreadPoolExecutor(1, "frameloom")
+        # Its thread is started now: later, in a frame, the first errand would wait for that.
+        self._errands.submit(int)
         self._host = HostProcess(self._errands)
         self._sender: frames.Sender | None = None
         self._receiver: frames.Receiver | None = None
@@ -196,7 +198,7 @@ class FrameloomExt:
             self._note = f"input arrives as an array of shape {pixels.shape}; it must be (height, width, 4)"
             return
         capture_ns, frame, linear = asked
-        self._note = self._note or frames.complaint(pixels)
+        self._note = frames.complaint(pixels) or self._note
         odd = not linear and self.input.par.format.eval() != "rgba8fixed"
         sender.send(pixels, capture_ns, frame, linear=bool(linear), odd=odd)
 

@@ -57,8 +57,9 @@ def clip_to_bytes(pixels: Array, out: Array) -> None:
     """The same for any floats: values beyond 0..1 are clamped, NaN is 0. Row by row, so that the rows stay in cache."""
     row = np.empty(pixels.shape[1:], np.float32)
     for source, target in zip(pixels, out, strict=True):
-        np.fmin(source, np.float32(1), out=row)
-        np.fmax(row, np.float32(0), out=row)
+        # In this order: fmax turns NaN into its other operand.
+        np.fmax(source, np.float32(0), out=row)
+        np.fmin(row, np.float32(1), out=row)
         to_bytes(row, target)
 
 
@@ -159,7 +160,7 @@ class Sender:
 
 
 def describe(hand: SlotInHand, capture_ns: int, source_frame_id: int, *, linear: bool) -> None:
-    """What a picture of TouchDesigner's is, as a slot says it: no row is turned over, the origin says which is first."""
+    """How a slot describes a picture of TouchDesigner's: rows are not turned over, the origin says which is first."""
     hand.origin = Origin.BOTTOM_LEFT
     hand.colour_space = ColourSpace.LINEAR if linear else ColourSpace.SRGB
     hand.capture_ns, hand.source_frame_id = capture_ns, source_frame_id

@@ -63,12 +63,12 @@ class HostProcess:
         """
         if self.running:
             return
-        environment = clean_environment(os.environ, own_folder)
-        starter = [python] if python else find_python(checkout, environment.get("PATH", ""))
         handle, self._log = tempfile.mkstemp(prefix="frameloom-host-", suffix=".log")
         self.started_s = time.monotonic()
+        if self._keeper is not None and self._keeper.stdin is not None:
+            self._keeper.stdin.close()
         self._keeper, self._failure = None, ""
-        self._starting = self._errands.submit(_start, starter, checkout, list(words), environment, handle)
+        self._starting = self._errands.submit(_start, python, checkout, list(words), own_folder, handle)
 
     @property
     def running(self) -> bool:
@@ -113,10 +113,10 @@ class HostProcess:
         self._starting = self._keeper = None
 
 
-def _start(
-    starter: list[str], checkout: Path, words: list[str], environment: dict[str, str], log: int
-) -> subprocess.Popen[bytes]:
+def _start(python: str, checkout: Path, words: list[str], own_folder: str, log: int) -> subprocess.Popen[bytes]:
     try:
+        environment = clean_environment(os.environ, own_folder)
+        starter = [python] if python else find_python(checkout, environment.get("PATH", ""))
         if not starter:
             raise FileNotFoundError("no Python found; install Python 3.11 from python.org or name one in Python")
         return subprocess.Popen(

@@ -349,25 +349,32 @@ class TOP(OP):
         self._given: Any = None
         self._nothing_for = 0
         self._downloads: list[bool] = []
+        self._kept: Any = (None, "", None)
 
     def _image(self) -> Any:
         return self._picture
 
     def _stored(self) -> Any:
         """The image as the TOP's own pixel format holds it."""
-        image = self._image()
-        kind = self.pixelFormatName
-        if not kind.endswith("8fixed") or 0 in image.shape:
-            return image.astype(np.float32)
-        return (np.rint(np.nan_to_num(image, nan=0.0).clip(0, 1) * 255) / np.float32(255)).astype(np.float32)
+        image, kind = self._image(), self.pixelFormatName
+        if self._kept[0] is not image or self._kept[1] != kind:
+            stored = image
+            if kind.endswith("8fixed") and image.size:
+                stored = np.rint(np.nan_to_num(image, nan=0.0).clip(0, 1) * 255) / np.float32(255)
+            self._kept = image, kind, stored.astype(np.float32)
+        return self._kept[2]
+
+    def _size(self) -> tuple[int, int]:
+        """Height and width; known without computing the image."""
+        return self._picture.shape[:2]
 
     @property
     def width(self) -> int:
-        return int(self._image().shape[1])
+        return int(self._size()[1])
 
     @property
     def height(self) -> int:
-        return int(self._image().shape[0])
+        return int(self._size()[0])
 
     @property
     def pixelFormatName(self) -> str:
@@ -417,6 +424,12 @@ class inTOP(TOP):
             return self._picture
         return source._stored() if source.isTOP else source._out()._image()
 
+    def _size(self) -> tuple[int, int]:
+        source = self._wired()
+        if source is None:
+            return super()._size()
+        return (source if source.isTOP else source._out())._size()
+
     def _source_format(self) -> str:
         source = self._wired()
         return source.pixelFormatName if source is not None and source.isTOP else self._format
@@ -429,6 +442,9 @@ class outTOP(TOP):
 
     def _image(self) -> Any:
         return self.inputs[0]._image() if self.inputs else self._picture
+
+    def _size(self) -> tuple[int, int]:
+        return self.inputs[0]._size() if self.inputs else super()._size()
 
 
 class _Scripted(OP):
