@@ -39,6 +39,12 @@ const SLIDER_STEPS = 10000; // a range with more steps than this gets a number b
 
 const byId = (id) => document.getElementById(id);
 
+// What the page's own address says of `name`, to be said to the gateway as well.
+function asked(name) {
+  const value = new URLSearchParams(location.search).get(name);
+  return value === null ? {} : { [name]: value };
+}
+
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -122,7 +128,7 @@ class Side {
 
   connect() {
     const codec = new URLSearchParams(location.search).get("codec") === "rgba" ? "rgba" : "jpeg";
-    const query = new URLSearchParams({ channel: page.channel, side: this.name, codec });
+    const query = new URLSearchParams({ channel: page.channel, side: this.name, codec, ...asked("token") });
     const scheme = location.protocol === "https:" ? "wss" : "ws";
     const socket = new WebSocket(`${scheme}://${location.host}/ws?${query}`);
     socket.binaryType = "arraybuffer";
@@ -581,7 +587,8 @@ function drawGraph(canvas, title, unit, lines) {
 // ---- start and return
 
 async function describeHost() {
-  const answer = await fetch("api/params", { cache: "no-store" });
+  const query = new URLSearchParams({ ...asked("token"), ...asked("channel") });
+  const answer = await fetch(`api/params?${query}`, { cache: "no-store" });
   if (!answer.ok) throw new Error(`the host answered ${answer.status}: ${(await answer.text()).slice(0, 200)}`);
   const about = await answer.json();
   page.channel = about.channel;
