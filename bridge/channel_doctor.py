@@ -11,8 +11,8 @@ import difflib
 import os
 import re
 import sys
-import time
 from dataclasses import dataclass, field
+from time import sleep
 
 from bridge import segment
 from bridge.finding import Finding, Findings
@@ -64,7 +64,7 @@ def check_channel(channel: str) -> Findings:
     names = f"{channel}.in", f"{channel}.out"
     first = [_look(name, mend) for name, mend in zip(names, (CLIENT_MEND, HOST_MEND), strict=True)]
     if any(isinstance(found, Look) for found in first):
-        time.sleep(PATIENCE_S)
+        sleep(PATIENCE_S)
     looks: list[Look | None] = []
     for name, mend, before in zip(names, (CLIENT_MEND, HOST_MEND), first, strict=True):
         if isinstance(before, Finding):
@@ -84,10 +84,11 @@ def check_channel(channel: str) -> Findings:
     )
     if came > 0 and looks[1] is not None and went == 0:
         yield Finding(
-            "bad",
+            "warn",
             names[1],
             f"{came} frames went in and none came out",
-            "the host may still be loading, be paused (/paused 0), or refuse these frames: see what it says",
+            "the host may be slower than that, still loading, paused (/paused 0), or refuse these frames: "
+            "see what it says",
         )
 
 
@@ -135,7 +136,7 @@ def _read(name: str, mend: str) -> Look | Finding:
             if look is not None:
                 return look
         # Between two generations for a moment, as after a resize.
-        time.sleep(0.01)
+        sleep(0.01)
     return Finding(
         "bad",
         name,
