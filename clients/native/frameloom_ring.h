@@ -177,6 +177,7 @@ struct frameloom_reader {
     frameloom_i_lock entries[FRAMELOOM_READER_ENTRIES];
     frameloom_i_wake wake;
     int waiter; /* our entry in `waiting`; 0: not sought, -1: none was free, so we nap */
+    int unwoken; /* how often a new frame was there without a wake-up; from the second on we nap */
     int pinner; /* our entry that pins; 0: not sought, -1: none was free */
     int holding; /* 1: a view is out, 2: a copy instead of one */
     uint32_t held_slot;
@@ -235,7 +236,7 @@ static inline void frameloom_i_detach(frameloom_reader *r) {
     }
     frameloom_i_wake_close(&r->wake);
     frameloom_i_unmap(&r->mapping);
-    r->waiter = r->pinner = r->holding = 0;
+    r->waiter = r->pinner = r->holding = r->unwoken = 0;
     r->last = 0;
 }
 
@@ -296,7 +297,7 @@ static inline frameloom_status frameloom_i_follow(frameloom_reader *r, frameloom
     memset(r->entries, 0, sizeof r->entries);
     for (uint32_t i = 0; i < FRAMELOOM_READER_ENTRIES; i++) r->entries[i].file = FRAMELOOM_I_NONE;
     memset(&r->wake, 0, sizeof r->wake);
-    r->waiter = r->pinner = 0;
+    r->waiter = r->pinner = r->unwoken = 0;
     r->last = 0;
     r->look_ns = frameloom_i_now_ns() + FRAMELOOM_I_LOOK_MS * 1000000u;
     /* Before the old entry is given back: the writer takes a moment without either for our death. */
@@ -349,13 +350,18 @@ static inline frameloom_status frameloom_i_sleep(frameloom_reader *r, uint32_t t
         /* SYNC POINT R4: the wake word is read before `newest`, so that a publication in between makes the sleep return
          * at once. Meets W4. */
         uint32_t seen = frameloom_i_get32(word);
-        if (waiter > 0) frameloom_i_put32(frameloom_i_waiting(r, waiter), 1);
+        int naps = waiter < 0 || r->unwoken > 1;
+        if (!naps) frameloom_i_put32(frameloom_i_waiting(r, waiter), 1);
         /* SYNC POINT R5: `waiting` is visible before the last look. Meets W5. */
         frameloom_i_fence();
-        if (frameloom_i_newest(r) >> 8 <= r->last && frameloom_i_state(r) == FRAMELOOM_STATE_LIVE)
-            frameloom_i_wake_wait(&r->wake, word, seen, left_ms < FRAMELOOM_I_LOOK_MS ? (uint32_t)left_ms : FRAMELOOM_I_LOOK_MS,
-                                  waiter < 0);
-        if (waiter > 0) frameloom_i_put32(frameloom_i_waiting(r, waiter), 0);
+        if (frameloom_i_newest(r) >> 8 <= r->last && frameloom_i_state(r) == FRAMELOOM_STATE_LIVE) {
+            uint32_t wait_ms = left_ms < FRAMELOOM_I_LOOK_MS ? (uint32_t)left_ms : FRAMELOOM_I_LOOK_MS;
+            frameloom_i_wake_wait(&r->wake, word, seen, wait_ms, naps);
+            /* A frame that came without a wake-up, twice: this writer cannot wake us (section 7, Wine). */
+            if (!naps && frameloom_i_get32(word) != seen && frameloom_i_now_ns() - now_ns >= (uint64_t)wait_ms * 1000000u)
+                r->unwoken++;
+        }
+        if (!naps) frameloom_i_put32(frameloom_i_waiting(r, waiter), 0);
     }
 }
 

@@ -101,6 +101,7 @@ def windows_peer(folder: Path) -> Peer:
     # Without words a peer says how it is used. The first program makes the prefix, which takes seconds, and starts the
     # services, which keep its output open as long as they live; so it gets none, and the server stays until `end_wine`.
     server = find_tool("wineserver", "wineserver64")
+    (folder / "prefix").mkdir(exist_ok=True)
     if server:
         subprocess.run([server, "-p"], env=os.environ | environment, timeout=PATIENCE_S, check=False)
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -219,6 +220,8 @@ class Stage:
         self._running: list[Running] = []
 
     def start(self, peer: Peer, role: str, **words: object) -> Running:
+        if role == "read":
+            words = {"seconds": PATIENCE_S - 20} | words
         started = Running(peer, role, {"channel": self.channel} | words, self.directory)
         self._running.append(started)
         return started
