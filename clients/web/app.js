@@ -493,6 +493,7 @@ function buildExamples(examples) {
 // ---- statistics
 
 function takeStatistics(stats) {
+  if (stats.fps === undefined) return; // the channel's host is another program
   const now = performance.now() / 1000;
   page.history.push({ at: now, fps: stats.fps, p50: stats.p50_ms, p95: stats.p95_ms });
   while (page.history[0].at < now - HISTORY_S) page.history.shift();
@@ -607,8 +608,10 @@ async function describeHost() {
 async function reconnect(side) {
   try {
     await describeHost();
-  } catch {
-    side.show({ state: "gone", message: "host gone; waiting for it to come back" });
+  } catch (error) {
+    // Only a request that got no answer at all fails with a TypeError.
+    const gone = error instanceof TypeError;
+    side.show({ state: "gone", message: gone ? "host gone; waiting for it to come back" : error.message });
     connectionChanged();
     const wait = RETRY_MS[Math.min(side.failures, RETRY_MS.length - 1)];
     side.failures += 1;

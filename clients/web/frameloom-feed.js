@@ -291,6 +291,7 @@ export class Feed {
         }
         this._header = { ...header, payload: null };
         this.frames += 1;
+        if (this.state === "error") this._tell("live", "");
         if (this.onframe) this.onframe(bitmap, this._header);
         else bitmap.close();
       } catch (error) {
