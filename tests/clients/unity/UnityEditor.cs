@@ -11,7 +11,12 @@ namespace UnityEditor
     [AttributeUsage(AttributeTargets.Class)]
     public sealed class CustomEditor : Attribute
     {
-        public CustomEditor(Type inspectedType) { }
+        internal readonly Type type;
+
+        public CustomEditor(Type inspectedType)
+        {
+            type = inspectedType;
+        }
     }
 
     [AttributeUsage(AttributeTargets.Class)]
@@ -141,9 +146,18 @@ namespace StubUnity
     {
         public static readonly List<string> Rows = new List<string>();
 
-        public static void Draw(UnityEditor.Editor editor, UnityEngine.Object target)
+        /// <summary>Draw the inspector that the library `editors` has for this component.</summary>
+        public static void Draw(string editors, UnityEngine.Object target)
         {
             Rows.Clear();
+            Type found = null;
+            foreach (Type candidate in Assembly.Load(editors).GetTypes())
+            {
+                var custom = (UnityEditor.CustomEditor)Attribute.GetCustomAttribute(candidate, typeof(UnityEditor.CustomEditor));
+                if (custom != null && custom.type == target.GetType())
+                    found = candidate;
+            }
+            var editor = (UnityEditor.Editor)Activator.CreateInstance(found);
             editor.target = target;
             MethodInfo enable = editor.GetType().GetMethod("OnEnable", BindingFlags.Instance | BindingFlags.NonPublic);
             if (enable != null)

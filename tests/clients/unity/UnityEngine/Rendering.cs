@@ -540,35 +540,52 @@ namespace StubUnity
                     int sourceX = Math.Min(source.width - 1, Math.Max(0, (int)Math.Floor(u * source.width)));
                     int sourceY = Math.Min(source.height - 1, Math.Max(0, (int)Math.Floor(v * source.height)));
                     int at = (sourceY * source.width + sourceX) * from, put = (y * dest.width + x) * to;
-                    if (from == to)
+                    if (source.graphicsFormat == dest.graphicsFormat)
                         Array.Copy(source.shown, at, dest.memory, put, to);
                     else
-                        Convert(source.shown, at, from, dest.memory, put, to);
+                        Write(dest.graphicsFormat, dest.memory, put, Read(source.graphicsFormat, source.shown, at));
                 }
             }
         }
 
-        /// <summary>Between bytes and half floats, with the sRGB curve as the hardware applies it in a linear project.</summary>
-        private static void Convert(byte[] from, int at, int fromSize, byte[] to, int put, int toSize)
+        private static bool Encoded(GraphicsFormat format) => ColorSpace == ColorSpace.Linear && format.ToString().EndsWith("_SRGB");
+
+        /// <summary>Where a channel (red first) lies in a pixel.</summary>
+        private static int Place(GraphicsFormat format, int channel)
+        {
+            return channel < 3 && format.ToString().StartsWith("B8") ? 2 - channel : channel;
+        }
+
+        /// <summary>One pixel as the hardware samples it: linear light, red first.</summary>
+        private static double[] Read(GraphicsFormat format, byte[] memory, int at)
+        {
+            var rgba = new double[4];
+            for (int channel = 0; channel < 4; channel++)
+            {
+                int place = Place(format, channel);
+                double value = BytesPerPixel(format) == 16 ? BitConverter.ToSingle(memory, at + 4 * place)
+                    : BytesPerPixel(format) == 8 ? Half.ToDouble(BitConverter.ToUInt16(memory, at + 2 * place))
+                    : memory[at + place] / 255.0;
+                bool decode = Encoded(format) && channel < 3;
+                rgba[channel] = !decode ? value : value <= 0.04045 ? value / 12.92 : Math.Pow((value + 0.055) / 1.055, 2.4);
+            }
+            return rgba;
+        }
+
+        private static void Write(GraphicsFormat format, byte[] memory, int at, double[] rgba)
         {
             for (int channel = 0; channel < 4; channel++)
             {
-                if (fromSize == 8 && toSize == 4)
-                {
-                    double linear = Half.ToDouble((ushort)(from[at + 2 * channel] | from[at + 2 * channel + 1] << 8));
-                    double encoded = channel == 3 ? linear : linear <= 0.0031308 ? linear * 12.92 : 1.055 * Math.Pow(linear, 1 / 2.4) - 0.055;
-                    to[put + channel] = (byte)Math.Round(255 * Math.Min(1, Math.Max(0, encoded)));
-                }
-                else if (fromSize == 4 && toSize == 8)
-                {
-                    double encoded = from[at + channel] / 255.0;
-                    double linear = channel == 3 ? encoded : encoded <= 0.04045 ? encoded / 12.92 : Math.Pow((encoded + 0.055) / 1.055, 2.4);
-                    ushort half = Half.FromDouble(linear);
-                    to[put + 2 * channel] = (byte)half;
-                    to[put + 2 * channel + 1] = (byte)(half >> 8);
-                }
+                int place = Place(format, channel);
+                double value = rgba[channel];
+                if (Encoded(format) && channel < 3)
+                    value = value <= 0.0031308 ? value * 12.92 : 1.055 * Math.Pow(value, 1 / 2.4) - 0.055;
+                if (BytesPerPixel(format) == 16)
+                    BitConverter.GetBytes((float)value).CopyTo(memory, at + 4 * place);
+                else if (BytesPerPixel(format) == 8)
+                    BitConverter.GetBytes(Half.FromDouble(value)).CopyTo(memory, at + 2 * place);
                 else
-                    throw new NotSupportedException($"{fromSize} to {toSize} bytes per pixel");
+                    memory[at + place] = (byte)Math.Round(255 * Math.Min(1, Math.Max(0, value)));
             }
         }
 

@@ -33,18 +33,17 @@ namespace Frameloom
         private int openPort;
         private double pingAt;
         private double answeredAt;
-        private bool changed;
 
         public string host
         {
             get => _host;
-            set { _host = value; changed = true; }
+            set => _host = value;
         }
 
         public int port
         {
             get => _port;
-            set { _port = value; changed = true; }
+            set => _port = value;
         }
 
         public FrameloomParams parameters => _parameters;
@@ -67,16 +66,10 @@ namespace Frameloom
             Close();
         }
 
-        private void OnValidate()
-        {
-            changed = true;
-        }
-
         private void Open()
         {
             Close();
             Warnings.Reset();
-            changed = false;
             hostAnswers = false;
             openHost = _host;
             openPort = _port;
@@ -105,10 +98,8 @@ namespace Frameloom
 
         private void Update()
         {
-            // Parameters change all the time; only a new destination needs a new socket.
-            if (changed && (socket == null || openHost != _host || openPort != _port))
+            if (openHost != _host || openPort != _port)
                 Open();
-            changed = false;
             if (socket == null)
                 return;
             double now = Time.realtimeSinceStartupAsDouble;

@@ -20,8 +20,9 @@ namespace Frameloom
         private double retryAt;
         private double lookAt;
 
-        /// <summary>Settings were changed: begin anew with them in the next Update.</summary>
-        private bool changed;
+        // What was begun with; another setting begins anew.
+        private string openChannel;
+        private string openDirectory;
 
         private WarnOnce Warnings => warnings ?? (warnings = new WarnOnce(this));
 
@@ -36,16 +37,12 @@ namespace Frameloom
             frameTexture.Release();
         }
 
-        private void OnValidate()
-        {
-            changed = true;
-        }
-
         private void Begin()
         {
             Warnings.Reset();
             CloseReader();
-            changed = false;
+            openChannel = _channel;
+            openDirectory = _directory;
             retryAt = 0;
             // A writer that starts together with us gets a moment.
             lookAt = Time.realtimeSinceStartupAsDouble + LookS;
@@ -62,7 +59,7 @@ namespace Frameloom
 
         private void Update()
         {
-            if (changed)
+            if (openChannel != _channel || openDirectory != _directory)
                 Begin();
             double now = Time.realtimeSinceStartupAsDouble;
             if (now < retryAt)

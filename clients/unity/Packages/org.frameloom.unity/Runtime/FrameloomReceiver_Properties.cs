@@ -22,7 +22,7 @@ namespace Frameloom
         public string channel
         {
             get => _channel;
-            set { _channel = value; changed = true; }
+            set => _channel = value;
         }
 
         public RenderTexture targetTexture
@@ -46,7 +46,7 @@ namespace Frameloom
         public string directory
         {
             get => _directory;
-            set { _directory = value; changed = true; }
+            set => _directory = value;
         }
 
         /// <summary>The newest frame as a texture; null before the first. A new object when size or format change.</summary>

@@ -31,18 +31,32 @@ namespace Frameloom
         private Camera capturedCamera;
         private bool cameraRendered;
         private bool readbackFailed;
-
-        /// <summary>Settings were changed: begin anew with them at the end of the frame.</summary>
-        private bool changed;
-
         private double retryAt;
         private double silentSince;
         private int refusals;
 
+        // What was begun with; another setting begins anew.
+        private string openChannel;
+        private string openDirectory;
+        private CaptureMethod openMethod;
+        private Camera openCamera;
+        private bool openRange;
+        private bool openDepth;
+        private bool openMotion;
+
         private WarnOnce Warnings => warnings ?? (warnings = new WarnOnce(this));
+
+        private bool Changed =>
+            openChannel != _channel || openDirectory != _directory || openMethod != _captureMethod || openCamera != _sourceCamera ||
+            openRange != _highDynamicRange || openDepth != _sendDepth || openMotion != _sendMotion;
+
+        /// <summary>Whether a camera is missing that may come later.</summary>
+        private bool NeedsCamera =>
+            capturedCamera == null && _captureMethod == CaptureMethod.Camera || scenePlanes != null && !scenePlanes.HasCamera;
 
         private void OnEnable()
         {
+            Warnings.Reset();
             Begin();
             StartCoroutine(CaptureLoop());
         }
@@ -52,15 +66,15 @@ namespace Frameloom
             End();
         }
 
-        private void OnValidate()
-        {
-            changed = true;
-        }
-
         private void Begin()
         {
-            Warnings.Reset();
-            changed = false;
+            openChannel = _channel;
+            openDirectory = _directory;
+            openMethod = _captureMethod;
+            openCamera = _sourceCamera;
+            openRange = _highDynamicRange;
+            openDepth = _sendDepth;
+            openMotion = _sendMotion;
             readbackFailed = false;
             retryAt = 0;
             refusals = 0;
@@ -240,7 +254,13 @@ namespace Frameloom
 
         private void CaptureFrame()
         {
-            if (changed)
+            if (Changed)
+            {
+                End();
+                Warnings.Reset();
+                Begin();
+            }
+            else if (NeedsCamera && Time.realtimeSinceStartupAsDouble - silentSince > SilenceS)
             {
                 End();
                 Begin();

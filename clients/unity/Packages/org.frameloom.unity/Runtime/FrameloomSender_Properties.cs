@@ -53,19 +53,19 @@ namespace Frameloom
         public string channel
         {
             get => _channel;
-            set { _channel = value; changed = true; }
+            set => _channel = value;
         }
 
         public CaptureMethod captureMethod
         {
             get => _captureMethod;
-            set { _captureMethod = value; changed = true; }
+            set => _captureMethod = value;
         }
 
         public Camera sourceCamera
         {
             get => _sourceCamera;
-            set { _sourceCamera = value; changed = true; }
+            set => _sourceCamera = value;
         }
 
         public Texture sourceTexture
@@ -89,13 +89,13 @@ namespace Frameloom
         public bool sendDepth
         {
             get => _sendDepth;
-            set { _sendDepth = value; changed = true; }
+            set => _sendDepth = value;
         }
 
         public bool sendMotion
         {
             get => _sendMotion;
-            set { _sendMotion = value; changed = true; }
+            set => _sendMotion = value;
         }
 
         public bool flipVertically
@@ -113,7 +113,7 @@ namespace Frameloom
         public string directory
         {
             get => _directory;
-            set { _directory = value; changed = true; }
+            set => _directory = value;
         }
 
         /// <summary>What is wrong, with the mend; empty when all is well. The inspector shows it.</summary>

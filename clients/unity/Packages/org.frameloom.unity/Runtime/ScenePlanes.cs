@@ -45,6 +45,8 @@ namespace Frameloom
             RenderPipelineManager.endCameraRendering += OnPipelineRendered;
         }
 
+        public bool HasCamera => material != null && camera != null;
+
         public void Release()
         {
             Camera.onPostRender -= OnBuiltInRendered;
