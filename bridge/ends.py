@@ -14,7 +14,7 @@ from bridge.osc import OscError
 from bridge.statistics import Statistics
 from bridge.streamdiffusiontd_osc import OSC_PORT, REPLY_PORT, StreamDiffusionTd
 
-_PORTS = re.compile(r"(\d{1,5})(?::(\d{1,5}))?")
+_PORTS = re.compile(r"([0-9]{1,5})(?::([0-9]{1,5}))?")
 
 
 def parse_ports(text: str) -> tuple[int, int]:
@@ -47,9 +47,10 @@ def add_end_options(parser: argparse.ArgumentParser) -> None:
 class Ends:
     """All of them together, from `start` to `stop`."""
 
-    def __init__(self, pumps: list[Pump], dialect: StreamDiffusionTd | None) -> None:
+    def __init__(self, pumps: list[Pump], dialect: StreamDiffusionTd | None, say: Callable[[str], None]) -> None:
         self._pumps = pumps
         self._dialect = dialect
+        self._say = say
 
     def start(self) -> None:
         """Raises AdaptorError when the dialect's port cannot be had."""
@@ -61,6 +62,9 @@ class Ends:
                     f"UDP port {self._dialect.server.port} for StreamDiffusionTD's OSC is taken: end its own server, "
                     f"or give --sdtd-osc PORT:{REPLY_PORT} and set the project to that port"
                 ) from None
+            self._say(
+                f"StreamDiffusionTD's OSC: port {self._dialect.server.port}, reports to {self._dialect.reply_port}"
+            )
         for pump in self._pumps:
             pump.start()
 
@@ -95,7 +99,7 @@ def open_ends(
         )
     on_frame = None if dialect is None else dialect.frame_sent
     try:
-        return Ends(open_pumps(args.input, args.output, channel, say, gate, on_frame), dialect)
+        return Ends(open_pumps(args.input, args.output, channel, say, gate, on_frame), dialect, say)
     except BaseException:
         if dialect is not None:
             dialect.stop()

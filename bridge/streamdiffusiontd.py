@@ -33,7 +33,7 @@ SPARE_BYTES = 65536
 READINGS = 3
 """How often a picture that changes while it is copied is copied anew."""
 MAX_SIDE_PX = 8192
-_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+_SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 
 
 class SdtdInput:

@@ -191,7 +191,7 @@ class StreamDiffusionTd:
     ) -> None:
         dialect = Dialect(live, statistics, gate)
         self.server = OscServer(live, statistics, host, port, aliases=dialect.table, reply_port=reply_port)
-        self._statistics = statistics
+        self.reply_port = reply_port
         self._output_name = output_name
         self._project: Sender = ("127.0.0.1", reply_port)
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +32,10 @@ from bridge.td_format import (
 )
 from bridge.td_native import TdInput, TdOutput
 from tests.bridge.td_peers import FOLDER, PATIENCE_S, Peer, fresh_name, native_peer, sweep, wine_peer
+from tests.rings import fresh_channel
+from tests.rings import sweep as sweep_rings
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="needs /dev/shm, where these bytes are exercised")
 
@@ -483,3 +491,35 @@ def test_an_old_info_block_may_carry_a_postfix_already(source: TdInput, name: st
     assert info.bytes[INFO_SUPPORTED] == 1
     info.remove()
     memory.remove()
+
+
+# ---- the whole host --------------------------------------------------------------------------------------------------
+
+
+def test_a_host_between_two_shared_mem_tops(peer: Peer, name: str) -> None:
+    """`frameloom host --input td:... --output td:...`: what the Out TOP sends comes back at the In TOP, unchanged but
+    for the alpha, which a host does not keep."""
+    channel = fresh_channel()
+    words = ["--channel", channel, "--input", f"td:{name}-a", "--output", f"td:{name}-b:v1"]
+    words += ["--osc-port", "0", "--no-page", "--model", "passthrough"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "bridge", "host", *words], stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as host:
+        sender = peer.start("out", f"{name}-a", 48, 32, 2000, 30, "resize=40")
+        receiver = peer.start("in", f"{name}-b", 100000, int(PATIENCE_S * 2000))
+        try:
+            first = receiver.line("picture 96 32 format 37 version 1").split()
+            start = int(first[first.index("first") + 1])
+            rows = ((np.arange(32 * 96 * 4) + start) % 251).astype(np.uint8).reshape(32, 96, 4)
+            rows[..., 3] = 255
+            assert " ".join(first).endswith(bottom_up(rows[::-1]))
+            host.send_signal(signal.SIGINT)
+            assert host.wait(PATIENCE_S) == 0
+            assert receiver.line("detached")
+        finally:
+            host.kill()
+            sender.stop()
+            receiver.stop()
+            sweep_rings(channel)
+            sweep(f"{name}-a")
+            sweep(f"{name}-b")
