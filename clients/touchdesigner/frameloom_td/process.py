@@ -16,6 +16,8 @@ from pathlib import Path
 
 _KEEPER = Path(__file__).with_name("keeper.py")
 _NO_WINDOW = 0x08000000
+LEAVING_S = 20.0
+"""The next host is started at the latest so long after the last one was told to end."""
 _FOREIGN = ("PYTHON", "VIRTUAL_ENV", "CONDA_", "__PYVENV", "DYLD_", "LD_LIBRARY_PATH")
 
 
@@ -53,6 +55,7 @@ class HostProcess:
         self._errands = errands
         self._starting: Future[subprocess.Popen[bytes]] | None = None
         self._keeper: subprocess.Popen[bytes] | None = None
+        self._leaving: subprocess.Popen[bytes] | None = None
         self._log = ""
         self._failure = ""
 
@@ -63,12 +66,12 @@ class HostProcess:
         """
         if self.running:
             return
+        self.stop()
         handle, self._log = tempfile.mkstemp(prefix="frameloom-host-", suffix=".log")
         self.started_s = time.monotonic()
-        if self._keeper is not None and self._keeper.stdin is not None:
-            self._keeper.stdin.close()
-        self._keeper, self._failure = None, ""
-        self._starting = self._errands.submit(_start, python, checkout, list(words), own_folder, handle)
+        self._starting = self._errands.submit(
+            _start, python, checkout, list(words), own_folder, handle, after=self._leaving
+        )
 
     @property
     def running(self) -> bool:
@@ -108,13 +111,22 @@ class HostProcess:
         self._collect()
         if self._starting is not None:
             self._starting.add_done_callback(partial(_let_go_of_result, log=self._log))
-        if self._keeper is not None:
+        elif self._keeper is not None:
             _let_go(self._keeper, self._log)
-        self._starting = self._keeper = None
+            self._leaving = self._keeper
+        elif self._log:
+            _remove(self._log)
+        self._starting, self._keeper, self._failure, self._log = None, None, "", ""
 
 
-def _start(python: str, checkout: Path, words: list[str], own_folder: str, log: int) -> subprocess.Popen[bytes]:
+def _start(
+    python: str, checkout: Path, words: list[str], own_folder: str, log: int, after: subprocess.Popen[bytes] | None
+) -> subprocess.Popen[bytes]:
     try:
+        if after is not None:
+            # It may still hold the channel and the OSC port.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                after.wait(LEAVING_S)
         environment = clean_environment(os.environ, own_folder)
         starter = [python] if python else find_python(checkout, environment.get("PATH", ""))
         if not starter:
@@ -139,12 +151,18 @@ def _let_go(keeper: subprocess.Popen[bytes], log: str) -> None:
 
     def wait() -> None:
         keeper.wait()
-        with contextlib.suppress(OSError):
-            os.unlink(log)
+        _remove(log)
 
     threading.Thread(target=wait, name="frameloom-leaving", daemon=True).start()
 
 
+def _remove(log: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(log)
+
+
 def _let_go_of_result(starting: Future[subprocess.Popen[bytes]], log: str) -> None:
-    if not starting.cancelled() and starting.exception() is None:
+    if starting.cancelled() or starting.exception() is not None:
+        _remove(log)
+    else:
         _let_go(starting.result(), log)
