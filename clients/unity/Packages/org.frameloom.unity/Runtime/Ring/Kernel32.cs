@@ -51,11 +51,17 @@ namespace Frameloom
         [DllImport("kernel32", EntryPoint = "GetFileSizeEx", SetLastError = true)]
         public static extern int GetFileSize(IntPtr file, out long size);
 
-        [DllImport("kernel32", EntryPoint = "LockFile", SetLastError = true)]
-        public static extern int LockFile(IntPtr file, uint low, uint high, uint countLow, uint countHigh);
+        [DllImport("kernel32", EntryPoint = "LockFileEx", SetLastError = true)]
+        public static extern int LockFile(IntPtr file, uint flags, uint reserved, uint countLow, uint countHigh, Overlapped* where);
 
-        [DllImport("kernel32", EntryPoint = "UnlockFile", SetLastError = true)]
-        public static extern int UnlockFile(IntPtr file, uint low, uint high, uint countLow, uint countHigh);
+        [DllImport("kernel32", EntryPoint = "UnlockFileEx", SetLastError = true)]
+        public static extern int UnlockFile(IntPtr file, uint reserved, uint countLow, uint countHigh, Overlapped* where);
+
+        [DllImport("kernel32", EntryPoint = "GetModuleHandleW", CharSet = CharSet.Unicode)]
+        private static extern IntPtr ModuleHandle(string name);
+
+        [DllImport("kernel32", EntryPoint = "GetProcAddress", CharSet = CharSet.Ansi, ExactSpelling = true)]
+        private static extern IntPtr ProcedureAddress(IntPtr module, string name);
 
         [DllImport("kernel32", EntryPoint = "CreateFileMappingW", CharSet = CharSet.Unicode, SetLastError = true)]
         public static extern IntPtr CreateFileMapping(
@@ -83,6 +89,17 @@ namespace Frameloom
             [FieldOffset(0)] public IntPtr BaseAddress;
             [FieldOffset(24)] public UIntPtr Size;
         }
+
+        /// <summary>OVERLAPPED of 64-bit Windows, as far as locks use it.</summary>
+        [StructLayout(LayoutKind.Explicit, Size = 32)]
+        public struct Overlapped
+        {
+            [FieldOffset(16)] public uint Low;
+            [FieldOffset(20)] public uint High;
+        }
+
+        /// <summary>Whether this Windows is Wine, where file locks are those of the Linux programs beside it.</summary>
+        public static bool IsWine => ProcedureAddress(ModuleHandle("ntdll.dll"), "wine_get_version") != IntPtr.Zero;
 
         public static string ErrorText(int error)
         {

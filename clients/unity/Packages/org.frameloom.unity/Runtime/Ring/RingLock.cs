@@ -286,19 +286,24 @@ namespace Frameloom
         }
     }
 
-    /// <summary>Windows, file-backed rings: byte 0 of a file of its own.</summary>
-    internal sealed class LockedByte : RingLock
+    /// <summary>Windows, file-backed rings: a byte of a file, which is made when `makesFile`.</summary>
+    internal sealed unsafe class LockedByte : RingLock
     {
+        private const uint FailImmediately = 1;
+        private const uint Exclusive = 2;
         private readonly IntPtr file;
+        private readonly long offset;
         private bool open;
 
-        public LockedByte(string path)
+        public LockedByte(string path, long offset, bool makesFile)
         {
+            this.offset = offset;
             file = Kernel32.CreateFile(
-                path, Kernel32.GenericReadWrite, Kernel32.ShareAll, IntPtr.Zero, Kernel32.OpenAlways, 0, IntPtr.Zero);
-            if (file == Kernel32.InvalidHandle)
+                path, Kernel32.GenericReadWrite, Kernel32.ShareAll, IntPtr.Zero,
+                makesFile ? Kernel32.OpenAlways : Kernel32.OpenExisting, 0, IntPtr.Zero);
+            open = file != Kernel32.InvalidHandle;
+            if (!open && makesFile)
                 throw RingPlace.AccessError(path, Kernel32.LastError);
-            open = true;
         }
 
         ~LockedByte()
@@ -306,16 +311,28 @@ namespace Frameloom
             Dispose();
         }
 
+        private bool Take(uint flags)
+        {
+            var where = new Kernel32.Overlapped { Low = (uint)offset, High = (uint)(offset >> 32) };
+            return Kernel32.LockFile(file, FailImmediately | flags, 0, 1, 0, &where) != 0;
+        }
+
+        private void Give()
+        {
+            var where = new Kernel32.Overlapped { Low = (uint)offset, High = (uint)(offset >> 32) };
+            Kernel32.UnlockFile(file, 0, 1, 0, &where);
+        }
+
         public override bool Acquire()
         {
-            Held = Kernel32.LockFile(file, 0, 0, 1, 0) != 0;
+            Held = open && Take(Exclusive);
             return Held;
         }
 
         public override void Release()
         {
             if (Held)
-                Kernel32.UnlockFile(file, 0, 0, 1, 0);
+                Give();
             Held = false;
         }
 
@@ -327,11 +344,11 @@ namespace Frameloom
 
         public override bool TakenElsewhere()
         {
-            if (Held)
+            if (Held || !open)
                 return false;
-            if (!Acquire())
+            if (!Take(0))
                 return true;
-            Release();
+            Give();
             return false;
         }
 

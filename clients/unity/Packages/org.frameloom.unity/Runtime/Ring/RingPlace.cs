@@ -80,7 +80,7 @@ namespace Frameloom
             if (NamedSection)
                 return new NamedMutexLock("Local\\" + prefix + "-writer");
             if (Windows)
-                return new LockedByte(LockPath);
+                return new LockedByte(LockPath, 0, true);
             return Libc.Linux ? (RingLock)new ByteLock(LockPath, 0, true) : new WholeFileLock(LockPath);
         }
 
@@ -91,7 +91,7 @@ namespace Frameloom
                 return new NamedMutexLock("Local\\" + SegmentName(generation) + "-r" + index);
             string path = SegmentPath(generation);
             if (Windows)
-                return new LockedByte(path + ".r" + index);
+                return Kernel32.IsWine ? new LockedByte(path, offset, false) : new LockedByte(path + ".r" + index, 0, true);
             return Libc.Linux ? (RingLock)new ByteLock(path, offset, false) : new WholeFileLock(path + ".r" + index);
         }
 

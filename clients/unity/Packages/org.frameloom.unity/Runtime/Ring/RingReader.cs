@@ -478,6 +478,9 @@ namespace Frameloom
             private uint* pin;
             private bool pinSought;
 
+            /// <summary>Sleeps that a writer should have ended and did not; some cannot.</summary>
+            private int missedWakes;
+
             public Attachment(RingPlace place, RingMapping mapping, RingGeometry geometry)
             {
                 this.place = place;
@@ -555,7 +558,13 @@ namespace Frameloom
                 if (Newest >> 8 <= Last && State == SegmentState.Live)
                 {
                     // Without an entry nobody is bound to wake us: sleep shortly, whatever the system offers.
-                    wake.Wait(seen, waiting != null ? timeoutS : Math.Min(timeoutS, 0.01));
+                    bool wakes = waiting != null && missedWakes < 2;
+                    double sleepS = wakes ? timeoutS : Math.Min(timeoutS, 0.01);
+                    ulong began = RingClock.NowNs;
+                    wake.Wait(seen, sleepS);
+                    bool toTheEnd = wakes && timeoutS >= LookS && RingClock.NowNs - began >= (ulong)(sleepS * 1e9);
+                    if (toTheEnd && Volatile.Read(ref *(uint*)(Mapping.Base + RingLayout.Header.Wake)) != seen)
+                        missedWakes++;
                 }
                 if (waiting != null)
                     Volatile.Write(ref *waiting, 0u);
