@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 
 from bridge import segment
-from bridge.layout import RECORD, ColourSpace, Format, Kind, Origin
+from bridge.layout import HEADER, PLANE, PLANE_TABLE_OFFSET, RECORD, SLOT, ColourSpace, Format, Kind, Origin
 from bridge.live import LiveParams
 from bridge.osc import OscServer
 from bridge.ring import Frame, RingReader, RingWriter, State
@@ -612,6 +612,58 @@ def test_a_ring_of_another_version_or_half_written(play: Callable[[], Player], t
     with RingWriter("a.out", directory=tmp_path) as writer:
         writer.write({Kind.COLOUR: picture(1)}, source_frame_id=42)
         player.until(lambda state: state["receiver"]["source"] == 42 and not state["receiver"]["warning"])
+
+
+@needs_mono
+@pytest.mark.skipif(sys.platform == "win32", reason="writes into a mapped segment's file")
+def test_slots_that_describe_what_cannot_be(play: Callable[[], Player], tmp_path: Path) -> None:
+    player = play()
+    player.do("receiver", "channel=a.out", f"directory={tmp_path}")
+    planes = {Kind.COLOUR: picture(1), Kind.DEPTH: np.ones((H, W), np.float32)}
+    extremes = (
+        0,
+        1,
+        7,
+        63,
+        1 << 12,
+        (1 << 24) + 1,
+        (1 << 31) - 1,
+        1 << 31,
+        (1 << 32) - 1,
+        1 << 62,
+        1 << 63,
+        (1 << 64) - 1,
+    )
+    patches = [
+        (table + f.offset, f.size, value)
+        for table, fields in (
+            (PLANE_TABLE_OFFSET, PLANE.fields),
+            (PLANE_TABLE_OFFSET + PLANE.size, PLANE.fields),
+            (0, [SLOT[name] for name in ("origin", "colour_space", "plane_count")]),
+        )
+        for f in fields
+        for value in extremes
+        if value < 1 << 8 * f.size
+    ]
+    with RingWriter("a.out", directory=tmp_path) as writer:
+        assert writer.segment_path
+        with open(writer.segment_path, "r+b", buffering=0) as file:
+            for at, size, value in patches:
+                sequence = writer.write(planes, source_frame_id=1)
+                newest = struct.unpack("<Q", os.pread(file.fileno(), 8, HEADER.offset("newest")))[0]
+                assert newest >> 8 == sequence
+                stride = (writer.segment_size - HEADER.size) // writer.slots
+                start = HEADER.size + (newest & 0xFF) * stride
+                sound = os.pread(file.fileno(), size, start + at)
+                os.pwrite(file.fileno(), value.to_bytes(size, "little"), start + at)
+                player.do("frames", 1, 0)
+                # The writer does not write a description again that it believes to be there.
+                os.pwrite(file.fileno(), sound, start + at)
+            assert "malformed slot: " in player.do("state")["console"][0]
+            os.pwrite(file.fileno(), struct.pack("<Q", writer.sequence + 1 << 8 | 200), HEADER.offset("newest"))
+            player.warning("receiver", "newest frame in slot 200; start the writer again")
+        writer.write(planes, source_frame_id=2)
+        player.until(lambda state: state["receiver"]["source"] == 2 and not state["receiver"]["warning"])
 
 
 @needs_mono
