@@ -119,7 +119,7 @@ def build(into: Any) -> Any:
         # The code that runs now lets go of rings, sockets and its host before other code takes its place.
         extension.Close()
     parameters = runpy.run_path(str(HERE / "load.py"))["fresh"]("frameloom_td.parameters")
-    parameters.add_pages(comp)
+    parameters.add_pages(comp, td.ParMode)
     comp.par.Checkout = str(HERE.parents[1])
 
     for name, style in (("in1", td.inTOP), ("picture", td.scriptTOP), ("out1", td.outTOP)):
@@ -149,7 +149,7 @@ def build(into: Any) -> Any:
     comp.par.ext0object = "op('./ext').module.make(me)"
     comp.par.ext0promote = True
     comp.initializeExtensions()
-    comp.par.opviewer = "out1"
+    comp.par.opviewer = "./out1"
     comp.viewer = True
     return comp
 

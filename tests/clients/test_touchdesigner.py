@@ -205,8 +205,14 @@ def test_pages_come_from_the_live_parameters(show: Show) -> None:
 def test_building_again_keeps_values_and_wires(show: Show) -> None:
     show.comp.par.Prompt = "ice style, green cone"
     show.comp.par.Guidance = "full"
+    show.comp.par.Strength.expr = "0.1 + 0.2"
+    show.comp.par.Seed.bindExpr = "op('slider').par.value0"
+    show.comp.par.Seed.mode = td.ParMode.BIND
     before = show.comp.ext.FrameloomExt
     exec(one_line(), {})
+    assert show.comp.par.Strength.expr == "0.1 + 0.2" and show.comp.par.Strength.eval() == 0.1 + 0.2
+    assert show.comp.par.Seed.mode == td.ParMode.BIND
+    assert show.comp.par.Seed.bindExpr == "op('slider').par.value0"
     assert td.op("/project1/frameloom") is show.comp
     assert show.comp.par.Prompt.eval() == "ice style, green cone"
     assert show.comp.par.Guidance.eval() == "full"

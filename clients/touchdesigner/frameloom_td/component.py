@@ -241,12 +241,14 @@ class FrameloomExt:
 
     def _how(self, state: State, receiver: frames.Receiver) -> str:
         now = time.monotonic()
+        if self._host.leaving:
+            return "stopping the host"
         if state is State.LIVE:
             if receiver.frame is None or receiver.frame.generation != receiver.generation:
                 return f"warming up {now - self._since_s:.0f} s"
             if now - receiver.taken_s > STALE_S:
                 return f"no new picture for {now - receiver.taken_s:.0f} s"
-            return f"live {receiver.fps:.0f} fps {receiver.latency_ms:.0f} ms"
+            return f"live {receiver.fps:.0f} fps {receiver.usual_latency_ms:.0f} ms"
         if self._host.running:
             return f"warming up {now - self._host.started_s:.0f} s: {self._host.last_line}"
         if self._host.ending:

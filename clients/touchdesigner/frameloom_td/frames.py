@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections import deque
 from concurrent.futures import Executor, Future
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -199,10 +200,12 @@ class Receiver:
         """What the ring says of `picture`; its planes are not to be touched."""
         self.received = 0
         self.latency_ms = 0.0
+        """From the capture of its source to the moment it was taken; `usual_latency_ms` is the median of the last."""
         self.error = ""
         self.taken_s = 0.0
         self._reader = RingReader(channel, directory=directory)
         self._times: deque[float] = deque(maxlen=512)
+        self._latencies_ms: deque[float] = deque(maxlen=31)
 
     def take(self) -> bool:
         """Take the newest picture if there is a new one."""
@@ -227,6 +230,7 @@ class Receiver:
         self.taken_s = time.monotonic()
         self._times.append(self.taken_s)
         self.latency_ms = max(0, now_ns() - frame.capture_ns) / 1e6
+        self._latencies_ms.append(self.latency_ms)
         return True
 
     def _copy(self, frame: Frame, plane: Array) -> None:
@@ -261,6 +265,11 @@ class Receiver:
             self._times.popleft()
         span = now - self._times[0] if len(self._times) > 1 else 0.0
         return (len(self._times) - 1) / span if span > 0 else 0.0
+
+    @property
+    def usual_latency_ms(self) -> float:
+        """The median latency of the last pictures."""
+        return median(self._latencies_ms) if self._latencies_ms else 0.0
 
     def close(self) -> None:
         """Let go of the channel."""

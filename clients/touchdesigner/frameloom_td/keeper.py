@@ -12,7 +12,8 @@ import subprocess
 import sys
 import threading
 
-PATIENCE_S = 8.0
+PATIENCE_S = 20.0
+"""A host that is loading a model hears a request to end only when it has done so."""
 
 
 def end(child: subprocess.Popen) -> None:  # type: ignore[type-arg]

@@ -42,9 +42,12 @@ _STYLES = {"str": "Str", "float": "Float", "int": "Int", "bool": "Toggle", "choi
 _OSC_PORT_RANGE = (1, 65535)
 
 
-def add_pages(comp: Any) -> None:
-    """Append the pages to a COMP, with the values of parameters of the same name kept."""
-    before = {par.name: par.eval() for par in comp.customPars if not par.isPulse}
+def add_pages(comp: Any, modes: Any) -> None:
+    """Append the pages to a COMP; what parameters of the same name had as value, expression or binding is kept.
+
+    modes: TouchDesigner's `ParMode`.
+    """
+    before = {p.name: (p.mode, p.val, p.expr, p.bindExpr) for p in comp.customPars if not p.isPulse}
     comp.destroyCustomPars()
     page = comp.appendCustomPage("Frameloom")
     for style, name, label, default, help in _OWN:
@@ -60,8 +63,18 @@ def add_pages(comp: Any) -> None:
             if spec.main == main:
                 _add_live(page, name, spec)
     for par in comp.customPars:
-        if par.name in before and par.name != STATUS and not (par.isMenu and before[par.name] not in par.menuNames):
-            par.val = before[par.name]
+        if par.name in before and par.name != STATUS:
+            _restore(par, modes, *before[par.name])
+
+
+def _restore(par: Any, modes: Any, mode: Any, value: Any, expression: str, binding: str) -> None:
+    if not par.isMenu or value in par.menuNames:
+        par.val = value
+    if mode == modes.EXPRESSION:
+        par.expr = expression
+    elif mode == modes.BIND:
+        par.bindExpr = binding
+        par.mode = mode
 
 
 def _append(page: Any, style: str, name: str, label: str, help: str) -> Any:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 _KEEPER = Path(__file__).with_name("keeper.py")
 _NO_WINDOW = 0x08000000
-LEAVING_S = 20.0
+LEAVING_S = 25.0
 """The next host is started at the latest so long after the last one was told to end."""
 _FOREIGN = ("PYTHON", "VIRTUAL_ENV", "CONDA_", "__PYVENV", "DYLD_", "LD_LIBRARY_PATH")
 
@@ -87,6 +87,11 @@ class HostProcess:
             else:
                 self._failure = f"host could not be started: {error}"
             self._starting = None
+
+    @property
+    def leaving(self) -> bool:
+        """Whether one that was told to end still runs."""
+        return self._leaving is not None and self._leaving.poll() is None
 
     @property
     def ending(self) -> str:

@@ -30,8 +30,10 @@ from tests.clients.td.operators import (
     textDAT,
     world,
 )
+from tests.clients.td.parameters import ParMode
 
 __all__ = [
+    "ParMode",
     "baseCOMP",
     "constantTOP",
     "executeDAT",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import re
 import threading
 from typing import Any
@@ -11,6 +12,15 @@ _CUSTOM_NAME = re.compile(r"[A-Z][a-z0-9]*")
 
 class Undocumented(AttributeError):
     """Something that the documentation does not name, or warns of."""
+
+
+class ParMode(enum.Enum):
+    """How a parameter gets its value."""
+
+    CONSTANT = 0
+    EXPRESSION = 1
+    EXPORT = 2
+    BIND = 3
 
 
 class Strict:
@@ -55,6 +65,7 @@ class Par(Strict):
 
     def __init__(self, owner: Any, name: str, style: str, value: Any = None, menu: Any = None, custom: bool = False):
         self._owner, self._name, self._style, self._custom = owner, name, style, custom
+        self._mode, self._expr, self._bind_expr = ParMode.CONSTANT, "", ""
         self._about: dict[str, Any] = {"menuNames": menu, "label": name, "help": "", "readOnly": False}
         if value is None:
             value = {"Str": "", "Float": 0.0, "Int": 0, "Toggle": False, "Menu": "", "StrMenu": ""}.get(style, "")
@@ -113,6 +124,7 @@ class Par(Strict):
 
     @val.setter
     def val(self, value: Any) -> None:
+        self._mode = ParMode.CONSTANT
         before = self._value
         self._value = self._fit(value)
         if self._value != before:
@@ -132,7 +144,33 @@ class Par(Strict):
             raise TypeError(f"{self._name}: {value!r} is not in the menu {self._about['menuNames']}")
         return value if self._style == "OP" else str(value)
 
+    @property
+    def mode(self) -> ParMode:
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: ParMode) -> None:
+        self._mode = mode
+
+    @property
+    def expr(self) -> str:
+        return self._expr
+
+    @expr.setter
+    def expr(self, expression: str) -> None:
+        self._mode, self._expr = ParMode.EXPRESSION, expression
+
+    @property
+    def bindExpr(self) -> str:
+        return self._bind_expr
+
+    @bindExpr.setter
+    def bindExpr(self, expression: str) -> None:
+        self._bind_expr = expression
+
     def eval(self) -> Any:
+        if self._mode is ParMode.EXPRESSION:
+            return self._fit(eval(self._expr, self._owner._scope()))
         return self._value
 
     def pulse(self) -> None:
