@@ -21,7 +21,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 TELL_AGAIN_S = 30.0
 """The same sentence is told at most once in so many seconds."""
 FULL_LOOK_S = 0.03
-"""A change that the sample misses is seen after so many seconds."""
+FULL_LOOK_SHARE = 0.05
+"""A change that the sample misses is seen after so many seconds, or later where looking would take more than this share
+of the time."""
 SAMPLES = 2048
 
 
@@ -83,7 +85,7 @@ class Notices:
 class Novelty:
     """Whether bytes that somebody else keeps writing have changed since they were last kept.
 
-    Most looks compare `SAMPLES` bytes spread over the picture; every `FULL_LOOK_S` seconds a look compares all.
+    Most looks compare `SAMPLES` bytes spread over the picture; every `FULL_LOOK_S` seconds or so one compares all.
     """
 
     def __init__(self) -> None:
@@ -102,12 +104,13 @@ class Novelty:
         at = time.monotonic()
         if at < self._full_at:
             return False
-        self._full_at = at + FULL_LOOK_S
         words = now.size // 8 * 8
-        return not (
-            np.array_equal(now[:words].view(np.uint64), self._kept[:words].view(np.uint64))
-            and np.array_equal(now[words:], self._kept[words:])
+        same = np.array_equal(now[:words].view(np.uint64), self._kept[:words].view(np.uint64)) and np.array_equal(
+            now[words:], self._kept[words:]
         )
+        done = time.monotonic()
+        self._full_at = done + max(FULL_LOOK_S, (done - at) / FULL_LOOK_SHARE)
+        return not same
 
     def keep(self, key: object, now: Array) -> Array:
         """Copy the bytes, which then count as known. Returns the copy, valid until the next call."""
@@ -116,3 +119,10 @@ class Novelty:
         self._key = key
         self._kept[:] = now
         return self._kept
+
+
+def copy_rgb(target: Array, rows: Array) -> None:
+    """Copy red, green and blue of `rows` into `target`, (height, width, 3 or more channels) both."""
+    # Channel by channel: numpy copies groups of three bytes six times slower.
+    for channel in range(3):
+        target[..., channel] = rows[..., channel]

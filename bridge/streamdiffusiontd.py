@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bridge.foreign import AdaptorError, Notices, Novelty, Picture
+from bridge.foreign import AdaptorError, Notices, Novelty, Picture, copy_rgb
 from bridge.layout import Format, Kind, Origin
 from bridge.named_memory import AlreadyThere, NamedMemory, check_name, create_memory, open_memory
 from bridge.ring_header import Frame
@@ -142,7 +142,7 @@ class SdtdOutput:
             self._notices.tell(f"sdtd:{self.name}: {error}")
             return False
         rows = pixels[::-1] if frame.origin is Origin.BOTTOM_LEFT else pixels
-        memory.bytes[: rows.shape[0] * width * 3].reshape(height, width, 3)[...] = rows[..., :3]
+        copy_rgb(memory.bytes[: height * width * 3].reshape(height, width, 3), rows)
         return True
 
     def _room(self, size: int) -> NamedMemory:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bridge.foreign import Array, Picture
+from bridge.foreign import Array, Picture, copy_rgb
 from bridge.layout import ColourSpace, Format, Origin
 
 PREFIX = "TouchSHM"
@@ -293,7 +293,7 @@ def fill(target: Array, pixels: Array, origin: Origin) -> None:
     rows = pixels[..., None] if pixels.ndim == 2 else pixels
     if rows.shape[2] == 3:
         out = target.reshape(*rows.shape[:2], 4)
-        out[..., :3] = rows
+        copy_rgb(out, rows)
         out[..., 3] = 255
     else:
         target.view(rows.dtype).reshape(rows.shape)[...] = rows

@@ -83,6 +83,7 @@ def picture(value: int, form: Format = Format.RGBA8) -> Picture:
 @pytest.mark.parametrize("size", [1, 7, 4096, 512 * 512 * 3 + 5])
 def test_every_changed_byte_is_seen(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(foreign, "FULL_LOOK_S", 0.0)
+    monkeypatch.setattr(foreign, "FULL_LOOK_SHARE", float("inf"))
     novelty = Novelty()
     data = np.random.default_rng(0).integers(0, 256, size, np.uint8)
     assert novelty.changed("a", data)
