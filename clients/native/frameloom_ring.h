@@ -202,15 +202,17 @@ static inline uint32_t frameloom_i_state(const frameloom_reader *r) {
     return frameloom_i_get32(r->mapping.memory + FRAMELOOM_AT_HEADER_STATE);
 }
 
-/* Own a reader entry: its lock is the ownership (section 8). 0 when another has it or the segment is gone. */
+/* Own a reader entry: its lock is the ownership (section 8). 0 when another has it, -1 when the segment is gone. */
 static inline int frameloom_i_claim(frameloom_reader *r, int index, uint32_t kind) {
     uint64_t offset = r->g.reader_table_offset + (uint32_t)index * FRAMELOOM_BYTES_ENTRY;
     frameloom_i_lock *lock = &r->entries[index];
     if (lock->held) return 1;
     frameloom_i_lock_entry(lock, &r->place, r->g.generation, (uint32_t)index, offset);
-    if (frameloom_i_lock_take(lock) != 1) {
+    /* A writer tests the lock of the lossless entry, which may take it for a moment. */
+    int got = index == (int)FRAMELOOM_LOSSLESS_ENTRY ? frameloom_i_lock_take_patiently(lock) : frameloom_i_lock_take(lock);
+    if (got != 1) {
         frameloom_i_lock_drop(lock);
-        return 0;
+        return got;
     }
     uint8_t *entry = frameloom_i_entry(r, index);
     frameloom_i_put32(entry + FRAMELOOM_AT_ENTRY_PIN, 0);
@@ -242,7 +244,9 @@ static inline void frameloom_i_detach(frameloom_reader *r) {
 
 /* Section 9: become the one lossless reader of a new attachment. */
 static inline frameloom_status frameloom_i_register(frameloom_reader *r, frameloom_error *error) {
-    if (!frameloom_i_claim(r, FRAMELOOM_LOSSLESS_ENTRY, FRAMELOOM_READER_FREE))
+    int claimed = frameloom_i_claim(r, FRAMELOOM_LOSSLESS_ENTRY, FRAMELOOM_READER_FREE);
+    if (claimed < 0) return FRAMELOOM_NOTHING_NEW;
+    if (!claimed)
         return frameloom_i_fail(error, FRAMELOOM_READER_EXISTS,
                                 "channel %s already has a lossless reader; stop it or read newest-wins", r->place.channel);
     uint64_t oldest = 0;
@@ -305,7 +309,7 @@ static inline frameloom_status frameloom_i_follow(frameloom_reader *r, frameloom
     if (status != FRAMELOOM_OK) {
         frameloom_i_detach(r);
         *r = old;
-        return status;
+        return status == FRAMELOOM_NOTHING_NEW ? unchanged : status;
     }
     frameloom_i_detach(&old);
     return FRAMELOOM_OK;
@@ -323,7 +327,7 @@ static inline frameloom_status frameloom_i_ready(frameloom_reader *r, frameloom_
 static inline int frameloom_i_waiter(frameloom_reader *r) {
     char who[24];
     for (int i = (int)FRAMELOOM_READER_ENTRIES - 1; i > 0 && r->waiter == 0; i--)
-        if (frameloom_i_claim(r, i, FRAMELOOM_READER_NEWEST)) r->waiter = i;
+        if (frameloom_i_claim(r, i, FRAMELOOM_READER_NEWEST) == 1) r->waiter = i;
     if (r->waiter == 0) r->waiter = -1;
     if (r->waiter > 0) {
         snprintf(who, sizeof who, "-r%d-wake", r->waiter);
@@ -488,7 +492,7 @@ static inline frameloom_status frameloom_i_copy(frameloom_reader *r, void *buffe
 /* The entry that pins for us, or -1 when others own all of them. */
 static inline int frameloom_i_pinner(frameloom_reader *r) {
     for (int i = 1; i <= (int)r->g.slot_count - 2 && i < (int)FRAMELOOM_READER_ENTRIES && r->pinner == 0; i++)
-        if (frameloom_i_claim(r, i, FRAMELOOM_READER_NEWEST)) r->pinner = i;
+        if (frameloom_i_claim(r, i, FRAMELOOM_READER_NEWEST) == 1) r->pinner = i;
     if (r->pinner == 0) r->pinner = -1;
     return r->pinner;
 }
@@ -806,9 +810,11 @@ static inline frameloom_status frameloom_i_await_reader(frameloom_writer *w, uin
         frameloom_i_fence();
         if (frameloom_i_may_overwrite(w) != before) break;
         /* A reader that follows takes its new lock before it gives back the old one, so the old one is asked first. */
-        int alive = w->follows && frameloom_i_lock_elsewhere(&w->previous_reader_lock) == 1;
-        alive = frameloom_i_lock_elsewhere(&w->reader_lock) == 1 || alive;
-        if (!alive && (w->follows || frameloom_i_get64(entry + FRAMELOOM_AT_ENTRY_PID) != 0)) {
+        int alive = w->follows && frameloom_i_lock_elsewhere(&w->previous_reader_lock) != 0;
+        /* Whether one came is read before its lock is tested: it takes the lock first. */
+        int came = w->follows || frameloom_i_get64(entry + FRAMELOOM_AT_ENTRY_PID) != 0;
+        alive = frameloom_i_lock_elsewhere(&w->reader_lock) != 0 || alive;
+        if (came && !alive) {
             /* It died or left: let it go and write on; another may register later. */
             frameloom_i_put32(entry + FRAMELOOM_AT_ENTRY_KIND, FRAMELOOM_READER_FREE);
             w->follows = 0;

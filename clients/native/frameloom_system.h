@@ -537,7 +537,8 @@ static inline int frameloom_i_lock_elsewhere(frameloom_i_lock *lock) {
     for (int look = 0; look < 2; look++) {
         if (lock->file == FRAMELOOM_I_NONE) lock->file = frameloom_i_open(lock->path, FRAMELOOM_I_EXISTING);
         if (lock->file == FRAMELOOM_I_NONE) return frameloom_i_absent() ? 0 : -1;
-        if (frameloom_i_lock_try(lock, 1) == 0) return 1;
+        int got = frameloom_i_lock_try(lock, 1);
+        if (got != 1) return got == 0 ? 1 : -1;
 #if !defined(__linux__)
         frameloom_i_lock_undo(lock);
 #endif
