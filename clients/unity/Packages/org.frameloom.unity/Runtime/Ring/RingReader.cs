@@ -135,7 +135,15 @@ namespace Frameloom
 
         private void Register(Attachment next)
         {
-            if (!next.Claim(RingLayout.LosslessEntry, ReaderKind.Free))
+            // The writer tests this lock, which takes it for a moment where a test cannot do otherwise.
+            ulong deadline = RingClock.NowNs + 250000000;
+            bool claimed = next.Claim(RingLayout.LosslessEntry, ReaderKind.Free);
+            while (!claimed && RingClock.NowNs < deadline)
+            {
+                Thread.Sleep(10);
+                claimed = next.Claim(RingLayout.LosslessEntry, ReaderKind.Free);
+            }
+            if (!claimed)
             {
                 next.Detach();
                 throw new ReaderExistsException($"channel {Channel} already has a lossless reader; stop it or read newest-wins");

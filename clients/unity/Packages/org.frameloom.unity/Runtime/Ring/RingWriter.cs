@@ -498,9 +498,10 @@ namespace Frameloom
                 if (Taken() != before)
                     break;
                 // A reader that follows takes its new lock before it gives back the old one, so the old one is asked first.
+                // Whether one came is read before its lock is tested: it takes the lock first.
+                bool known = olderReaderLock != null || Volatile.Read(ref *(ulong*)(LosslessEntry + RingLayout.Entry.Pid)) != 0;
                 bool alive = olderReaderLock != null && olderReaderLock.TakenElsewhere();
                 alive |= readerLock.TakenElsewhere();
-                bool known = olderReaderLock != null || Volatile.Read(ref *(ulong*)(LosslessEntry + RingLayout.Entry.Pid)) != 0;
                 if (known && !alive)
                 {
                     // It died or left: let it go and write on; another may register later.
