@@ -36,6 +36,7 @@ from tests.clients.counted import Counted
 from tests.clients.td.operators import world
 from tests.clients.td.parameters import Undocumented
 from tests.rings import fresh_channel, sweep
+from tests.test_imports import closure, imports
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "clients" / "touchdesigner" / "README.md"
@@ -650,6 +651,40 @@ def test_a_component_deleted_while_writing(show: Show) -> None:
     settle(show.channel)
 
 
+def test_touchdesigner_killed_while_writing(show: Show) -> None:
+    """The ring of a killed sender is known as gone at once, and the next component takes the channel over."""
+    show.comp.par.Active = False
+    td._frames()
+    script = textwrap.dedent(f"""
+        import runpy, sys, time
+        import numpy as np
+        from tests.clients import td
+        sys.modules["td"] = td
+        td._reset(".")
+        runpy.run_path({str(ROOT / "clients" / "touchdesigner" / "build.py")!r})
+        comp = td.op("/project1/frameloom")
+        comp.par.Channel = {show.channel!r}
+        source = td._source(td.op("/project1"))
+        td._paint(source, np.full((600, 600, 4), 0.5, np.float32))
+        comp.inputConnectors[0].connect(source)
+        while True:
+            td._frames()
+    """)
+    other = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        with RingReader(f"{show.channel}.in") as reader:
+            wait_for(lambda: reader.read() is not None and reader.read(timeout_s=1.0) is not None)
+            other.kill()
+            other.wait()
+            assert reader.state is State.WRITER_GONE
+            show.comp.par.Active = True
+            td._paint(show.source, picture())
+            show.run(lambda: (frame := reader.read()) is not None and frame.width == 64)
+    finally:
+        other.kill()
+        other.wait()
+
+
 def test_a_component_deleted_while_its_ring_is_being_made(show: Show) -> None:
     td._paint(show.source, picture(2000, 2000))
     td._frames(2)
@@ -787,6 +822,18 @@ def test_no_call_in_a_frame_waits(show: Show) -> None:
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_component_needs_numpy_alone() -> None:
+    """TouchDesigner's Python has the standard library and numpy; `td` is TouchDesigner itself."""
+    files = [p for p in (ROOT / "clients" / "touchdesigner").rglob("*.py")]
+    assert len(files) > 8
+    named = {name for path in files for name in imports(path)}
+    project = {name for name in named if name.startswith(("bridge.", "core."))}
+    assert {name.rpartition(".")[0] for name in project} == {"bridge.ring", "core.params"}
+    behind = {name for module in ("bridge.ring", "core.params") for names in closure(module).values() for name in names}
+    allowed = {*sys.stdlib_module_names, "numpy", "td", "frameloom_td", "bridge", "core"}
+    assert {name.split(".")[0] for name in named | behind} <= allowed
 
 
 @pytest.fixture

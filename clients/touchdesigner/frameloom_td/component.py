@@ -158,6 +158,7 @@ class FrameloomExt:
         except ValueError as error:
             self._problem = f"Host Options: {error}"
             return
+        self._problem = ""
         self._since_s = time.monotonic()
         self._host.start(self.checkout, par.Python.eval(), words, td.app.binFolder)
 
