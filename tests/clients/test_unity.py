@@ -39,7 +39,8 @@ UNITY = ROOT / "clients" / "unity"
 PACKAGE = UNITY / "Packages" / "org.frameloom.unity"
 STUB = Path(__file__).with_name("unity")
 GENERATE = runpy.run_path(str(UNITY / "generate.py"))
-PATIENCE_S = 60
+PATIENCE_S = 240
+"""The slowest machine is far within it; nothing waits so long that works."""
 W, H = 20, 12
 
 COMPILER, RUNTIME = shutil.which("mcs"), shutil.which("mono")
@@ -659,7 +660,8 @@ def test_slots_that_describe_what_cannot_be(play: Callable[[], Player], tmp_path
                 player.do("frames", 1, 0)
                 # The writer does not write a description again that it believes to be there.
                 os.pwrite(file.fileno(), sound, start + at)
-            assert "malformed slot: " in player.do("state")["console"][0]
+            console = player.do("state")["console"]
+            assert len(console) > 100 and all("malformed slot: " in line for line in console)
             os.pwrite(file.fileno(), struct.pack("<Q", writer.sequence + 1 << 8 | 200), HEADER.offset("newest"))
             player.warning("receiver", "newest frame in slot 200; start the writer again")
         writer.write(planes, source_frame_id=2)
@@ -699,11 +701,11 @@ def test_a_transparent_picture_is_told_to_the_receiver(play: Callable[[], Player
 @needs_mono
 def test_the_sample_plays(play: Callable[[], Player], channel: str) -> None:
     player = play()
-    player.do("sample")
-    # Its channels are those of a host for "unity", which a machine may have running; here it only has to come up.
-    state = player.do("state")
-    assert {"sender", "receiver", "control"} <= set(state)
-    player.do("sender", f"channel={channel}.in")
-    player.do("receiver", f"channel={channel}.out")
-    state = player.until(lambda state: state["sender"]["frame"] > 3)
-    assert not state["sender"]["warning"]
+    player.do("sample", channel, 9)
+    with RingReader(f"{channel}.in") as reader:
+        assert next_frame(player, reader).width == 512
+    with RingWriter(f"{channel}.out") as writer:
+        writer.write({Kind.COLOUR: picture(3)}, source_frame_id=3)
+        state = player.until(lambda state: state["receiver"]["source"] == 3)
+    assert state["receiver"]["on_renderer"]
+    player.warning("control", "no host answers at 127.0.0.1, port 9; start it")

@@ -10,7 +10,7 @@
 //     shown / target             size, format and pixels (hexadecimal, bottom row first) of the receiver's texture / render texture
 //     state                      everything the components say of themselves
 //     enable|disable|destroy sender|receiver
-//     sample                     plays the package's sample scene; its components take the place of the others
+//     sample CHANNEL PORT        begins the package's sample scene; its components take the place of the others
 //
 // Frame n of the scene: red x * 7 + n * 13, green y * 11 + n, blue (x xor y) + n * 5, y from the top; alpha 255, or 0 when "clear".
 
@@ -412,21 +412,23 @@ internal static class Play
                 Player.Frame();
                 return "ok";
             case "sample":
-                return Sample();
+                return Sample(words);
             default:
                 return "no such command: " + words[0];
         }
     }
 
-    private static string Sample()
+    /// <summary>With channels and a port of its own: a machine may have a real host running.</summary>
+    private static string Sample(string[] words)
     {
         var mirror = new GameObject("mirror").AddComponent<FrameloomMirror>();
-        sender = null;
-        for (int i = 0; i < 5; i++)
-            Player.Frame();
-        sender = mirror.gameObject.GetComponent<FrameloomSender>();
-        receiver = mirror.gameObject.GetComponent<FrameloomReceiver>();
-        control = mirror.gameObject.GetComponent<FrameloomControl>();
+        Player.Start(mirror);
+        sender = mirror.GetComponent<FrameloomSender>();
+        receiver = mirror.GetComponent<FrameloomReceiver>();
+        control = mirror.GetComponent<FrameloomControl>();
+        sender.channel = words[1] + ".in";
+        receiver.channel = words[1] + ".out";
+        control.port = int.Parse(words[2]);
         return "ok";
     }
 

@@ -328,8 +328,17 @@ namespace StubUnity
             Send(script, "OnDisable");
         }
 
+        /// <summary>What the first frame of a script begins with.</summary>
+        public static void Start(MonoBehaviour script)
+        {
+            if (script.started)
+                return;
+            script.started = true;
+            Send(script, "Start");
+        }
+
         /// <summary>A private message such as Update.</summary>
-        public static void Send(MonoBehaviour script, string message)
+        private static void Send(MonoBehaviour script, string message)
         {
             MethodInfo method = script.GetType().GetMethod(
                 message, BindingFlags.Instance | BindingFlags.NonPublic | BindingFlags.Public, null, Type.EmptyTypes, null);
@@ -352,11 +361,7 @@ namespace StubUnity
             {
                 if (!script.isActiveAndEnabled)
                     continue;
-                if (!script.started)
-                {
-                    script.started = true;
-                    Send(script, "Start");
-                }
+                Start(script);
                 Send(script, "Update");
             }
             Scene();

@@ -25,6 +25,12 @@ namespace UnityEngine
         Clamp = 1,
     }
 
+    public enum CameraClearFlags
+    {
+        Skybox = 1,
+        SolidColor = 2,
+    }
+
     [Flags]
     public enum DepthTextureMode
     {
@@ -218,6 +224,7 @@ namespace UnityEngine
         public int pixelHeight => targetTexture != null ? targetTexture.height : Screen.height;
         public DepthTextureMode depthTextureMode { get; set; }
         public RenderTexture targetTexture { get; set; }
+        public CameraClearFlags clearFlags { get; set; } = CameraClearFlags.Skybox;
         public Color backgroundColor { get; set; }
     }
 
@@ -484,6 +491,7 @@ namespace StubUnity
             public IntPtr Target;
             public int Length;
             public Action<AsyncGPUReadbackRequest> Callback;
+            public bool Failed;
             public int Frames = LateFrames;
         }
 
@@ -612,21 +620,28 @@ namespace StubUnity
                     Complete(pending);
         }
 
+        /// <summary>Every transfer is done now; whether the callbacks come now or with the next frame is not documented.</summary>
         internal static void DeliverAll()
         {
-            foreach (Pending pending in queue.ToArray())
-                Complete(pending);
+            foreach (Pending pending in queue)
+                Transfer(pending);
+        }
+
+        private static void Transfer(Pending pending)
+        {
+            bool direct = pending.Target != IntPtr.Zero;
+            pending.Failed |= direct && (RefusesDirect || pending.Length < pending.Data.Length);
+            if (direct && !pending.Failed)
+                Marshal.Copy(pending.Data, 0, pending.Target, pending.Data.Length);
+            pending.Target = IntPtr.Zero;
         }
 
         private static void Complete(Pending pending)
         {
             if (!queue.Remove(pending))
                 return;
-            bool direct = pending.Target != IntPtr.Zero;
-            bool error = direct && (RefusesDirect || pending.Length < pending.Data.Length);
-            if (direct && !error)
-                Marshal.Copy(pending.Data, 0, pending.Target, pending.Data.Length);
-            pending.Callback?.Invoke(new AsyncGPUReadbackRequest { data = pending.Data, hasError = error });
+            Transfer(pending);
+            pending.Callback?.Invoke(new AsyncGPUReadbackRequest { data = pending.Data, hasError = pending.Failed });
         }
     }
 

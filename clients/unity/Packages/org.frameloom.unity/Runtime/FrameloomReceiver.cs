@@ -80,7 +80,9 @@ namespace Frameloom
             catch (RingException error)
             {
                 Warnings.Problem(error.Message);
-                retryAt = now + RetryS;
+                // One bad frame costs one frame; everything else is looked at again in a moment.
+                if (!(error is MalformedSlotException))
+                    retryAt = now + RetryS;
             }
         }
 
@@ -121,7 +123,7 @@ namespace Frameloom
                     $"the frames of channel {_channel} have an alpha of zero everywhere; show them with an opaque material, or let the " +
                     "writer send an opaque picture");
             sourceFrameId = source;
-            latencyMs = (RingClock.NowNs - captureNs) / 1e6f;
+            latencyMs = (long)(RingClock.NowNs - captureNs) / 1e6f;
             writerState = WriterState.Live;
             Warnings.Solved();
             Output();

@@ -92,7 +92,8 @@ namespace Frameloom
             // The GPU writes into slots that are mapped only as long as they are in hand.
             AsyncGPUReadback.WaitAllRequests();
             foreach (SlotReadback readback in readbacks)
-                readback.Abandon();
+                readback.Release();
+            readbacks.Clear();
             if (scenePlanes != null)
                 scenePlanes.Release();
             scenePlanes = null;

@@ -49,8 +49,15 @@ namespace Frameloom
             planes[plane].Request(texture, direct);
         }
 
-        /// <summary>Give the slot up; only when no request is under way any more.</summary>
-        public void Abandon()
+        /// <summary>Give the slot up and be done; only when the GPU writes nothing any more. Callbacks may still come.</summary>
+        public void Release()
+        {
+            Abandon();
+            foreach (PlaneReadback plane in planes)
+                plane.Release();
+        }
+
+        private void Abandon()
         {
             if (slot != null)
                 slot.Abandon();
@@ -95,6 +102,7 @@ namespace Frameloom
             private NativeArray<byte> target;
 #if ENABLE_UNITY_COLLECTIONS_CHECKS
             private AtomicSafetyHandle safety;
+            private bool hasSafety;
 #endif
 
             public PlaneReadback(SlotReadback owner, int index)
@@ -115,17 +123,25 @@ namespace Frameloom
                 RingPlane plane = owner.slot.Planes[index];
                 target = NativeArrayUnsafeUtility.ConvertExistingDataToNativeArray<byte>(plane.Data, (int)plane.Size, Allocator.None);
 #if ENABLE_UNITY_COLLECTIONS_CHECKS
-                safety = AtomicSafetyHandle.Create();
+                if (!hasSafety)
+                    safety = AtomicSafetyHandle.Create();
+                hasSafety = true;
                 NativeArrayUnsafeUtility.SetAtomicSafetyHandle(ref target, safety);
 #endif
                 AsyncGPUReadback.RequestIntoNativeArray(ref target, texture, 0, onDirect);
             }
 
-            private void OnDirect(AsyncGPUReadbackRequest request)
+            public void Release()
             {
 #if ENABLE_UNITY_COLLECTIONS_CHECKS
-                AtomicSafetyHandle.Release(safety);
+                if (hasSafety)
+                    AtomicSafetyHandle.Release(safety);
+                hasSafety = false;
 #endif
+            }
+
+            private void OnDirect(AsyncGPUReadbackRequest request)
+            {
                 owner.Completed(request.hasError);
             }
 

@@ -29,6 +29,7 @@ public sealed class FrameloomMirror : MonoBehaviour
         var eye = new GameObject("eye").AddComponent<Camera>();
         eye.transform.position = new Vector3(0, 2, -7);
         eye.targetTexture = seen;
+        eye.clearFlags = CameraClearFlags.SolidColor;
         eye.backgroundColor = Color.grey;
 
         sender = gameObject.AddComponent<FrameloomSender>();
