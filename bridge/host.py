@@ -21,6 +21,7 @@ from bridge.handoff import Closed, Handoff
 from bridge.layout import ColourSpace, Format, Kind, Origin, Policy
 from bridge.live import LiveParams
 from bridge.ring import Frame, PlaneSpec, RingError, RingReader, RingWriter, TruncatedSegment
+from bridge.spread import Spread
 from bridge.statistics import Statistics
 from core.params import Params
 
@@ -135,6 +136,7 @@ class Host:
         self._threads: list[threading.Thread] = []
         self._encoded: Handoff[Encoded] = Handoff(1)
         self._finished: Handoff[Finished] = Handoff(2, newest_wins=not lossless)
+        self._spread: Spread | None = None
         self._model: Any = None
         self._work: Work | None = None
         self._source_size: tuple[int, int] | None = None
@@ -240,6 +242,8 @@ class Host:
                 unsubscribe()
             for worker in workers:
                 worker.join()
+            if self._spread is not None:
+                self._spread.close()
             self._reader.close()
             self._writer.close()
 
@@ -261,6 +265,8 @@ class Host:
         threads = self._threads_wanted or (host_threads(device) if self._overlap else None)
         if threads is not None:
             torch.set_num_threads(threads)
+        if self._overlap and device.type == "cpu":
+            self._spread = Spread()
         self.device_name, self.dtype_name = str(device), str(dtype).removeprefix("torch.")
         from core.backend import BackendError
         from core.model import ModelError, load_model
@@ -282,11 +288,11 @@ class Host:
         if work is not None and (work.stream.config.width, work.stream.config.height) == (width, height):
             return
         with self._planning:
-            stream = self._model.stream(StreamConfig(width, height))
+            stream = self._model.stream(StreamConfig(width, height), spread=self._spread)
             params, revision = self._wanted()
             plan = stream.plan(params)
             # One turn on nothing, so that compilers, allocators and caches are warm before the first frame.
-            self._model.stream(StreamConfig(width, height)).warm_up(plan)
+            self._model.stream(StreamConfig(width, height), spread=self._spread).warm_up(plan)
             self._work = Work(stream, plan, revision)
 
     def _wanted(self) -> tuple[Params, int]:

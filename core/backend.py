@@ -1,18 +1,41 @@
-"""Ways to run the networks, one table: as they are, with weights laid out for the processor, or compiled.
+"""Ways to run the networks, one table: as they are, with weights laid out for the processor, recorded, or compiled.
 
-A back end changes a loaded network in place, before its first call; all of them compute the same.
+A back end prepares a loaded network in place, before its first call, and may record a call of it; all of them compute
+the same.
 """
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 
 class BackendError(ValueError):
     """A back end that cannot be had here; the message names those that can."""
+
+
+# The same two operators in TorchScript: recording them from Python fails on their empty list of scalars.
+_SCRIPT = """
+def convolution(x: Tensor, weight: Tensor, bias: Optional[Tensor], padding: List[int], stride: List[int],
+                dilation: List[int], groups: int, activation: str) -> Tensor:
+    return torch.ops.mkldnn._convolution_pointwise(
+        x, weight, bias, padding, stride, dilation, groups, activation, [], "")
+
+def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+"""
+
+
+@functools.cache
+def _script() -> Any:
+    return torch.jit.CompilationUnit(_SCRIPT)
 
 
 class _PackedConv(nn.Module):
@@ -23,11 +46,14 @@ class _PackedConv(nn.Module):
         padding, stride, dilation = list(conv.padding), list(conv.stride), list(conv.dilation)
         self._geometry = (padding, stride, dilation, conv.groups)
         dense = conv.weight.detach().contiguous(memory_format=torch.channels_last)
-        self._weight = torch.ops.mkldnn._reorder_convolution_weight(dense, *self._geometry, None)
-        self._bias = None if conv.bias is None else conv.bias.detach()
+        weight = torch.ops.mkldnn._reorder_convolution_weight(dense, *self._geometry, None)
+        self.register_buffer("_weight", weight, persistent=False)
+        self.register_buffer("_bias", None if conv.bias is None else conv.bias.detach(), persistent=False)
         self._activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_tracing():
+            return _script().convolution(x, self._weight, self._bias, *self._geometry, self._activation)
         return torch.ops.mkldnn._convolution_pointwise(
             x, self._weight, self._bias, *self._geometry, self._activation, [], ""
         )
@@ -38,10 +64,13 @@ class _PackedLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
-        self._bias = None if linear.bias is None else linear.bias.detach()
+        weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
+        self.register_buffer("_weight", weight, persistent=False)
+        self.register_buffer("_bias", None if linear.bias is None else linear.bias.detach(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_tracing():
+            return _script().linear(x, self._weight, self._bias)
         return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
 
 
@@ -67,16 +96,56 @@ def _fuse_relu(layers: nn.Sequential) -> None:
             layers[i + 1] = nn.Identity()
 
 
+def _packed_where_possible(network: nn.Module) -> None:
+    if torch.backends.mkldnn.is_available():
+        _packed(network)
+
+
 def _compiled(network: nn.Module) -> None:
     network.compile()
 
 
-def _eager(network: nn.Module) -> None:
+def _untouched(network: nn.Module) -> None:
     pass
 
 
-Backend = Callable[[nn.Module], None]
-BACKENDS: Mapping[str, Backend] = {"eager": _eager, "packed": _packed, "compiled": _compiled}
+Call = Callable[..., Tensor]
+
+
+def _as_it_is(network: nn.Module, example: tuple[Any, ...]) -> Call:
+    return network
+
+
+def _traced(network: nn.Module, example: tuple[Any, ...]) -> Call:
+    """The call as a TorchScript graph: no Python, hence no wait for the interpreter's lock, between two operations.
+
+    A stage of the host that holds the lock for a few microseconds per operation stalls the other two just as often;
+    recorded, a call takes the lock once. Sizes that follow from the inputs stay free: one recording serves any number
+    of rows.
+    """
+    with torch.no_grad(), warnings.catch_warnings():
+        example = tree_map(torch.clone, example)  # what was made in inference mode cannot be recorded
+        # Deprecated for compilers; those want a C++ compiler on the user's machine and minutes. torch is pinned.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        return torch.jit.trace(network, example, check_trace=False)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """prepare: changes a loaded network in place. record: a faster form of calling a module with arguments like the
+    example's, in set-up; of the same device, dtype, height and width, and any number of rows."""
+
+    prepare: Callable[[nn.Module], None] = _untouched
+    record: Callable[[nn.Module, tuple[Any, ...]], Call] = _as_it_is
+
+
+BACKENDS: Mapping[str, Backend] = {
+    "eager": Backend(),
+    "packed": Backend(_packed),
+    "traced": Backend(_packed_where_possible, _traced),
+    "compiled": Backend(_compiled),
+}
 
 
 def pick_backend(device: torch.device, name: str | None = None) -> str:
@@ -84,10 +153,13 @@ def pick_backend(device: torch.device, name: str | None = None) -> str:
 
     Raises `BackendError` when it is unknown or does not suit the device.
     """
-    packs = device.type == "cpu" and torch.backends.mkldnn.is_available()
+    on_cpu = device.type == "cpu"
     if name is None or name == "auto":
-        return "packed" if packs else "eager"
-    here = [b for b in BACKENDS if b != "packed" or packs]
+        return "traced" if on_cpu else "eager"
+    cannot = set() if on_cpu else {"packed", "traced"}
+    if not torch.backends.mkldnn.is_available():
+        cannot.add("packed")
+    here = [b for b in BACKENDS if b not in cannot]
     if name not in here:
         raise BackendError(f"back end {name!r} cannot be had on {device.type}; use one of auto, {', '.join(here)}")
     return name

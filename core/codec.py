@@ -10,30 +10,35 @@ from typing import Any
 
 import torch
 import torch.nn.functional as nnf
-from torch import Tensor
+from torch import Tensor, nn
+
+Encode = Callable[[Tensor], Tensor]
+Decode = Callable[[Tensor], Tensor]
 
 
 class Codec:
     """A diffusers autoencoder (AutoencoderTiny or AutoencoderKL) at the edge of the stream.
 
+    config: the autoencoder's. encode, decode: its two networks, pictures in -1..1 to unscaled latents and back.
     size: (height, width) in pixels that pictures are brought to before encoding; a multiple of the latent's scale.
     """
 
     def __init__(
         self,
-        vae: Any,
-        encode: Callable[[Tensor], Tensor],
+        config: Any,
+        encode: Encode,
+        decode: Decode,
         size: tuple[int, int],
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self._vae = vae
         self._encode = encode
+        self._decode = decode
         self._size = size
         self._device = device
         self._dtype = dtype
-        self._scale = float(vae.config.scaling_factor)
-        self._shift = float(vae.config.shift_factor or 0.0)
+        self._scale = float(config.scaling_factor)
+        self._shift = float(config.shift_factor or 0.0)
         self._format = torch.channels_last if device.type != "mps" else torch.contiguous_format
 
     @torch.inference_mode()
@@ -50,7 +55,7 @@ class Codec:
     def decode(self, latent_Fchw: Tensor) -> Tensor:
         """uint8 pictures (F, H, W, 4), RGBA with alpha 255; values beyond the range are clipped, NaN becomes black."""
         z = (latent_Fchw / self._scale + self._shift).to(self._dtype).contiguous(memory_format=self._format)
-        x = self._vae.decode(z, return_dict=False)[0].to(torch.float32)
+        x = self._decode(z).to(torch.float32)
         x = torch.nan_to_num(x, nan=-1.0).add(1.0).mul(127.5).round_().clamp_(0.0, 255.0)
         return pack_rgba(x)
 
@@ -65,11 +70,33 @@ def pack_rgba(x_F3HW: Tensor) -> Tensor:
     return words.to(torch.int32).bitwise_or(-(1 << 24)).contiguous().view(torch.uint8).unflatten(-1, (-1, 4))
 
 
-def encode_tiny(vae: Any) -> Callable[[Tensor], Tensor]:
+class EncodeTiny(nn.Module):
     """Latents of an AutoencoderTiny."""
-    return lambda x: vae.encode(x, return_dict=False)[0]
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Unscaled latents (F, c, h, w) of pictures (F, 3, H, W) in -1..1."""
+        return self.vae.encode(x, return_dict=False)[0]
 
 
-def encode_kl(vae: Any) -> Callable[[Tensor], Tensor]:
+class EncodeKl(EncodeTiny):
     """The mode of an AutoencoderKL's posterior: sampling it would make still pictures flicker."""
-    return lambda x: vae.encode(x, return_dict=False)[0].mode()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `EncodeTiny.forward`."""
+        return self.vae.encode(x, return_dict=False)[0].mode()
+
+
+class DecodeVae(nn.Module):
+    """Pictures of either kind of autoencoder."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Pictures (F, 3, H, W), about -1..1, of unscaled latents (F, c, h, w)."""
+        return self.vae.decode(z, return_dict=False)[0]

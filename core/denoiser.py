@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as nnf
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.schedule import NoiseSchedule
 
@@ -38,6 +38,10 @@ class TextRows:
 
     embedding_RNC: Tensor
     keys_values: tuple[tuple[Tensor, Tensor], ...] = ()
+
+    def part(self, first: int, end: int) -> TextRows:
+        """Rows first to end - 1."""
+        return TextRows(self.embedding_RNC[first:end], tuple((k[first:end], v[first:end]) for k, v in self.keys_values))
 
 
 class Denoiser(Protocol):
@@ -106,24 +110,65 @@ def keys_values(attn: Any, embedding_RNC: Tensor) -> tuple[Tensor, Tensor]:
     return heads_first(attn.to_k(embedding_RNC), attn.heads), heads_first(attn.to_v(embedding_RNC), attn.heads)
 
 
+class UnetCall(nn.Module):
+    """A diffusers UNet2DConditionModel as a function of tensors alone.
+
+    cross: the cross-attention layers that take keys and values prepared for the prompt.
+    """
+
+    def __init__(self, unet: Any) -> None:
+        super().__init__()
+        self.unet = unet
+        self.cross = [
+            module
+            for name, module in unet.named_modules()
+            if name.endswith(".attn2") and _CrossAttention.supports(module)
+        ]
+        for module in self.cross:
+            if not isinstance(module.processor, _CrossAttention):
+                module.set_processor(_CrossAttention())
+
+    def forward(
+        self, x_Rchw: Tensor, t_R: Tensor, embedding_RNC: Tensor, keys_values: tuple[tuple[Tensor, Tensor], ...]
+    ) -> Tensor:
+        """The network's output (R, c, h, w). keys_values: (k_RHND, v_RHND) per layer, or empty."""
+        for attn, prepared in zip(self.cross, keys_values or (None,) * len(self.cross), strict=True):
+            attn.processor.prepared = prepared
+        return self.unet(x_Rchw, t_R, encoder_hidden_states=embedding_RNC, return_dict=False)[0]
+
+
+Spread = Callable[[Sequence[Callable[[], Tensor]]], list[Tensor]]
+"""Runs the functions it is given, at once where it can, and returns their results in order."""
+
+
+SPREAD_ROWS = 6
+"""From so many rows on a call is spread over two halves. Fewer rows leave encode and decode, which run meanwhile, just
+the time that they need, and half of few rows costs more than half a call."""
+
+
 class UnetDenoiser:
     """A diffusers UNet2DConditionModel as a `Denoiser`.
 
-    prediction: key of `PREDICTIONS`. cache_text: project keys and values of a prompt once instead of once per call
-    (StreamDiffusion, arXiv 2312.12491, appendix A.2); False is the plain twin.
+    call: `UnetCall`, or a recording of it. cross: its layers. prediction: key of `PREDICTIONS`. cache_text: project
+    keys and values of a prompt once instead of once per call (StreamDiffusion, arXiv 2312.12491, appendix A.2); False
+    is the plain twin. spread: runs the two halves of a call of `SPREAD_ROWS` and more; None keeps every call whole.
     """
 
     def __init__(
         self,
-        unet: Any,
+        call: Callable[..., Tensor],
+        cross: Sequence[Any],
         noise: NoiseSchedule,
         prediction: str,
         device: torch.device,
         dtype: torch.dtype,
         *,
         cache_text: bool = True,
+        spread: Spread | None = None,
     ) -> None:
-        self._forward: Callable[..., Any] = unet
+        self._network = call
+        self._cross = cross
+        self._spread = spread
         self._convert = PREDICTIONS[prediction]
         self._dtype = dtype
         self._format = torch.channels_last if device.type != "mps" else torch.contiguous_format
@@ -131,14 +176,6 @@ class UnetDenoiser:
         self._a_T = alpha_bar.sqrt().to(torch.float32)
         self._b_T = (1.0 - alpha_bar).sqrt().to(torch.float32)
         self._cache_text = cache_text
-        self._cross = [
-            module
-            for name, module in unet.named_modules()
-            if name.endswith(".attn2") and _CrossAttention.supports(module)
-        ]
-        for module in self._cross:
-            if not isinstance(module.processor, _CrossAttention):
-                module.set_processor(_CrossAttention())
         self.projections = 0
         """Number of prompts whose keys and values were computed so far."""
 
@@ -164,8 +201,24 @@ class UnetDenoiser:
     @torch.inference_mode()
     def __call__(self, x_Rchw: Tensor, t_R: Tensor, text: TextRows) -> Tensor:
         """See `Denoiser.__call__`."""
-        for attn, prepared in zip(self._cross, text.keys_values or (None,) * len(self._cross), strict=True):
-            attn.processor.prepared = prepared
-        out = self._forward(x_Rchw.to(self._dtype), t_R, encoder_hidden_states=text.embedding_RNC, return_dict=False)[0]
+        rows = x_Rchw.shape[0]
+        if self._spread is None or rows < SPREAD_ROWS:
+            out = self._forward(x_Rchw, t_R, text)
+        else:
+            half = (rows + 1) // 2
+            # inference_mode belongs to a thread, and the spread may use another one.
+            part = torch.inference_mode()(self._forward)
+            out = torch.cat(
+                self._spread(
+                    [
+                        lambda: part(x_Rchw[:half], t_R[:half], text.part(0, half)),
+                        lambda: part(x_Rchw[half:], t_R[half:], text.part(half, rows)),
+                    ]
+                )
+            )
         a, b = (table[t_R].view(-1, 1, 1, 1) for table in (self._a_T, self._b_T))
-        return self._convert(out.to(torch.float32), x_Rchw, a, b)
+        return self._convert(out, x_Rchw, a, b)
+
+    def _forward(self, x_Rchw: Tensor, t_R: Tensor, text: TextRows) -> Tensor:
+        x = x_Rchw.to(self._dtype).contiguous(memory_format=self._format)
+        return self._network(x, t_R, text.embedding_RNC, text.keys_values).to(torch.float32)

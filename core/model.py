@@ -6,7 +6,8 @@ Importing it costs seconds, so it is imported where a model is about to be loade
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from core.backend import BACKENDS, pick_backend
-from core.codec import Codec, encode_kl, encode_tiny
-from core.denoiser import PREDICTIONS, UnetDenoiser
+from core.codec import Codec, DecodeVae, EncodeKl, EncodeTiny
+from core.denoiser import PREDICTIONS, Spread, UnetCall, UnetDenoiser, keys_values
 from core.schedule import NoiseSchedule, ScheduleError
 from core.stream import NoiseSource, Stream, StreamConfig, seeded_noise
 from core.text import TextConditioner
@@ -40,8 +42,8 @@ __all__ = [
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _CODECS: dict[str, tuple[Any, Any]] = {
-    "AutoencoderTiny": (AutoencoderTiny, encode_tiny),
-    "AutoencoderKL": (AutoencoderKL, encode_kl),
+    "AutoencoderTiny": (AutoencoderTiny, EncodeTiny),
+    "AutoencoderKL": (AutoencoderKL, EncodeKl),
 }
 
 
@@ -62,6 +64,7 @@ class Model:
     device: torch.device
     dtype: torch.dtype
     backend: str
+    recordings: dict[tuple[Any, ...], Callable[..., Tensor]] = field(default_factory=dict)
 
     @property
     def native_size(self) -> int:
@@ -91,26 +94,59 @@ class Model:
         return w, min(h, max(step, 2 * area // w // step * step))
 
     def stream(
-        self, config: StreamConfig, *, cache_text: bool = True, noise_source: NoiseSource = seeded_noise
+        self,
+        config: StreamConfig,
+        *,
+        cache_text: bool = True,
+        noise_source: NoiseSource = seeded_noise,
+        spread: Spread | None = None,
     ) -> Stream[Any]:
-        """A new stream. Raises `ModelError` when the size does not suit the model."""
+        """A new stream. spread: see `core.denoiser.UnetDenoiser`; used where calls are recorded. Raises `ModelError`
+        when the size does not suit the model."""
         step = self.size_multiple
         if config.width % step or config.height % step or config.width < step or config.height < step:
             raise ModelError(f"size {config.width}x{config.height} does not suit this model: use multiples of {step}")
+        rows, columns = config.height // self.latent_scale, config.width // self.latent_scale
+        latent = (int(self.unet.config.in_channels), rows, columns)
+        format_ = torch.channels_last if self.device.type != "mps" else torch.contiguous_format
+
+        def blank(*shape: int) -> Tensor:
+            return torch.zeros(shape, device=self.device, dtype=self.dtype).contiguous(memory_format=format_)
+
         codec = Codec(
-            self.vae,
-            _CODECS[type(self.vae).__name__][1](self.vae),
+            self.vae.config,
+            self._recorded(_CODECS[type(self.vae).__name__][1](self.vae), blank(1, 3, config.height, config.width)),
+            self._recorded(DecodeVae(self.vae), blank(1, *latent)),
             (config.height, config.width),
             self.device,
             self.dtype,
         )
-        denoiser = UnetDenoiser(self.unet, self.noise, self.prediction, self.device, self.dtype, cache_text=cache_text)
-        latent = (
-            int(self.unet.config.in_channels),
-            config.height // self.latent_scale,
-            config.width // self.latent_scale,
+        plain = UnetCall(self.unet)
+        call: Callable[..., Tensor] = plain
+        if cache_text:
+            embedding = self.text.embed("").to(self.dtype).expand(2, -1, -1)
+            prepared = tuple(keys_values(attn, embedding) for attn in plain.cross)
+            t = torch.zeros(2, dtype=torch.long, device=self.device)
+            call = self._recorded(plain, blank(2, *latent), t, embedding, prepared)
+        denoiser = UnetDenoiser(
+            call,
+            plain.cross,
+            self.noise,
+            self.prediction,
+            self.device,
+            self.dtype,
+            cache_text=cache_text,
+            # The plain call leaves the prompt's keys and values on the layers, which its halves would share.
+            spread=None if isinstance(call, UnetCall) else spread,
         )
         return Stream(config, denoiser, codec, self.text, self.noise, latent, self.device, noise_source)
+
+    def _recorded(self, call: nn.Module, picture: Tensor, *others: Any) -> Callable[..., Tensor]:
+        """The back end's form of a call, made once per kind of call and size."""
+        key = (type(call).__name__, *picture.shape)
+        if key not in self.recordings:
+            self.recordings[key] = BACKENDS[self.backend].record(call, (picture, *others))
+        return self.recordings[key]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -202,7 +238,7 @@ def assemble(
     for part in (unet, vae, encoder):
         part.to(device).eval().requires_grad_(False)
     for network in (unet, vae.encoder, vae.decoder):
-        BACKENDS[backend](network)
+        BACKENDS[backend].prepare(network)
     return Model(
         folder=folder,
         unet=unet,

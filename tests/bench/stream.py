@@ -26,12 +26,12 @@ SCALE, DELTA, SEED = 1.4, 0.9, 2
 
 
 class Ours:
-    """Our stream, driven either as the host drives it or by `step`."""
+    """Our stream, driven either as the host drives it or by `step`. spread: as the host gives it, or None."""
 
-    def __init__(self, model: Any, params: Any, size: int) -> None:
+    def __init__(self, model: Any, params: Any, size: int, spread: Any = None) -> None:
         from core.stream import StreamConfig
 
-        self.stream = model.stream(StreamConfig(size, size))
+        self.stream = model.stream(StreamConfig(size, size), spread=spread)
         self.plan = self.stream.plan(params)
         self.stages = self.plan.depth
 
@@ -180,6 +180,7 @@ def main(argv: list[str] | None = None) -> int:
 
     import torch
 
+    from bridge.spread import Spread
     from core.device import host_threads, pick_dtype
     from core.model import load_model
     from core.params import GUIDANCE_KINDS, Params
@@ -211,14 +212,16 @@ def main(argv: list[str] | None = None) -> int:
     parts = (as_noise(plain.unet, plain.noise), plain.vae, plain.text._encoder, plain.text._tokenizer)
 
     rows, results, ratios, serial_ratios, worst = [], [], [], [], 0.0
+    spread = Spread()
     with original.cpu_stand_ins():
         for guidance in args.guidance or GUIDANCE_KINDS:
             for steps in args.steps:
                 base = Params(prompt=PROMPT, negative_prompt=NEGATIVE, guidance_scale=SCALE, delta=DELTA, seed=SEED)
                 params = base.with_values(guidance=guidance, steps=steps)
-                ours = Ours(model, params, args.size)
+                ours = Ours(model, params, args.size, spread)
+                serial_ours = Ours(model, params, args.size)
                 alone = Ours(model, params.with_values(mode="latency"), args.size)
-                fast = Ours(native, params, args.size)
+                fast = Ours(native, params, args.size, spread)
                 theirs = Original(parts, scheduler, params, args.size, args.compile) if with_original else None
                 error = difference(ours, theirs, frames[:8], frames_01[:8]) if theirs else None
                 times: dict[str, list[float]] = {k: [] for k in ("ours", "serial", "latency", "native", "original")}
@@ -228,7 +231,7 @@ def main(argv: list[str] | None = None) -> int:
                     ms, waits = ours.overlapped(frames)
                     native_ms, _ = fast.overlapped(frames)
                     torch.set_num_threads(everything)
-                    serial = ours.serial(frames)
+                    serial = serial_ours.serial(frames)
                     one_by_one = alone.serial(frames)
                     call = theirs.run(frames_01) if theirs else []
                     if block:

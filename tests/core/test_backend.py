@@ -7,7 +7,9 @@ import shutil
 import pytest
 import torch
 
+from bridge.spread import Spread
 from core.backend import BACKENDS, BackendError, pick_backend
+from core.denoiser import UnetCall
 from core.params import Params
 from core.stream import StreamConfig
 from tests.random_model import SIZE_PX, random_frames, random_model
@@ -15,12 +17,12 @@ from tests.random_model import SIZE_PX, random_frames, random_model
 CPU = torch.device("cpu")
 
 
-def latents(backend: str) -> list[torch.Tensor]:
+def latents(backend: str, steps: int = 2, spread: Spread | None = None) -> list[torch.Tensor]:
     model = random_model(backend=backend)
-    stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX))
-    plan = stream.plan(Params(prompt="red ball", strength=0.64, guidance="full", steps=2))
+    stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX), spread=spread)
+    plan = stream.plan(Params(prompt="red ball", strength=0.64, guidance="full", steps=steps))
     out = []
-    for i, frame in enumerate(random_frames(3)):
+    for i, frame in enumerate(random_frames(5)):
         finished = stream.advance(stream.encode(frame[None]), i, plan)
         if finished is not None:
             out += [finished.latent_Fchw, stream.decode(finished).frame_FHWC.float() / 255.0]
@@ -34,6 +36,39 @@ def test_the_packed_model_equals_the_eager_one():
         torch.testing.assert_close(other, plain, atol=1e-2 if plain.shape[-1] == 4 else 1e-4, rtol=1e-4)
 
 
+def test_one_recording_serves_any_number_of_rows_and_any_prompt():
+    model, plain = random_model(backend="traced"), random_model(backend="eager")
+    assert pick_backend(CPU) == "traced"
+    for size in (SIZE_PX, 2 * SIZE_PX):
+        ours, theirs = (m.stream(StreamConfig(size, size)) for m in (model, plain))
+        for guidance, steps, prompt in (("none", 1, "red"), ("full", 4, "blue box"), ("onetime-negative", 3, "red")):
+            params = Params(prompt=prompt, strength=0.64, guidance=guidance, steps=steps, guidance_scale=1.5)
+            for i, frame in enumerate(random_frames(2 * steps)):
+                one, other = (s.advance(s.encode(frame[None]), i, s.plan(params)) for s in (ours, theirs))
+                assert (one is None) == (other is None)
+                if one is not None and other is not None:
+                    assert one.tag == other.tag
+                    torch.testing.assert_close(one.latent_Fchw, other.latent_Fchw, atol=1e-4, rtol=1e-4)
+    assert len(model.recordings) == 6 and not [r for r in model.recordings.values() if isinstance(r, UnetCall)]
+
+
+@pytest.mark.parametrize(("backend", "expected"), [("traced", [2] * 5), ("eager", [])])
+def test_a_call_in_two_halves_equals_the_whole_call(backend, expected):
+    parts = []
+
+    def counting(functions):
+        parts.append(len(functions))
+        return spread(functions)
+
+    spread = Spread()
+    try:
+        for plain, other in zip(latents(backend, 4), latents(backend, 4, counting), strict=True):
+            torch.testing.assert_close(other, plain, atol=1e-2 if plain.shape[-1] == 4 else 1e-4, rtol=1e-4)
+    finally:
+        spread.close()
+    assert parts == expected
+
+
 def test_packing_in_bfloat16_equals_the_plain_layers():
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this build of torch has no oneDNN")
@@ -43,7 +78,7 @@ def test_packing_in_bfloat16_equals_the_plain_layers():
     x = torch.randn(2, 4, 8, 8).to(torch.bfloat16)
     with torch.inference_mode():
         plain = layers(x)
-        BACKENDS["packed"](layers)
+        BACKENDS["packed"].prepare(layers)
         torch.testing.assert_close(layers(x), plain, atol=2e-2, rtol=2e-2)
     assert not [m for m in layers if type(m) in (torch.nn.Conv2d, torch.nn.Linear, torch.nn.ReLU)]
 
@@ -57,7 +92,7 @@ def test_a_compiled_network_equals_the_plain_one():
     x = torch.randn(2, 4, 8, 8)
     with torch.inference_mode():
         plain = layers(x)
-        BACKENDS["compiled"](layers)
+        BACKENDS["compiled"].prepare(layers)
         torch.testing.assert_close(layers(x), plain, atol=1e-5, rtol=1e-5)
 
 

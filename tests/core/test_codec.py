@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from core.codec import Codec, encode_tiny, pack_rgba
+from core.codec import Codec, DecodeVae, EncodeTiny, pack_rgba
 from core.pixels import PixelError, to_rgb8
 from tests.random_model import SIZE_PX, random_frames, random_model
+
+
+def build(model) -> Codec:
+    networks = EncodeTiny(model.vae), DecodeVae(model.vae)
+    return Codec(model.vae.config, *networks, (SIZE_PX, SIZE_PX), torch.device("cpu"), torch.float32)
 
 
 def test_packing_equals_the_plain_way():
@@ -19,7 +24,14 @@ def test_packing_equals_the_plain_way():
 
 def test_alpha_is_ignored_and_any_size_fits():
     model = random_model()
-    codec = Codec(model.vae, encode_tiny(model.vae), (SIZE_PX, SIZE_PX), torch.device("cpu"), torch.float32)
+    codec = Codec(
+        model.vae.config,
+        EncodeTiny(model.vae),
+        DecodeVae(model.vae),
+        (SIZE_PX, SIZE_PX),
+        torch.device("cpu"),
+        torch.float32,
+    )
     rgb = random_frames(1)
     rgba = torch.cat((rgb, torch.zeros_like(rgb[..., :1])), dim=-1)
     assert torch.equal(codec.encode(rgb), codec.encode(rgba))
@@ -28,7 +40,14 @@ def test_alpha_is_ignored_and_any_size_fits():
 
 def test_not_a_number_becomes_black():
     model = random_model()
-    codec = Codec(model.vae, encode_tiny(model.vae), (SIZE_PX, SIZE_PX), torch.device("cpu"), torch.float32)
+    codec = Codec(
+        model.vae.config,
+        EncodeTiny(model.vae),
+        DecodeVae(model.vae),
+        (SIZE_PX, SIZE_PX),
+        torch.device("cpu"),
+        torch.float32,
+    )
     picture = codec.decode(torch.full((1, 4, 8, 8), float("nan")))
     assert picture.shape == (1, SIZE_PX, SIZE_PX, 4)
     assert picture[..., :3].max() == 0
