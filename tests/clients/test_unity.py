@@ -443,6 +443,10 @@ def test_the_round_trip_through_the_real_host(play: Callable[[], Player], channe
         host = HostProcess(channel, "--model", "passthrough")
         trip = player.do("trip", 20, PATIENCE_S)
         assert trip["shown"] == 20 and trip["wrong"] == 0
+        # As linear half floats: the host brings them back to sRGB bytes.
+        player.do("sender", "highDynamicRange=true")
+        trip = player.do("trip", 20, PATIENCE_S, 1)
+        assert trip["shown"] == 20 and trip["wrong"] == 0
         player.until(lambda state: not state["receiver"]["warning"])
     finally:
         host.end(signal.SIGTERM)
@@ -690,12 +694,17 @@ def test_a_player_that_dies_while_it_writes(play: Callable[[], Player], tmp_path
 
 
 @needs_mono
-def test_a_transparent_picture_is_told_to_the_receiver(play: Callable[[], Player], tmp_path: Path) -> None:
+def test_a_transparent_picture_and_a_renamed_channel(play: Callable[[], Player], tmp_path: Path) -> None:
     player = play()
     player.do("receiver", "channel=a.out", f"directory={tmp_path}")
     with RingWriter("a.out", directory=tmp_path) as writer:
         writer.write({Kind.COLOUR: np.zeros((H, W, 4), np.uint8)})
         player.warning("receiver", "alpha of zero everywhere; show them with an opaque material")
+        player.do("receiver", "channel=b.out")
+        player.warning("receiver", "nobody writes channel b.out; start the host (python3 run.py host --channel b)")
+        player.do("receiver", "channel=a.out")
+        writer.write({Kind.COLOUR: picture(1)}, source_frame_id=7)
+        player.until(lambda state: state["receiver"]["source"] == 7 and not state["receiver"]["warning"])
 
 
 @needs_mono

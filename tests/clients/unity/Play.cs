@@ -6,7 +6,7 @@
 //     sender|receiver|control NAME=VALUE ...   makes the component at the first call, sets its properties
 //     inspect sender|receiver|control          the rows of its inspector
 //     frames COUNT [MS]          plays frames, MS apart
-//     trip COUNT SECONDS         plays frames until the receiver has shown so many new ones, and checks each
+//     trip COUNT SECONDS [OFF]   plays frames until the receiver has shown so many new ones, each pixel off by OFF at most
 //     shown / target             size, format and pixels (hexadecimal, bottom row first) of the receiver's texture / render texture
 //     state                      everything the components say of themselves
 //     enable|disable|destroy sender|receiver
@@ -295,6 +295,7 @@ internal static class Play
         double deadline = Player.Seconds + double.Parse(words[2], CultureInfo.InvariantCulture);
         ulong before = receiver.framesReceived, last = 0;
         float slowest = 0;
+        int off = words.Length > 3 ? int.Parse(words[3]) : 0;
         while (shown < wanted && Player.Seconds < deadline)
         {
             Player.Frame();
@@ -305,13 +306,13 @@ internal static class Play
             shown++;
             older += receiver.sourceFrameId < last ? 1 : 0;
             last = receiver.sourceFrameId;
-            wrong += Same(last) ? 0 : 1;
+            wrong += Same(last, off) ? 0 : 1;
             slowest = Math.Max(slowest, receiver.latencyMs);
         }
         return $"{{\"shown\": {shown}, \"wrong\": {wrong}, \"older\": {older}, \"last\": {last}, \"slowest_ms\": {Number(slowest)}}}";
     }
 
-    private static bool Same(ulong n)
+    private static bool Same(ulong n, int off)
     {
         Texture2D texture = receiver.texture;
         if (texture.width != canvas.width || texture.height != canvas.height)
@@ -324,7 +325,7 @@ internal static class Play
                 byte[] rgba = Pixel(n, x, y);
                 int at = ((texture.height - 1 - y) * texture.width + x) * 4;
                 for (int channel = 0; channel < 3; channel++)
-                    if (pixels[at + channel] != rgba[channel])
+                    if (Math.Abs(pixels[at + channel] - rgba[channel]) > off)
                         return false;
             }
         }

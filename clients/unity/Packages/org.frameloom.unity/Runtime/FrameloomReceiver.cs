@@ -67,7 +67,7 @@ namespace Frameloom
             try
             {
                 if (reader == null)
-                    reader = new RingReader(_channel, directory: _directory.Length > 0 ? _directory : null);
+                    reader = new RingReader(_channel, directory: string.IsNullOrEmpty(_directory) ? null : _directory);
                 RingFrame frame = reader.View();
                 if (frame != null)
                     Receive(frame);

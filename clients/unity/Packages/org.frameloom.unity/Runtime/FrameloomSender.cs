@@ -340,7 +340,7 @@ namespace Frameloom
             {
                 // No patience here: it would be a hitch. Trying again in the next frames is the same.
                 writer = new RingWriter(
-                    _channel, PicturesBytes(), Slots, directory: _directory.Length > 0 ? _directory : null, patienceS: 0);
+                    _channel, PicturesBytes(), Slots, directory: string.IsNullOrEmpty(_directory) ? null : _directory, patienceS: 0);
                 refusals = 0;
                 return true;
             }

@@ -385,6 +385,7 @@ namespace Frameloom
                         AwaitReader(taken);
                     continue;
                 }
+                // Which of several slots in hand becomes the next frame shows at publication; until then any odd number will do.
                 Volatile.Write(ref *SequenceOf(slot), 2 * Sequence + 1);
                 // SYNC POINT W1: the odd sequence is visible before pins are looked at again and before any pixel changes. Meets R1:
                 // either the reader's check sees it, or we see the pin.
