@@ -177,6 +177,13 @@ class _Viewer:
         self.offered: Packet | None = None
         self.state_told = ""
         self.wake = asyncio.Event()
+        self.busy = False
+        """A frame is on its way into a connection that does not take it yet: none is encoded for it meanwhile."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether a new frame would be sent at once."""
+        return self.credits > 0 and not self.busy
 
     def tell(self, kind: str, text: str) -> None:
         """Owe the viewer `text`, where it can take any."""
@@ -406,7 +413,7 @@ class Gateway:
         self._want(side)
 
     def _want(self, side: Side) -> None:
-        side.wanted = frozenset(v.codec for v in self._viewers if v.side is side and v.credits > 0)
+        side.wanted = frozenset(v.codec for v in self._viewers if v.side is side and v.waits)
         if side.wanted:
             side.wake.set()
 
@@ -638,7 +645,10 @@ class Gateway:
                         await ws.send_str(text)
                     packet = viewer.take()
                     if packet is not None:
+                        viewer.busy = True
                         await ws.send_bytes(packet.data)
+                        viewer.busy = False
+                        self._want(viewer.side)
         except TimeoutError:
             # It does not read: nothing more can be said to it.
             viewer.line.abort()

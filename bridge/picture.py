@@ -99,11 +99,13 @@ def encode(picture: Picture, codec: Codec) -> Packet:
             raise CannotShow(f"a frame of {width} x {height} pixels; a JPEG has at most {MAX_JPEG_SIDE} a side")
         # Half-resolution chroma shows on small pictures and saves little there.
         subsampling = "Gray" if picture.layout == Format.R8 else "444" if max(width, height) <= 256 else "420"
-        payload = simplejpeg.encode_jpeg(pixels, JPEG_QUALITY, _JPEG_COLOURS[picture.layout], subsampling)
+        payload: bytes | memoryview = simplejpeg.encode_jpeg(
+            pixels, JPEG_QUALITY, _JPEG_COLOURS[picture.layout], subsampling
+        )
     else:
-        payload = _channels(pixels, picture.layout, codec).tobytes()
+        payload = _channels(pixels, picture.layout, codec).data
     header = Header(
-        payload_size=len(payload),
+        payload_size=payload.nbytes if isinstance(payload, memoryview) else len(payload),
         sequence=frame.sequence,
         source_frame_id=frame.source_frame_id,
         capture_ns=frame.capture_ns,
@@ -116,7 +118,7 @@ def encode(picture: Picture, codec: Codec) -> Packet:
         codec=codec,
         flags=picture.flags,
     )
-    return Packet((frame.generation, frame.sequence), header.pack() + payload)
+    return Packet((frame.generation, frame.sequence), b"".join((header.pack(), payload)))
 
 
 def decode(jpeg: memoryview, size: tuple[int, int]) -> Pixels:
@@ -130,10 +132,21 @@ def decode(jpeg: memoryview, size: tuple[int, int]) -> Pixels:
 
 
 def _channels(pixels: Pixels, layout: Format, codec: Codec) -> Pixels:
-    """The channels in the order of `codec` (RGBA8 or RGB8); a missing alpha is opaque."""
-    order = {Format.R8: [0, 0, 0], Format.BGRA8: [2, 1, 0, 3]}.get(layout, list(range(pixels.shape[2])))
+    """The channels in the order of `codec` (RGBA8 or RGB8), C-contiguous; a missing alpha is opaque."""
     wanted = 4 if codec == Codec.RGBA8 else 3
-    out = pixels[..., order[:wanted]]
-    if out.shape[2] < wanted:
-        out = np.concatenate([out, np.full((*out.shape[:2], 1), 255, np.uint8)], axis=2)
+    if pixels.shape[2] == wanted and layout != Format.BGRA8:
+        return pixels
+    out = np.empty((*pixels.shape[:2], wanted), np.uint8)
+    # A channel at a time: several times as fast as an index that names them all.
+    for place, channel in enumerate(_ORDER[layout][:wanted]):
+        out[..., place] = 255 if channel is None else pixels[..., channel]
     return out
+
+
+_ORDER: dict[Format, tuple[int | None, ...]] = {
+    Format.R8: (0, 0, 0, None),
+    Format.RGB8: (0, 1, 2, None),
+    Format.RGBA8: (0, 1, 2, 3),
+    Format.BGRA8: (2, 1, 0, 3),
+}
+"""Where red, green, blue and alpha are; None: nowhere."""
