@@ -291,6 +291,14 @@ def test_every_level_passes_exactly(show: Show) -> None:
     assert (frame.planes[Kind.COLOUR] == np.arange(256)[:, None, None]).all()
 
 
+def test_a_level_passes_although_the_card_rounds_it_otherwise(part: Callable[[str], Any]) -> None:
+    levels = (np.arange(256) / 255).astype(np.float32)
+    out = np.empty(256, np.uint8)
+    for towards in (0.0, 1.0):
+        part("frames").to_bytes(np.nextafter(levels, np.float32(towards)).clip(0, 1), out)
+        assert np.array_equal(out, np.arange(256))
+
+
 def test_a_resize_reaches_the_output(show: Show) -> None:
     with hosting(show):
         for seed, size in enumerate(((32, 48), (1200, 2000), (40, 24))):
