@@ -304,11 +304,16 @@ def test_a_sender_follows_size_channel_and_flip(play: Callable[[], Player], tmp_
     with RingReader("b.in", directory=tmp_path) as reader:
         assert next_frame(player, reader).width == 300
     player.do("disable", "sender")
+    player.do("frames", 5)
     assert player.do("state")["safety_handles"] == 0
     assert not list(tmp_path.iterdir())
     player.do("enable", "sender")
     with RingReader("b.in", directory=tmp_path) as reader:
         assert next_frame(player, reader).width == 300
+        sent = player.do("state")["sender"]
+        player.do("frames", 10)
+        now = player.do("state")["sender"]
+        assert now["frame"] - sent["frame"] + now["dropped"] - sent["dropped"] == 10
 
 
 @needs_mono

@@ -82,6 +82,11 @@ namespace UnityEngine
             routine.MoveNext();
             return coroutine;
         }
+
+        public void StopCoroutine(Coroutine routine)
+        {
+            coroutines.Remove(routine);
+        }
     }
 
     public class YieldInstruction { }

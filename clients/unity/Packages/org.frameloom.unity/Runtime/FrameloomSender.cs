@@ -24,6 +24,7 @@ namespace Frameloom
 
         private readonly List<SlotReadback> readbacks = new List<SlotReadback>();
         private WarnOnce warnings;
+        private Coroutine loop;
         private RingWriter writer;
         private RenderTexture picture;
         private ScenePlanes scenePlanes;
@@ -58,11 +59,13 @@ namespace Frameloom
         {
             Warnings.Reset();
             Begin();
-            StartCoroutine(CaptureLoop());
+            loop = StartCoroutine(CaptureLoop());
         }
 
         private void OnDisable()
         {
+            // A disabled component's coroutines go on.
+            StopCoroutine(loop);
             End();
         }
 
