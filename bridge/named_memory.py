@@ -55,7 +55,12 @@ class NamedLock(Protocol):
 
 
 def check_name(name: str) -> str:
-    """The name, if it can be one. Raises AdaptorError."""
+    """The name, if it can be one on this system. Raises AdaptorError."""
+    if sys.platform not in ("linux", "win32"):
+        raise AdaptorError(
+            "shared memory of other programs cannot be reached by name on this system; "
+            "use the TouchDesigner component, which writes rings"
+        )
     if not 1 <= len(name) <= MAX_NAME_CHARS or not name.isprintable() or set(name) & set("/\\\0") or name[0] == ".":
         raise AdaptorError(
             f"shared memory {name[:60]!r}: use a name of 1 to {MAX_NAME_CHARS} characters without slashes"
@@ -175,6 +180,7 @@ if sys.platform == "win32":
 
     def create_memory(name: str, size: int) -> NamedMemory:
         """New memory of at least `size` zero bytes. Raises AlreadyThere, AdaptorError."""
+        ctypes.set_last_error(0)
         handle = _kernel32.CreateFileMappingW(
             _INVALID_HANDLE, None, _PAGE_READWRITE, size >> 32, size & 0xFFFFFFFF, check_name(name)
         )
@@ -195,11 +201,6 @@ else:
     FOLDER = "/dev/shm"
 
     def _path(name: str) -> str:
-        if sys.platform != "linux":
-            raise AdaptorError(
-                "shared memory of other programs cannot be reached by name on this system; "
-                "use the TouchDesigner component, which writes rings"
-            )
         return os.path.join(FOLDER, check_name(name))
 
     class _File:

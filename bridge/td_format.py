@@ -222,6 +222,12 @@ def pack_header(version: int, width: int, height: int, number: int) -> bytes:
 
 # ---- pixels --------------------------------------------------------------------------------------------------------
 
+_LINEAR = np.arange(256) / 255.0
+# IEC 61966-2-1.
+_SRGB_OF_LINEAR = np.rint(
+    255.0 * np.where(_LINEAR <= 0.0031308, 12.92 * _LINEAR, 1.055 * _LINEAR ** (1 / 2.4) - 0.055)
+).astype(np.uint8)
+
 _DIRECT = {
     ("r", "u8"): Format.R8,
     ("rgba", "u8"): Format.RGBA8,
@@ -234,7 +240,8 @@ _DIRECT = {
 def picture(header: Header, data: Array) -> Picture:
     """The picture in `data`, the header's uint8 bytes of pixels. Copies only what a ring has no format for.
 
-    Sixteen-bit whole numbers keep their upper eight bits. Red alone and alpha alone become grey.
+    Sixteen-bit whole numbers keep their upper eight bits. Red alone and alpha alone become grey. Whole numbers that the
+    header calls linear light are converted to sRGB; floats keep it, as rings can say so.
     """
     h, w, p = header.height, header.width, header.pixels
     if p.component == "a2b10g10r10":
@@ -267,7 +274,18 @@ def picture(header: Header, data: Array) -> Picture:
             pixels = _spread(pixels, p.channels)
             direct = _DIRECT["rgba", component]
         form = direct
-    return Picture(pixels, form, Origin.BOTTOM_LEFT, header.colour_space)
+    space = header.colour_space
+    if space is ColourSpace.LINEAR and pixels.dtype == np.uint8:
+        pixels, space = _encoded(pixels), ColourSpace.SRGB
+    return Picture(pixels, form, Origin.BOTTOM_LEFT, space)
+
+
+def _encoded(pixels: Array) -> Array:
+    """Eight-bit linear light as sRGB, which is what eight bits are for everybody else; alpha as it is."""
+    out = _SRGB_OF_LINEAR[pixels]
+    if pixels.shape[2] == 4:
+        out[..., 3] = pixels[..., 3]
+    return out
 
 
 def _spread(pixels: Array, channels: str) -> Array:

@@ -2,13 +2,14 @@
  * layout facts and independently of the Python adaptor; the compiler lays out the structures, not a table of offsets.
  *
  *   td_peer out NAME WIDTH HEIGHT FRAMES INTERVAL_MS [KEY=VALUE]...   keys: version (1, 2, 0 for the header before 2022),
- *           format, info (2 double prefix, 1 single, 0 none), resize (at which frame the width doubles), hold (at which
- *           frame the mutex is held for a second and a half), crash (at which frame the process ends with the mutex)
+ *           format, info (2 double prefix, 1 single, 0 none), resize (before which frame the width doubles, as soon as a
+ *           line comes on standard input), hold (at which frame the mutex is held until a line comes), crash (at which
+ *           frame the process ends with the mutex)
  *   td_peer in NAME FRAMES TIMEOUT_MS                                 prints a line for every new picture
  *
  * Objects: on Windows named sections and mutexes, or with FILES=1 in the environment files under Z:\dev\shm, which a
  * program outside Wine can map too; elsewhere files in /dev/shm and locks on them. Exit status: 0 done, 1 something is
- * wrong, 3 timed out. Every wait is bounded.
+ * wrong, 3 timed out.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -310,6 +311,13 @@ static void put_pixels(uint8_t *at, size_t bytes, int frame) {
         at[i] = (uint8_t)((i + (size_t)frame) % 251);
 }
 
+static void await_line(void) {
+    int c;
+    do
+        c = getchar();
+    while (c != '\n' && c != EOF);
+}
+
 static int value_of(int argc, char **argv, const char *key, int otherwise) {
     size_t length = strlen(key);
     for (int i = 7; i < argc; i++)
@@ -350,6 +358,7 @@ static int owner(int argc, char **argv) {
     fflush(stdout);
     for (int k = 1; k <= frames; k++) {
         if (k == resize) {
+            await_line();
             width *= 2;
             bool followed = false;
             if (info) {
@@ -375,8 +384,11 @@ static int owner(int argc, char **argv) {
         size_t offset;
         put_header(memory.bytes, version, width, height, format, &offset);
         put_pixels(memory.bytes + offset, (size_t)width * height * bytes_per_pixel(format), k);
-        if (k == hold)
-            nap(1500);
+        if (k == hold) {
+            puts("holding");
+            fflush(stdout);
+            await_line();
+        }
         if (k == crash) {
             puts("crash");
             fflush(stdout);

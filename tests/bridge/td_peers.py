@@ -43,7 +43,12 @@ class Playing:
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self._child = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -67,21 +72,19 @@ class Playing:
             if line.startswith(beginning):
                 return line
 
-    def rest(self) -> list[str]:
-        """All lines until it ends by itself, which has to be with status 0."""
-        lines = list(iter(lambda: self._lines.get(timeout=PATIENCE_S), None))
-        status = self._child.wait(PATIENCE_S)
-        assert self._child.stderr is not None
-        assert status == 0, f"status {status}: {self._child.stderr.read()}"
-        return lines
+    def go(self) -> None:
+        """Send the line that a peer told to resize or to hold its mutex waits for."""
+        assert self._child.stdin is not None
+        self._child.stdin.write("\n")
+        self._child.stdin.flush()
 
     def stop(self) -> None:
         self._child.kill()
         self._child.wait(PATIENCE_S)
         self._reader.join(PATIENCE_S)
-        assert self._child.stdout is not None and self._child.stderr is not None
-        self._child.stdout.close()
-        self._child.stderr.close()
+        for pipe in (self._child.stdin, self._child.stdout, self._child.stderr):
+            assert pipe is not None
+            pipe.close()
 
 
 def _build(*command: object) -> None:

@@ -61,10 +61,12 @@ class Kept:
     def __init__(self) -> None:
         self.frames: list[np.ndarray] = []
         self.busy = False
+        self.refused = 0
         self.closed = 0
 
     def put(self, frame: Frame) -> bool:
         if self.busy:
+            self.refused += 1
             return False
         self.frames.append(frame.planes[Kind.COLOUR].copy())
         return True
@@ -212,7 +214,7 @@ def test_results_are_handed_over_once_and_newest_first(channel: str) -> None:
             wait_for(lambda value=value: len(told) == value)
         sink.busy = True
         writer.write({Kind.COLOUR: picture(3).pixels})
-        time.sleep(0.05)
+        wait_for(lambda: sink.refused)
         sink.busy = False
         writer.write({Kind.COLOUR: picture(4).pixels})
         wait_for(lambda: len(told) == 3)

@@ -198,6 +198,21 @@ def test_every_format_becomes_one_of_the_rings(number: int) -> None:
     assert (form == Format.BGRA8) == (pixels.channels == "bgra")
 
 
+def test_linear_light_in_eight_bits_is_converted_and_floats_are_not() -> None:
+    data = bytearray(td.pack_header(2, 2, 1, 37))
+    struct.pack_into("<II", data, 44, td.REC709, td.TRANSFER_LINEAR)
+    eight = td.picture(td.parse_header(bytes(data), 1000), np.array([0, 55, 255, 9, 1, 128, 254, 200], np.uint8))
+    # 55 / 255 is linear 0.2157, which sRGB writes as 0.5019; alpha is no light.
+    assert eight.pixels[0].tolist() == [[0, 128, 255, 9], [13, 188, 255, 200]]
+    assert eight.colour_space is ColourSpace.SRGB
+    data = bytearray(td.pack_header(2, 2, 1, 109))
+    struct.pack_into("<II", data, 44, td.REC709, td.TRANSFER_LINEAR)
+    floats = np.linspace(0, 4, 8, dtype=np.float32)
+    out = td.picture(td.parse_header(bytes(data), 1000), floats.view(np.uint8))
+    assert np.array_equal(out.pixels.reshape(-1), floats)
+    assert out.colour_space is ColourSpace.LINEAR
+
+
 def test_ten_bits_keep_their_upper_eight() -> None:
     word = 1023 | 512 << 10 | 4 << 20 | 3 << 30
     got, form = shown(td.FORMATS[64], np.array([word, 0], "<u4"))
