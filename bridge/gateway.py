@@ -285,8 +285,7 @@ class Gateway:
             raise GatewayError("the gateway is already running; stop() it first")
         if self._token is None and not is_loopback(self.host):
             raise GatewayError(
-                f"{self.host} is reached from other machines, which takes a token: give one of your own, or listen "
-                "on 127.0.0.1"
+                f"{self.host} is reached from other machines, which takes a token: give one, or listen on 127.0.0.1"
             )
         if self._token is not None and not re.fullmatch(f"[A-Za-z0-9_-]{{{MIN_TOKEN_CHARS},128}}", self._token):
             raise GatewayError(f"the token must be {MIN_TOKEN_CHARS} to 128 characters of A-Z a-z 0-9 _ -")

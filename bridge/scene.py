@@ -16,12 +16,11 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.access import is_loopback, new_token
 from bridge.demo import PAIRS, STATUS_S, STUCK_S, Client, Heartbeat, Measured, captions, open_page
 from bridge.leftovers import clear, sweep
 from bridge.live import LiveParams
 from bridge.ring import RingError
-from bridge.serve import LIBRARY_HABITS, PAGE_PORT, ServeError, StopRequest, say
+from bridge.serve import LIBRARY_HABITS, PAGE_PORT, ServeError, StopRequest, add_page_options, page_options, say
 from bridge.sources import parse_count, parse_fps, parse_seed, parse_size
 from bridge.statistics import Statistics, peak_memory_mb
 from core.params import ParamError, Params
@@ -30,7 +29,6 @@ CHANNEL_PREFIX = "scene-"
 GUEST = "guest"
 MAX_HOSTS = 8
 POLL_S = 0.1
-NEW_TOKEN = "new"
 
 
 @dataclass
@@ -134,12 +132,9 @@ class Room:
         def gateway(port: int) -> Gateway:
             made = Gateway(
                 channels,
-                args.listen,
-                port,
-                token=args.token,
-                allowed_origins=args.allow_origin,
-                allowed_hosts=args.allow_host,
+                port=port,
                 start_page="scene/",
+                **args.page,
             )
             made.start()
             return made
@@ -151,7 +146,7 @@ class Room:
                 self._gateway = gateway(0)
                 say(f"port {args.port} is taken; the scene is on {self._gateway.port}")
         except GatewayError as error:
-            raise ServeError(f"{error} (--token {NEW_TOKEN} makes one)" if args.token is None else str(error)) from None
+            raise ServeError(str(error)) from None
         say(f"scene: {self.url}")
         if self._gateway.far_url is not None:
             say(f"from other machines: {self._gateway.far_url}")
@@ -274,17 +269,9 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default=None, help="auto (default), cpu, cuda or mps")
     parser.add_argument("--port", type=int, default=PAGE_PORT, help=f"of the scene (default {PAGE_PORT}; 0: any)")
     parser.add_argument("--no-browser", action="store_true", help="open no browser")
-    parser.add_argument(
-        "--listen", default="127.0.0.1", metavar="ADDRESS", help="0.0.0.0 lets other machines in; takes a token"
-    )
-    parser.add_argument("--token", default=None, help=f"the word that visitors must bring; {NEW_TOKEN}: make one")
-    parser.add_argument("--allow-origin", action="append", default=[], help="a page that may show our channels")
-    parser.add_argument("--allow-host", action="append", default=[], help="a further name of this machine")
+    add_page_options(parser)
     args = parser.parse_args(words)
-    if args.token == NEW_TOKEN:
-        args.token = new_token()
-    if args.token is None and not is_loopback(args.listen):
-        parser.error(f"--listen {args.listen} lets other machines in: give --token {NEW_TOKEN}, or a word of your own")
+    args.page = page_options(parser, args)
     return args
 
 

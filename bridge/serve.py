@@ -12,10 +12,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from types import FrameType
+from collections.abc import Callable, Iterable, Mapping
+from types import FrameType, MappingProxyType
 from typing import Any, Protocol
 
+from bridge.access import is_loopback, new_token
 from bridge.adaptors import channel_name
 from bridge.ends import add_end_options, open_ends
 from bridge.foreign import AdaptorError
@@ -27,6 +28,8 @@ from core.params import SPECS, ParamError, Params
 
 PAGE_PORT = 8790
 OSC_PORT = 9000
+NEW_TOKEN = "new"
+"""The word of the command line that asks for a random token."""
 LIBRARY_HABITS = {
     "DIFFUSERS_VERBOSITY": "error",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -58,7 +61,8 @@ class Part(Protocol):
 class Serving:
     """One host, its OSC server and its page, from `start` to `stop`. Raises `ServeError` with one plain sentence.
 
-    any_port: take a free port, with a note, when the wanted one is taken. options: passed on to `bridge.host.Host`.
+    any_port: take a free port, with a note, when the wanted one is taken. page: see `page_options`. options: passed on
+    to `bridge.host.Host`.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Serving:
         osc_port: int = OSC_PORT,
         osc_host: str = "127.0.0.1",
         any_port: bool = False,
+        page: Mapping[str, Any] = MappingProxyType({}),
         **options: Any,
     ) -> None:
         from bridge.host import Host
@@ -91,6 +96,7 @@ class Serving:
         self._ports = (port, osc_port)
         self._osc_host = osc_host
         self._any_port = any_port
+        self._page = page
         self._servers: list[Any] = []
 
     @property
@@ -141,7 +147,7 @@ class Serving:
         from bridge.gateway import Channel, Gateway, GatewayError, GatewayPortInUse
 
         def gateway(port: int) -> Gateway:
-            return Gateway([Channel(self.channel, self.live, self.statistics, examples)], port=port)
+            return Gateway([Channel(self.channel, self.live, self.statistics, examples)], port=port, **self._page)
 
         try:
             try:
@@ -158,6 +164,8 @@ class Serving:
         self._servers.append(page)
         self.url = page.url
         say(f"page: {self.url}")
+        if page.far_url is not None:
+            say(f"from other machines: {page.far_url}")
 
     def stop(self) -> None:
         """End everything and wait for it; harmless when it has ended already."""
@@ -190,7 +198,7 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="embedded", help="embedded (default), passthrough, or a diffusers folder")
     parser.add_argument("--device", default=None, help="auto (default), cpu, cuda or mps")
     parser.add_argument("--dtype", default=None, help="auto (default), float32, float16 or bfloat16")
-    parser.add_argument("--backend", default=None, help="auto (default), eager, packed or compiled")
+    parser.add_argument("--backend", default=None, help="auto (default), eager, packed, traced or compiled")
     parser.add_argument("--port", type=int, default=PAGE_PORT, help=f"of the page (default {PAGE_PORT}; 0: any)")
     parser.add_argument("--osc-port", type=int, default=OSC_PORT, help=f"UDP (default {OSC_PORT}; 0: any)")
     parser.add_argument(
@@ -201,6 +209,28 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="start with this parameter; repeat for more (frameloom params lists them)",
     )
+
+
+def add_page_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say who may see the page; `page_options` reads them."""
+    parser.add_argument(
+        "--listen", default="127.0.0.1", metavar="ADDRESS", help="of the page; 0.0.0.0 lets other machines in"
+    )
+    parser.add_argument("--token", default=None, help=f"the word that viewers must bring; {NEW_TOKEN}: make one")
+    parser.add_argument("--allow-origin", action="append", default=[], help="a page that may show our channels")
+    parser.add_argument("--allow-host", action="append", default=[], help="a further name of this machine")
+
+
+def page_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict[str, Any]:
+    """The gateway's options from the command line; ends with a usage error when a token is missing."""
+    if args.token is None and not is_loopback(args.listen):
+        parser.error(f"--listen {args.listen} lets other machines in: give --token {NEW_TOKEN}, or a word of your own")
+    return {
+        "host": args.listen,
+        "token": new_token() if args.token == NEW_TOKEN else args.token,
+        "allowed_origins": args.allow_origin,
+        "allowed_hosts": args.allow_host,
+    }
 
 
 def params_from(settings: Iterable[str], base: Params | None = None) -> Params:
@@ -261,7 +291,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--no-page", action="store_true", help="serve no page")
     parser.add_argument("--osc-host", default="127.0.0.1", help="address for OSC (default: this machine only)")
     add_host_options(parser)
+    add_page_options(parser)
     args = parser.parse_args(argv)
+    page = page_options(parser, args)
     if args.channel is None and args.input is None:
         parser.error("--channel NAME is wanted, or --input of another program")
     if args.lossless and (args.input is not None or args.output is not None):
@@ -275,6 +307,7 @@ def main(argv: list[str] | None = None) -> int:
             port=args.port,
             osc_port=args.osc_port,
             osc_host=args.osc_host,
+            page=page,
             model=args.model,
             size=args.size,
             device=args.device,

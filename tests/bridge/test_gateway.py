@@ -12,6 +12,7 @@ import simplejpeg
 from aiohttp import WSMsgType
 
 import bridge.gateway
+import bridge.side
 from bridge import packet
 from bridge.gateway import Channel, Gateway, GatewayError, GatewayPortInUse
 from bridge.live import LiveParams
@@ -502,6 +503,38 @@ def test_a_viewer_that_stops_reading_delays_nobody_and_is_dropped(gateway, monke
     finally:
         stop.set()
         thread.join()
+
+
+def test_nothing_is_encoded_for_a_viewer_that_is_stuck(gateway, monkeypatch):
+    monkeypatch.setattr(bridge.gateway, "SEND_TIMEOUT_S", 1000.0)
+    encoded = []
+    encode = bridge.side.encode
+    monkeypatch.setattr(bridge.side, "encode", lambda picture, codec: encoded.append(codec) or encode(picture, codec))
+
+    async def check():
+        async with aiohttp.ClientSession(trust_env=False) as session:
+            stuck = await session.ws_connect(f"{base(gateway)}ws?codec=rgba")
+            # Not read from here on, neither by us nor by the transport: what is sent to it fills the system's buffers.
+            stuck._response.connection.transport.pause_reading()
+            noise = np.random.default_rng(0).integers(0, 256, (2048, 2048, 4), np.uint8)
+            with RingWriter(f"{gateway.channel}.out", capacity_bytes=noise.nbytes) as ring:
+                async with visiting(gateway, "codec=rgb", max_msg_size=0) as viewer:
+                    await viewer.text("state", state="live")
+                    for _ in range(4):
+                        await stuck.send_json({"type": "credit", "n": 2})
+                        await viewer.credit()
+                        ring.write({Kind.COLOUR: noise})
+                        await viewer.frame()
+                    before = encoded.count(Codec.RGBA8)
+                    for _ in range(4):
+                        await stuck.send_json({"type": "credit", "n": 2})
+                        await viewer.credit()
+                        ring.write({Kind.COLOUR: noise})
+                        await viewer.frame()
+                    assert encoded.count(Codec.RGBA8) == before and before >= 1
+            stuck._response.connection.transport.abort()
+
+    run(check())
 
 
 def test_the_state_of_the_rings_is_told(gateway):
