@@ -23,6 +23,7 @@ from bridge.ring import Kind, RingReader, RingWriter, State
 from tests.bridge.test_ring_hostile import BAD_HEADERS, BAD_TABLES, entry, header_field, poke
 from tests.conformance import runs
 from tests.conformance.peers import NATIVE, STRICT, Peer, build, c_peer, find_tool, stage
+from tests.rings import fresh_channel, sweep
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="builds the C programs for POSIX")
 
@@ -376,3 +377,46 @@ def test_the_makefile_builds_what_it_says(tmp_path: Path) -> None:
     compiler("make"), compiler("cc")
     build(["make", "-s", "-C", str(NATIVE), f"OUT={tmp_path}", "all"])
     assert (tmp_path / "peer").exists() and (tmp_path / "libframeloom_c.so").exists()
+
+
+def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:
+    """Its lines, those of every frame in a loop; Python plays the host and sends each picture back."""
+    text = (NATIVE / "README.md").read_text(encoding="utf-8")
+    example = text.split("```c\n", 1)[1].split("```", 1)[0]
+    includes, rest = example.split("\n\n", 1)
+    once, each = rest.split("frameloom_frame in", 1)
+    channel, pixels = fresh_channel(), 512 * 512 * 4
+    source = f"""
+{includes.replace("stage", channel)}
+#include <stdio.h>
+#include <time.h>
+static unsigned char pixels[{pixels}];
+static int seen;
+static void upload(const unsigned char *at, unsigned long long stride) {{ seen = at[stride - 1]; }}
+int main(void) {{
+{once.replace("stage", channel)}
+if (!to_host || !from_host) return 2;
+for (int i = 1; i <= 3000 && !seen; i++) {{
+pixels[2047] = 7;
+frameloom_frame in{each}
+struct timespec nap = {{0, 10000000}};
+nanosleep(&nap, 0);
+}}
+frameloom_reader_close(from_host);
+frameloom_writer_close(to_host);
+return seen == 7 ? 0 : 1;
+}}
+"""
+    (tmp_path / "example.c").write_text(source)
+    flags = ("-std=c11", "-Wall", "-Wextra", "-Werror", "-O1", f"-I{NATIVE}")
+    build([compiler("gcc"), *flags, str(tmp_path / "example.c"), "-o", str(tmp_path / "example")])
+    try:
+        with subprocess.Popen([tmp_path / "example"], stdout=subprocess.PIPE, text=True) as running:
+            with RingReader(f"{channel}.in") as source_ring, RingWriter(f"{channel}.out", pixels) as result_ring:
+                while running.poll() is None:
+                    frame = source_ring.read(0.2)
+                    if frame is not None:
+                        result_ring.write(frame.planes, source_frame_id=frame.source_frame_id)
+            assert running.wait() == 0
+    finally:
+        sweep(channel)
