@@ -91,7 +91,7 @@ class _Guarded:
 
 
 class TdInput:
-    """Reads what a Shared Mem Out TOP called `name` writes. `skipped` counts frames lost to a held mutex."""
+    """Reads what a Shared Mem Out TOP called `name` writes. `skipped` counts tries that a held mutex cost."""
 
     def __init__(self, name: str, say: Callable[[str], None]) -> None:
         self.name = check_name(name)
@@ -234,6 +234,9 @@ class TdInput:
     def close(self) -> None:
         """See `bridge.foreign.Input`."""
         self._let_go()
+        if self._skipped_before:
+            self._notices.tell(f"td:{self.name}: its mutex was held by others at {self._skipped_before} tries to read")
+        self._skipped_before = 0
 
 
 class TdOutput:
@@ -377,6 +380,11 @@ class TdOutput:
             self._data.remove()
             self._data = None
         self._lock.remove()
+        if self._lock.skipped:
+            self._notices.tell(
+                f"td:{self.name}: {self._lock.skipped} results were skipped, its mutex was held by others"
+            )
+        self._lock.skipped = 0
 
 
 def _random_postfix() -> str:

@@ -206,6 +206,26 @@ def test_a_held_mutex_costs_frames_and_is_told_once(
     assert np.array_equal(wait_for(source.poll).pixels[::-1], noise(2))
     held.close()
     memory.close()
+    source.close()
+    sink.close()
+    assert "tries to read" in said[-2] and "results were skipped" in said[-1]
+
+
+def test_at_rest_the_memory_is_let_go_and_a_change_is_still_seen(
+    source: TdInput, sink: TdOutput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is open here, a sender that was started anew could not make its own on Windows."""
+    monkeypatch.setattr(td_native, "REST_S", 0.0)
+    monkeypatch.setattr(td_native, "LOOK_S", 0.01)
+    sink.put(frame(noise(1)))
+    wait_for(source.poll)
+    opened = []
+    real = td_native.open_memory
+    monkeypatch.setattr(td_native, "open_memory", lambda name: [opened.append(name), real(name)][1])
+    while len(opened) < 6:
+        assert source.poll() is None
+    sink.put(frame(noise(2)))
+    assert np.array_equal(wait_for(source.poll).pixels[::-1], noise(2))
 
 
 def test_a_held_info_mutex_waits_without_hanging(source: TdInput, sink: TdOutput, name: str) -> None:
