@@ -127,13 +127,15 @@ class Capture:
         self._pinned[pixels.ctypes.data] = pixels
 
     def close(self) -> None:
-        """Give up the slot in hand and unpin everything."""
-        if self._memory is not None:
-            self._driver.finish()
-            self._memory = None
+        """Give up the slot in hand and unpin everything. A driver that fails here has failed before and been reported."""
+        with suppress(CudaRefused):
+            if self._memory is not None:
+                self._driver.finish()
+        self._memory = None
         # Whatever is in the slot, nobody has said that it is whole.
         with suppress(GivenUp), self._holding:
             raise GivenUp
         for pixels in self._pinned.values():
-            self._driver.unregister(pixels)
+            with suppress(CudaRefused):
+                self._driver.unregister(pixels)
         self._pinned.clear()
