@@ -145,6 +145,8 @@ class Player:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # Mono keeps a file in shared memory, which a killed one would leave behind.
+            env=os.environ | {"MONO_DISABLE_SHARED_AREA": "1"},
         )
         self._answers: queue.Queue[str] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -630,20 +632,7 @@ def test_slots_that_describe_what_cannot_be(play: Callable[[], Player], tmp_path
     player = play()
     player.do("receiver", "channel=a.out", f"directory={tmp_path}")
     planes = {Kind.COLOUR: picture(1), Kind.DEPTH: np.ones((H, W), np.float32)}
-    extremes = (
-        0,
-        1,
-        7,
-        63,
-        1 << 12,
-        (1 << 24) + 1,
-        (1 << 31) - 1,
-        1 << 31,
-        (1 << 32) - 1,
-        1 << 62,
-        1 << 63,
-        (1 << 64) - 1,
-    )
+    extremes = [0, 7, (1 << 24) + 1, 1 << 31, (1 << 32) - 1, 1 << 63, (1 << 64) - 1]
     patches = [
         (table + f.offset, f.size, value)
         for table, fields in (
@@ -670,7 +659,7 @@ def test_slots_that_describe_what_cannot_be(play: Callable[[], Player], tmp_path
                 # The writer does not write a description again that it believes to be there.
                 os.pwrite(file.fileno(), sound, start + at)
             console = player.do("state")["console"]
-            assert len(console) > 100 and all("malformed slot: " in line for line in console)
+            assert len(console) > 50 and all("malformed slot: " in line for line in console)
             os.pwrite(file.fileno(), struct.pack("<Q", writer.sequence + 1 << 8 | 200), HEADER.offset("newest"))
             player.warning("receiver", "newest frame in slot 200; start the writer again")
         writer.write(planes, source_frame_id=2)
