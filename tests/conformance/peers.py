@@ -80,7 +80,8 @@ def c_sharp_peer(folder: Path) -> Peer:
     out = folder / "Peer.exe"
     sources = sorted(str(path) for path in UNITY_RING.glob("*.cs"))
     build([compiler, "-langversion:7.2", "-unsafe", "-optimize", f"-out:{out}", str(source), *sources])
-    return Peer("c#", (runtime, str(out)))
+    # Mono keeps a file in shared memory, which a killed one would leave behind.
+    return Peer("c#", (runtime, str(out)), {"MONO_DISABLE_SHARED_AREA": "1"})
 
 
 def windows_peer(folder: Path) -> Peer:
