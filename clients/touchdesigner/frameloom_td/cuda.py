@@ -127,7 +127,7 @@ class Capture:
         self._pinned[pixels.ctypes.data] = pixels
 
     def close(self) -> None:
-        """Give up the slot in hand and unpin everything. A driver that fails here has failed before and been reported."""
+        """Give up the slot in hand and unpin everything. A driver that fails here was reported before."""
         with suppress(CudaRefused):
             if self._memory is not None:
                 self._driver.finish()
