@@ -173,7 +173,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--guidance", nargs="*", default=None)
     parser.add_argument("--original", default=None, metavar="FOLDER", help="pip --target folder with streamdiffusion")
     parser.add_argument(
-        "--compile", action="store_true", help="compile both sides (needs a C++ compiler; slow to start)"
+        "--compile", action="store_true", help="compile the original (torch.compile; a C++ compiler, minutes)"
     )
     parser.add_argument("--threads", type=int, default=None, help="CPU threads per operation, ours (default: host's)")
     args = parser.parse_args(argv)
@@ -192,8 +192,8 @@ def main(argv: list[str] | None = None) -> int:
     everything = torch.get_num_threads()
     threads = args.threads or host_threads(cpu) or everything
     with_original = original.installed(args.original)
-    model = load_model(WEIGHTS, cpu, torch.float32, "compiled" if args.compile else None)
-    native = load_model(WEIGHTS, cpu, pick_dtype(cpu), "compiled" if args.compile else None)
+    model = load_model(WEIGHTS, cpu, torch.float32)
+    native = load_model(WEIGHTS, cpu, pick_dtype(cpu))
     plain = load_model(WEIGHTS, cpu, torch.float32, "eager")
     scheduler = {
         "num_train_timesteps": 1000,
@@ -300,7 +300,8 @@ def main(argv: list[str] | None = None) -> int:
     else:
         print("the original is not installed: no comparison (see --original)")
     summary = {
-        "compiled": args.compile,
+        "backend": model.backend,
+        "original_compiled": args.compile,
         "size": args.size,
         "threads": threads,
         "median_ratio": statistics.median(ratios) if ratios else None,
