@@ -106,10 +106,14 @@ def windows_peer(folder: Path) -> Peer:
     if server:
         subprocess.run([server, "-p"], env=os.environ | environment, timeout=PATIENCE_S, check=False)
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    if subprocess.run(peer.command, env=os.environ | environment, timeout=PATIENCE_S, **quiet).returncode != 2:
-        end_wine({peer.name: peer})
-        return Peer("c on wine", missing="Wine does not start programs here; try: wine64 winecfg")
-    return peer
+    trial = subprocess.Popen(peer.command, env=os.environ | environment, **quiet)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        if trial.wait(5 * PATIENCE_S) == 2:
+            return peer
+    trial.kill()
+    trial.wait()
+    end_wine({peer.name: peer})
+    return Peer("c on wine", missing="Wine does not start programs here; try: wine64 winecfg")
 
 
 def available(folder: Path) -> dict[str, Peer]:
@@ -123,8 +127,9 @@ def end_wine(peers: dict[str, Peer]) -> None:
     server = find_tool("wineserver", "wineserver64")
     for peer in peers.values():
         if peer.wine and server:
-            subprocess.run([server, "-k"], env=os.environ | peer.environment, timeout=PATIENCE_S, check=False)
-            subprocess.run([server, "-w"], env=os.environ | peer.environment, timeout=PATIENCE_S, check=False)
+            for order in ("-k", "-w"):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    subprocess.run([server, order], env=os.environ | peer.environment, timeout=PATIENCE_S, check=False)
 
 
 class Running:
