@@ -170,11 +170,11 @@ class Player:
         assert answer[0] in "[{n", answer
         return json.loads(answer)
 
-    def until(self, holds: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
-        """Play frames until the state is as wanted."""
+    def until(self, holds: Callable[[dict[str, Any]], Any], pause_ms: int = 3) -> dict[str, Any]:
+        """Play frames, `pause_ms` apart, until the state is as wanted."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
-            self.do("frames", 3, 3)
+            self.do("frames", 3, pause_ms)
             state = self.do("state")
             if holds(state):
                 return state
@@ -438,7 +438,7 @@ def test_the_round_trip_through_the_real_host(play: Callable[[], Player], channe
     )
     host = HostProcess(channel, "--model", "passthrough")
     try:
-        trip = player.do("trip", 60, PATIENCE_S)
+        trip = player.do("trip", 60, PATIENCE_S - 60)
         assert trip["shown"] == 60 and trip["wrong"] == 0 and trip["older"] == 0
         state = player.until(lambda state: not state["receiver"]["warning"])
         # The scene's alpha is zero: told where it can be changed, and the result is opaque all the same.
@@ -448,11 +448,11 @@ def test_the_round_trip_through_the_real_host(play: Callable[[], Player], channe
         host.end(signal.SIGKILL)
         player.warning("receiver", "has ended and the picture is its last; start it again")
         host = HostProcess(channel, "--model", "passthrough")
-        trip = player.do("trip", 20, PATIENCE_S)
+        trip = player.do("trip", 20, PATIENCE_S - 60)
         assert trip["shown"] == 20 and trip["wrong"] == 0
         # As linear half floats: the host brings them back to sRGB bytes.
         player.do("sender", "highDynamicRange=true")
-        trip = player.do("trip", 20, PATIENCE_S, 1)
+        trip = player.do("trip", 20, PATIENCE_S - 60, 1)
         assert trip["shown"] == 20 and trip["wrong"] == 0
         player.until(lambda state: not state["receiver"]["warning"])
     finally:
@@ -467,7 +467,7 @@ def test_the_embedded_model_paints_what_unity_sends(play: Callable[[], Player], 
     player.do("receiver", f"channel={channel}.out")
     host = HostProcess(channel, "--size", "64", "--set", "steps=1", "--set", "strength=0.4")
     try:
-        state = player.until(lambda state: state["receiver"]["frames"] >= 3)
+        state = player.until(lambda state: state["receiver"]["frames"] >= 3, pause_ms=30)
         shown = pixels_of(player.do("shown"))
         assert shown.shape == (64, 64, 4) and (shown[..., 3] == 255).all() and shown[..., :3].std() > 1
         assert not np.array_equal(shown[..., :3], picture(state["receiver"]["source"], 64, 64))
