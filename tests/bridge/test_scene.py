@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bridge import scene
+from bridge import scene, serve
 from bridge.ring import Kind, RingReader, RingWriter, State
 from bridge.segment import place
 from tests.rings import fresh_channel, sweep
@@ -137,6 +137,12 @@ def test_words_that_cannot_be_are_refused(words, mend, capsys):
     with pytest.raises(SystemExit) as end:
         scene.main(words)
     assert end.value.code == 2 and mend in capsys.readouterr().err
+
+
+def test_a_host_beyond_loopback_wants_a_token_too(base, capsys):
+    with pytest.raises(SystemExit) as end:
+        serve.main(["--channel", base, "--model", "passthrough", "--listen", "0.0.0.0"])
+    assert end.value.code == 2 and "give --token new" in capsys.readouterr().err
 
 
 def test_a_new_token_is_made_and_shown(base):

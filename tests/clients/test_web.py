@@ -4,6 +4,8 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -431,6 +433,57 @@ def test_the_room_shows_every_channel_and_takes_prompts_and_drawings(on_stage, v
 
     problems = on_stage("scene/", scenario, **view)
     assert all("ERR_CONNECTION_REFUSED" in problem for problem in problems)
+
+
+ELSEWHERE = """<!doctype html><title>elsewhere</title><link rel="icon" href="data:,">
+<script type="importmap">{"imports": {"three": "GATEWAYvendor/three.min.js"}}</script>
+<script type="module">
+import { WebGLRenderer } from "three";
+import { FrameloomTexture } from "GATEWAYframeloom-three.js";
+const renderer = new WebGLRenderer();
+globalThis.example = { renderer, texture: new FrameloomTexture("GATEWAY", "CHANNEL", { renderer }) };
+</script>"""
+
+
+@in_browser
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_page_of_another_origin_shows_a_channel_when_it_is_allowed(on_stage, allowed):
+    class Page(BaseHTTPRequestHandler):
+        text = b""
+
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(self.text)
+
+        def log_message(self, *about):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        origin = f"http://127.0.0.1:{server.server_port}"
+
+        async def scenario(stage, page):
+            gateway = f"http://127.0.0.1:{stage.gateway.port}/"
+            Page.text = ELSEWHERE.replace("GATEWAY", gateway).replace("CHANNEL", stage.names[0]).encode()
+            await page.call("Page.navigate", url=origin)
+            await page.until("document.title === 'elsewhere' && document.readyState === 'complete'")
+            if allowed:
+                with stage.ring() as ring:
+                    assert (await shown(page, "three", ring, 11))["number"] == 11
+            else:
+                await asyncio.sleep(0.5)
+                assert await page.evaluate("globalThis.example === undefined")
+                assert stage.gateway.snapshot()["viewers"] == 0
+
+        try:
+            problems = on_stage("vendor/three.min.js", scenario, {"allowed_origins": [origin] if allowed else []})
+        finally:
+            server.shutdown()
+            serving.join()
+    assert (problems == []) == allowed
 
 
 @in_browser
