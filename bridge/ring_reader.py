@@ -26,7 +26,7 @@ from bridge.layout import (
     SegmentState,
     SlotFlag,
 )
-from bridge.lock import Lock
+from bridge.lock import Lock, acquire_patiently
 from bridge.ring_errors import (
     BufferMismatch,
     MalformedHeader,
@@ -109,17 +109,18 @@ class _Attachment:
         self._held: dict[int, Lock] = {}
         self._wait_index: int | None = None
         self._wake: Wake | None = None
+        self._late = 0
         self._pin_word: int | None = None
         self._pin_sought = False
 
-    def claim(self, index: int, kind: ReaderKind) -> bool:
+    def claim(self, index: int, kind: ReaderKind, *, patiently: bool = False) -> bool:
         """Own reader entry `index`: its lock is the ownership. False when another has it or the segment is gone."""
         g = self.geometry
         try:
             lock = self.placement.reader_lock(g.generation, index, g.entry_32(index) * 4)
         except FileNotFoundError:
             return False
-        if not lock.acquire():
+        if not (acquire_patiently(lock) if patiently else lock.acquire()):
             return False
         self._held[index] = lock
         at = g.entry_32(index)
@@ -142,6 +143,12 @@ class _Attachment:
             else:
                 self._wake = Naps(self.mapping, WAKE_32)
         return self._wake, self._wait_index
+
+    def woke_late(self) -> None:
+        """Count a frame that came without a wake-up; from the second on we nap, since the writer cannot wake us."""
+        self._late += 1
+        if self._late == 2:
+            self._wake = Naps(self.mapping, WAKE_32)
 
     def pin_word(self) -> int | None:
         """Our pin word, or None when all entries that may pin are owned by others."""
@@ -262,7 +269,8 @@ class RingReader:
 
     def _register(self, at: _Attachment) -> None:
         entry = at.geometry.entry_32(LOSSLESS_ENTRY)
-        if not at.claim(LOSSLESS_ENTRY, ReaderKind.FREE):
+        # Patiently: under Wine a writer tests a lock by taking it for a moment.
+        if not at.claim(LOSSLESS_ENTRY, ReaderKind.FREE, patiently=True):
             at.detach()
             raise ReaderExists(f"channel {self.channel} already has a lossless reader; stop it or read newest-wins")
         stored = [at.u64[start // 8] for start in at.slot_starts]
@@ -314,7 +322,10 @@ class RingReader:
                 self._release()
                 self._acquire()
                 if at.u64[NEWEST_64] >> 8 <= at.last and u32[STATE_32] == _LIVE:
+                    asleep = time.monotonic()
                     wake.wait(seen, min(left_s, LOOK_S))
+                    if u32[WAKE_32] != seen and time.monotonic() - asleep >= LOOK_S:
+                        at.woke_late()
                 if word is not None:
                     u32[word] = 0
             ready = self._ready()

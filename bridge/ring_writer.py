@@ -451,7 +451,7 @@ class RingWriter:
                         self._slot = slot
                         return slot
             if self._lossless:
-                self._await_reader(self.timeout_s if timeout_s is None else timeout_s)
+                self._await_reader(taken, self.timeout_s if timeout_s is None else timeout_s)
             # Otherwise a reader moved its pin between our two looks: there are fewer pins than slots, look again.
 
     def _abandon(self) -> None:
@@ -549,24 +549,27 @@ class RingWriter:
             return self._u64[self._reader_32 // 2 + TAKEN_64]
         return _EVERYTHING if self._let_go else self._geometry.first_sequence - 1
 
-    def _await_reader(self, timeout_s: float) -> None:
-        """Sleep until the lossless reader moves on, leaves or dies; ReaderTimeout when it does nothing of that."""
+    def _await_reader(self, before: int, timeout_s: float) -> None:
+        """Sleep until the lossless reader moves on, leaves or dies; ReaderTimeout when it does nothing of that.
+
+        before: what it had taken when no slot was free; what it took since then counts as moving on.
+        """
         u32 = self._u32
         progress = self._reader_32 + PROGRESS_32
         if self._progress_wake is None:
             event = self._placement.event_name(self.generation, "writer")
             self._progress_wake = wake_for(self._mapping, progress, event)
         deadline = time.monotonic() + timeout_s
-        before = self._taken()
         while True:
             seen = u32[progress]
             u32[WRITER_WAITING_32] = 1
             self._order()
             if self._taken() != before:
                 break
+            # One that is just registering takes its lock before it writes its pid, so the pid is read first.
+            known = len(self._reader_locks) > 1 or self._u64[self._reader_32 // 2 + PID_64] != 0
             # A reader that follows takes its new lock before it gives back the old one, so the old one is asked first.
             alive = any([lock.taken_elsewhere() for lock in self._reader_locks])
-            known = len(self._reader_locks) > 1 or self._u64[self._reader_32 // 2 + PID_64] != 0
             if known and not alive:
                 # It died or left: let it go and write on; another may register later.
                 u32[self._reader_32 + KIND_32] = ReaderKind.FREE

@@ -33,6 +33,7 @@ from bridge.ring import (
     State,
     WriterExists,
 )
+from bridge.wake import Naps
 from tests.bridge.ring_peer import number_of, picture
 
 FORMATS = [(kind, f) for kind, formats in layout.ALLOWED_FORMATS.items() for f in formats]
@@ -443,3 +444,24 @@ def test_a_forked_child_neither_writes_nor_keeps_its_parents_lock_alive(tmp_path
     os.waitpid(child, 0)
     for fd in ready + release:
         os.close(fd)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a reader without an event always looks by itself")
+def test_a_reader_that_is_never_woken_looks_by_itself(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RingWriter, "_wake_readers", lambda self: None)
+    monkeypatch.setattr("bridge.ring_reader.LOOK_S", 0.02)
+    with RingWriter("c", 64, directory=tmp_path) as writer, RingReader("c", directory=tmp_path) as reader:
+        picture = np.zeros((4, 4, 4), np.uint8)
+        writer.write({Kind.COLOUR: picture})
+        assert reader.read() is not None
+        napping = False
+        for _ in range(200):  # a frame that is there before the reader sleeps is not a late one
+            soon = threading.Timer(0.005, writer.write, ({Kind.COLOUR: picture},))
+            soon.start()
+            assert reader.read(timeout_s=10.0) is not None
+            soon.join()
+            assert reader._at is not None
+            napping = isinstance(reader._at._wake, Naps)
+            if napping:
+                break
+        assert napping

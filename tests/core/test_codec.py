@@ -85,3 +85,11 @@ def test_shapes_that_are_no_picture_are_refused(shape):
 def test_types_that_are_no_picture_are_refused():
     with pytest.raises(PixelError, match="uint8, float16 or float32"):
         to_rgb8(np.zeros((2, 2, 3), np.int32))
+
+
+def test_linear_bytes_are_brought_to_the_display_too():
+    rgba = np.array([[[0, 55, 255, 7], [1, 128, 254, 255]]], np.uint8)
+    expected = [[[0, 128, 255], [13, 188, 255]]]
+    assert to_rgb8(rgba, linear=True).tolist() == expected
+    assert to_rgb8(rgba[..., [2, 1, 0, 3]], linear=True, blue_first=True).tolist() == expected
+    assert to_rgb8(rgba[:, :, 1], linear=True).tolist() == [[[128] * 3, [188] * 3]]
