@@ -99,7 +99,7 @@ def unpack(message: bytes) -> tuple[Header, memoryview]:
 
 
 def javascript() -> str:
-    """The definition as JavaScript, for clients/web/app.js."""
+    """The definition as JavaScript, for clients/web/ring_layout.js (see bridge/generate.py)."""
     lines = [
         "const PACKET = Object.freeze({",
         f'  magic: "{MAGIC.decode()}",',
@@ -132,7 +132,6 @@ def markdown() -> str:
 WEB = Path(__file__).resolve().parent.parent / "clients" / "web"
 
 COPIES = (
-    (WEB / "app.js", "// generated from bridge/packet.py\n", "// end of the generated part\n", javascript),
     (
         WEB / "README.md",
         "<!-- generated from bridge/packet.py -->\n",

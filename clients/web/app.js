@@ -1,33 +1,6 @@
 // The page of one channel: shows both rings, sets the live parameters, draws the statistics.
 // The messages are described in README.md beside this file; every control is made from /api/params.
-"use strict";
-
-// generated from bridge/packet.py
-const PACKET = Object.freeze({
-  magic: "FLWS",
-  version: 1,
-  headerSize: 88,
-  offset: Object.freeze({
-    magic: 0, // char
-    version: 4, // u32
-    header_size: 8, // u32
-    payload_size: 12, // u32
-    sequence: 16, // u64
-    source_frame_id: 24, // u64
-    capture_ns: 32, // u64
-    publish_ns: 40, // u64
-    sent_ns: 48, // u64
-    param_revision: 56, // u64
-    generation: 64, // u64
-    width: 72, // u32
-    height: 76, // u32
-    codec: 80, // u32
-    flags: 84, // u32
-  }),
-  codec: Object.freeze({ JPEG: 1, RGBA8: 2, RGB8: 3 }),
-  flag: Object.freeze({ CONVERTED: 1 }),
-});
-// end of the generated part
+import { PACKET } from "./ring_layout.js";
 
 const TYPING_MS = 150; // pause after the last key before a text applies
 const EDITING_MS = 5000; // a field with the focus is being edited for so long after the last key
@@ -223,6 +196,7 @@ class Side {
 // ---- the page's state
 
 const page = { channel: "", specs: [], values: {}, revision: -1, controls: new Map(), sides: {}, history: [] };
+globalThis.page = page; // for the browser's console
 let noticeTimer = 0;
 
 function notice(text) {

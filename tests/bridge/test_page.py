@@ -308,7 +308,7 @@ def test_the_page_fits_and_fetches_nothing_from_elsewhere(on_the_page, width, mo
         await page.until(f"page.controls.size === {len(SPECS)}")
         await page.evaluate("document.querySelector('details').open = true")
         # The longest name that a channel may have.
-        await page.evaluate(f"byId('channel').textContent = '{'w' * 48}'")
+        await page.evaluate(f"document.querySelector('#channel').textContent = '{'w' * 48}'")
         assert await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         assert await page.evaluate("window.innerWidth") == width
         inputs = await page.evaluate(
