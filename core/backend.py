@@ -7,6 +7,7 @@ the same.
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -110,6 +111,8 @@ def _untouched(network: nn.Module) -> None:
 
 
 Call = Callable[..., Tensor]
+RECORDS = sys.version_info < (3, 14)
+"""From Python 3.14 on torch says that its recorder may break."""
 
 
 def _as_it_is(network: nn.Module, example: tuple[Any, ...]) -> Call:
@@ -154,12 +157,14 @@ def pick_backend(device: torch.device, name: str | None = None) -> str:
     Raises `BackendError` when it is unknown or does not suit the device.
     """
     on_cpu = device.type == "cpu"
-    if name is None or name == "auto":
-        return "traced" if on_cpu else "eager"
     cannot = set() if on_cpu else {"packed", "traced"}
     if not torch.backends.mkldnn.is_available():
         cannot.add("packed")
+    if not RECORDS:
+        cannot.add("traced")
     here = [b for b in BACKENDS if b not in cannot]
+    if name is None or name == "auto":
+        return next(b for b in ("traced", "packed", "eager") if b in here)
     if name not in here:
         raise BackendError(f"back end {name!r} cannot be had on {device.type}; use one of auto, {', '.join(here)}")
     return name

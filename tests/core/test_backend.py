@@ -38,7 +38,8 @@ def test_the_packed_model_equals_the_eager_one():
 
 def test_one_recording_serves_any_number_of_rows_and_any_prompt():
     model, plain = random_model(backend="traced"), random_model(backend="eager")
-    assert pick_backend(CPU) == "traced"
+    if pick_backend(CPU) != "traced":
+        pytest.skip("this version of Python cannot record")
     for size in (SIZE_PX, 2 * SIZE_PX):
         ours, theirs = (m.stream(StreamConfig(size, size)) for m in (model, plain))
         for guidance, steps, prompt in (("none", 1, "red"), ("full", 4, "blue box"), ("onetime-negative", 3, "red")):
@@ -101,3 +102,10 @@ def test_unknown_back_ends_are_refused():
         pick_backend(CPU, "warp")
     assert pick_backend(CPU, "eager") == "eager"
     assert pick_backend(torch.device("meta")) == "eager"
+
+
+def test_where_torch_cannot_record_the_next_best_is_taken(monkeypatch):
+    monkeypatch.setattr("core.backend.RECORDS", False)
+    assert pick_backend(CPU) == ("packed" if torch.backends.mkldnn.is_available() else "eager")
+    with pytest.raises(BackendError, match="use one of auto"):
+        pick_backend(CPU, "traced")
