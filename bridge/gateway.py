@@ -23,7 +23,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
@@ -37,10 +37,13 @@ from bridge.statistics import Statistics
 from bridge.upload import MAX_UPLOAD_BYTES, BadPicture, PacketError, Upload
 from core.params import SPECS, ParamError
 
+if TYPE_CHECKING:
+    from bridge.webrtc import Peer
+
 _log = logging.getLogger(__name__)
 
 MAX_VIEWERS = 64
-"""WebSockets, streams and senders together."""
+"""WebSockets, streams, WebRTC connections and senders together."""
 MAX_IN_FLIGHT = 2
 MAX_MESSAGE_BYTES = 256 * 1024
 """Larger than any message with a meaning, so that a prompt of 100 kB is answered and not cut off."""
@@ -76,6 +79,11 @@ _FOLDERS = ("", "examples", "scene", "vendor")
 _NEEDED = ("index.html", "app.js", "style.css")
 _WEBSOCKETS = ("/ws", "/send")
 _TOKEN_MENDED = "the token is missing or wrong; open the whole address that the host printed at its start"
+_NO_WEBRTC = (
+    "WebRTC is an extra that is not installed here; in the host's checkout run "
+    '.venv/bin/python -m pip install -c constraints.txt -e ".[webrtc]" (.venv\\Scripts\\python on Windows)'
+)
+_OFFER_WANTED = 'send {"type": "offer", "sdp": "..."}, as RTCPeerConnection.localDescription gives it'
 _FULL = "{} viewers already; close one of them"
 _CODECS = {"jpeg": Codec.JPEG, "rgba": Codec.RGBA8, "rgb": Codec.RGB8}
 _BOUNDARY = "frame"
@@ -227,7 +235,7 @@ class Gateway:
     somebody asks for more; port 0 takes any free one and `port` then tells which. token: a word that everybody must
     bring, needed beyond loopback. allowed_origins: pages of other origins ("https://example.org") that may open the
     WebSocket. allowed_hosts: further names by which browsers may address this machine, when it listens beyond
-    loopback. start_page: the path that `url` leads to.
+    loopback. start_page: the path that `url` leads to. ice_servers: "stun:..." addresses for WebRTC, see `Peer`.
     """
 
     def __init__(
@@ -240,6 +248,7 @@ class Gateway:
         allowed_origins: Iterable[str] = (),
         allowed_hosts: Iterable[str] = (),
         start_page: str = "",
+        ice_servers: Iterable[str] = (),
     ) -> None:
         names = [channel.name for channel in channels]
         if not names or len(set(names)) < len(names):
@@ -250,11 +259,13 @@ class Gateway:
         self._channels = tuple(channels)
         self._token = token
         self._start_page = start_page
+        self._ice_servers = tuple(ice_servers)
         self._access = Access(host, token, allowed_origins, allowed_hosts)
         self._rooms: dict[str, _Room] = {}
         self._files: dict[str, tuple[Path, dict[str, str]]] = {}
         self._viewers: set[_Viewer] = set()
         self._senders: set[_Line] = set()
+        self._peers: set[asyncio.Task[None]] = set()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._leaving: asyncio.Event | None = None
@@ -346,7 +357,7 @@ class Gateway:
     async def _serve(self, listener: socket.socket, ready: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
         self._leaving = asyncio.Event()
-        application = web.Application(middlewares=[self._guard])
+        application = web.Application(middlewares=[self._guard], client_max_size=MAX_MESSAGE_BYTES)
         for path in self._files:
             application.router.add_get(path, self._file)
         application.router.add_get("/api/channels", self._api_channels)
@@ -354,6 +365,7 @@ class Gateway:
         application.router.add_get("/api/stats", self._api_stats)
         application.router.add_get("/snapshot.jpg", self._snapshot)
         application.router.add_get("/stream.mjpg", self._stream)
+        application.router.add_post("/webrtc", self._webrtc)
         application.router.add_get("/ws", self._watch)
         application.router.add_get("/send", self._send)
         runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=2.0)
@@ -371,6 +383,10 @@ class Gateway:
             for end in unsubscribe:
                 end()
             await runner.cleanup()
+            # No request is left that could add one.
+            for peer in self._peers:
+                peer.cancel()
+            await asyncio.gather(*self._peers, return_exceptions=True)
 
     def _follow(self, room: _Room) -> Callable[[], None]:
         """Tell the viewers of a channel what anybody sets; returns what ends it."""
@@ -444,17 +460,21 @@ class Gateway:
                 text=f"the name {name!r} is not this gateway's; open {self._plain_url}, or allow the name at the start"
             )
         origin = request.headers.get("Origin")
-        # The WebSockets say it in words that a page can read: a refused handshake tells it nothing.
-        if request.path not in self._files and request.path not in _WEBSOCKETS:
-            if not self._access.has_token(request.query.get("token")):
-                raise web.HTTPUnauthorized(text=_TOKEN_MENDED)
-        response = await handler(request)
+        readable = {}
+        if origin is not None and self._access.is_allowed_origin(origin):
+            readable = {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
+        try:
+            # The WebSockets say it in words that a page can read: a refused handshake tells it nothing.
+            if request.path not in self._files and request.path not in _WEBSOCKETS:
+                if not self._access.has_token(request.query.get("token")):
+                    raise web.HTTPUnauthorized(text=_TOKEN_MENDED)
+            response = await handler(request)
+        except web.HTTPException as refusal:
+            refusal.headers.update(readable)
+            raise
         if not response.prepared:
             # What a file brings of its own stands: its content policy.
-            response.headers.update({**_SECURITY, **response.headers})
-            if origin is not None and self._access.is_allowed_origin(origin):
-                response.headers["Access-Control-Allow-Origin"] = origin
-                response.headers["Vary"] = "Origin"
+            response.headers.update({**_SECURITY, **response.headers, **readable})
         return response
 
     @property
@@ -507,6 +527,10 @@ class Gateway:
     def _picture_side(self, request: web.Request) -> Side:
         if not self._access.may_embed(request.headers.get("Sec-Fetch-Site")):
             raise web.HTTPForbidden(text="pages of other sites may show this picture only with a token")
+        return self._side_of(request)
+
+    def _side_of(self, request: web.Request) -> Side:
+        """The side that a plain request names, when there is room for one viewer more."""
         room, name = self._room_of(request), request.query.get("side", "out")
         if name not in room.sides:
             raise web.HTTPBadRequest(text=f"unknown side {name[:40]!r}; in or out")
@@ -574,11 +598,58 @@ class Gateway:
                 pass
         return stream
 
-    # ---- viewers
+    # ---- viewers by WebRTC
 
-    async def _open(self, request: web.Request, max_bytes: int) -> web.WebSocketResponse:
+    async def _webrtc(self, request: web.Request) -> web.StreamResponse:
+        """Answer one viewer's offer; its pictures then go by a connection of their own."""
+        self._check_origin(request)
+        try:
+            offer = json.loads(await request.text())
+        except (ValueError, RecursionError):
+            offer = None
+        if not isinstance(offer, dict) or offer.get("type") != "offer" or not isinstance(offer.get("sdp"), str):
+            raise web.HTTPBadRequest(text=_OFFER_WANTED)
+        try:
+            # It is large: nobody else waits while it is read.
+            await asyncio.to_thread(_load_webrtc)
+        except ImportError as error:
+            _log.info("gateway: a viewer asked for WebRTC: %s", error)
+            raise web.HTTPNotImplemented(text=_NO_WEBRTC) from error
+        from bridge.webrtc import Peer, Refused
+
+        viewer = _Viewer(self._side_of(request), Codec.RGB8)
+        with contextlib.ExitStack() as visit:
+            visit.enter_context(self._watching(viewer))
+            peer = Peer(lambda timeout_s: self._picture_for(viewer, timeout_s), self._ice_servers)
+            try:
+                answer = await peer.answer(offer["sdp"])
+            except Refused as error:
+                await peer.close()
+                raise web.HTTPBadRequest(text=str(error)) from error
+            except asyncio.CancelledError:
+                await peer.close()
+                raise
+            task = asyncio.create_task(self._accompany(peer, visit.pop_all()))
+            self._peers.add(task)
+            task.add_done_callback(self._peers.discard)
+        return web.json_response({"type": "answer", "sdp": answer}, headers=_NOT_KEPT)
+
+    async def _accompany(self, peer: Peer, visit: contextlib.ExitStack) -> None:
+        """Count a connection as a viewer until it ends."""
+        with visit:
+            try:
+                await peer.gone()
+            finally:
+                await peer.close()
+
+    # ---- viewers by WebSocket
+
+    def _check_origin(self, request: web.Request) -> None:
         if not self._access.may_connect(request.headers.get("Origin"), request.host):
             raise web.HTTPForbidden(text="pages of this origin may not connect; open the gateway's own page")
+
+    async def _open(self, request: web.Request, max_bytes: int) -> web.WebSocketResponse:
+        self._check_origin(request)
         # Pictures do not deflate.
         ws = web.WebSocketResponse(heartbeat=HEARTBEAT_S, compress=False, max_msg_size=max_bytes)
         await ws.prepare(request)
@@ -766,6 +837,11 @@ class Gateway:
         except (ConnectionError, RuntimeError):
             # It left while we were answering.
             return
+
+
+def _load_webrtc() -> None:
+    """Raises ImportError where the extra is not installed."""
+    import bridge.webrtc  # noqa: F401
 
 
 def _listen(host: str, port: int) -> socket.socket:
