@@ -235,7 +235,7 @@ class Gateway:
     somebody asks for more; port 0 takes any free one and `port` then tells which. token: a word that everybody must
     bring, needed beyond loopback. allowed_origins: pages of other origins ("https://example.org") that may open the
     WebSocket. allowed_hosts: further names by which browsers may address this machine, when it listens beyond
-    loopback. start_page: the path that `url` leads to. ice_servers: "stun:..." addresses for WebRTC, see `Peer`.
+    loopback. start_page: the path that `url` leads to. ice_servers: "stun:HOST:PORT" for WebRTC, see `Peer`.
     """
 
     def __init__(
@@ -260,6 +260,9 @@ class Gateway:
         self._token = token
         self._start_page = start_page
         self._ice_servers = tuple(ice_servers)
+        for server in self._ice_servers:
+            if not re.fullmatch(r"stun:[A-Za-z0-9.-]+(:\d{1,5})?", server):
+                raise GatewayError(f"{server!r} names no server; give it as stun:HOST:PORT")
         self._access = Access(host, token, allowed_origins, allowed_hosts)
         self._rooms: dict[str, _Room] = {}
         self._files: dict[str, tuple[Path, dict[str, str]]] = {}

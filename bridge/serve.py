@@ -219,6 +219,13 @@ def add_page_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--token", default=None, help=f"the word that viewers must bring; {NEW_TOKEN}: make one")
     parser.add_argument("--allow-origin", action="append", default=[], help="a page that may show our channels")
     parser.add_argument("--allow-host", action="append", default=[], help="a further name of this machine")
+    parser.add_argument(
+        "--ice-server",
+        action="append",
+        default=[],
+        metavar="stun:HOST:PORT",
+        help="for viewers by WebRTC beyond a router (an extra, see clients/web/README.md)",
+    )
 
 
 def page_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict[str, Any]:
@@ -230,6 +237,7 @@ def page_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> d
         "token": new_token() if args.token == NEW_TOKEN else args.token,
         "allowed_origins": args.allow_origin,
         "allowed_hosts": args.allow_host,
+        "ice_servers": args.ice_server,
     }
 
 

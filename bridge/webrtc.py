@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fractions
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -30,6 +31,7 @@ from aiortc import (
 )
 from aiortc.exceptions import OperationError
 from av import VideoFrame
+from av.video.reformatter import Colorspace
 
 from bridge.packet import unpack
 from bridge.picture import Packet
@@ -73,13 +75,15 @@ class PictureTrack(MediaStreamTrack):
 
     def __init__(self, newest: Newest) -> None:
         super().__init__()
+        self.matrix = Colorspace.ITU601
+        """What the viewer takes the colours for: aiortc's streams do not say it."""
         self._newest = newest
         self._pixels: np.ndarray[Any, np.dtype[np.uint8]] | None = None
         self._began: float | None = None
         self._tick = -1
 
     async def recv(self) -> VideoFrame:
-        """The next picture: rgb24, its time in steps of 1/30 s. Raises `MediaStreamError` once stopped."""
+        """The next picture: yuv420p, its time in steps of 1/30 s. Raises `MediaStreamError` once stopped."""
         loop = asyncio.get_running_loop()
         if self._began is None:
             self._began = loop.time()
@@ -95,9 +99,20 @@ class PictureTrack(MediaStreamTrack):
                 break
         self._tick = max(self._tick + 1, int((loop.time() - self._began) * _PICTURES_PER_S))
         frame = VideoFrame.from_ndarray(self._pixels, format="rgb24")
+        frame = frame.reformat(format="yuv420p", dst_colorspace=self.matrix)
         frame.pts = self._tick * _TICK
         frame.time_base = fractions.Fraction(1, _CLOCK_RATE)
         return frame
+
+
+def _without_local_names(offer: str) -> str:
+    """The offer without the addresses that a browser hides behind a multicast name.
+
+    Looking one up takes a second each, or fails where there is no multicast; and a viewer that reaches one of our
+    addresses is known by the address that it comes from. With none left, the list is open until it does.
+    """
+    hidden = re.compile(r"a=candidate:(\S+ ){4}\S+\.local |a=end-of-candidates")
+    return "".join(line for line in offer.splitlines(keepends=True) if not hidden.match(line))
 
 
 def _even(packet: Packet) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -131,7 +146,7 @@ class Peer:
         codecs = RTCRtpSender.getCapabilities("video").codecs
         sending.setCodecPreferences(sorted(codecs, key=lambda codec: codec.mimeType != "video/H264"))
         try:
-            await connection.setRemoteDescription(RTCSessionDescription(offer, "offer"))
+            await connection.setRemoteDescription(RTCSessionDescription(_without_local_names(offer), "offer"))
             if sending.mid is None or len(connection.getTransceivers()) != 1 or connection.sctp is not None:
                 raise Refused("the offer must ask for one video and nothing else")
             await connection.setLocalDescription(await connection.createAnswer())
@@ -142,6 +157,9 @@ class Peer:
         if sending.currentDirection != "sendonly":
             raise Refused("the offer's video must be recvonly: pictures are sent here and none are taken")
         answered: str = connection.localDescription.sdp
+        if " H264/" in answered:
+            # Seen in Chromium: H.264 that does not say is taken for BT.709, and VP8 for BT.601.
+            self._track.matrix = Colorspace.ITU709
         return answered
 
     async def gone(self) -> None:

@@ -18,7 +18,8 @@ const GATHER_MS = 3000; // a STUN server that does not answer holds nobody up lo
 export async function connect(url, channel, { side = "out", iceServers = [], signal = null, onended = null } = {}) {
   signal?.throwIfAborted();
   const connection = new RTCPeerConnection({ iceServers });
-  const { track } = connection.addTransceiver("video", { direction: "recvonly" }).receiver;
+  const { receiver } = connection.addTransceiver("video", { direction: "recvonly" });
+  const { track } = receiver;
   let over = false;
   const end = () => {
     if (over) return;
@@ -37,6 +38,10 @@ export async function connect(url, channel, { side = "out", iceServers = [], sig
   signal?.addEventListener("abort", end);
   try {
     await connection.setLocalDescription();
+    // The connection's own state tells of a goodbye only after many seconds without a sign of life.
+    receiver.transport?.addEventListener("statechange", () => {
+      if (["closed", "failed"].includes(receiver.transport.state)) end();
+    });
     await gathered(connection);
     // Plain text needs no leave in advance when the page is of another, allowed, origin.
     const answer = await fetch(address(url, "webrtc", { channel, side }), {
