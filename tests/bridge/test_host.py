@@ -9,9 +9,10 @@ import uuid
 import numpy as np
 import pytest
 
+from bridge import channel_doctor
 from bridge.host import Host, HostError
 from bridge.layout import Format, Kind, Origin, Policy
-from bridge.ring import RingReader, RingWriter, WriterExists
+from bridge.ring import RingReader, RingWriter, WriterExists, now_ns
 from core.params import Params
 
 PATIENCE_S = 60.0
@@ -321,3 +322,14 @@ def test_a_cut_output_segment_is_replaced(channel):
             lambda f: f.source_frame_id == 9,
             again=lambda: rig.writer.write({Kind.COLOUR: picture(9)}, source_frame_id=9),
         )
+
+
+def test_a_host_with_nothing_to_do_keeps_its_heart_beating(channel):
+    with Rig(channel, model="passthrough"):
+        started, deadline = now_ns(), time.monotonic() + PATIENCE_S
+        look = channel_doctor._look(f"{channel}.out", "")
+        while look.heartbeat_ns <= started and time.monotonic() < deadline:
+            time.sleep(0.02)
+            look = channel_doctor._look(f"{channel}.out", "")
+        assert look.heartbeat_ns > started
+        assert look.sequence == 0
