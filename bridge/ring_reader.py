@@ -65,6 +65,10 @@ from bridge.slot import (
 )
 from bridge.wake import STRONG, Naps, Wake, fence, wake_for
 
+SHORT_S = 0.0005
+"""After a wait that gave a frame within so long, the next one looks for so long before it sleeps: frames that come back
+to back are not held up by a core that has to wake up first. At the frame rates of a show every wait is longer, and
+nobody looks."""
 LOOK_S = 0.1
 """How often an idle reader looks at the rendezvous record by itself; wake-ups usually tell it sooner."""
 _TABLE = PLANE_TABLE_OFFSET
@@ -191,6 +195,7 @@ class RingReader:
         self._placement = segment.place(channel, directory)
         self._release, self._acquire = fence()
         self._at: _Attachment | None = None
+        self._waited_s = LOOK_S
         self._writer_lock: Lock | None = None
         self._pid = os.getpid()
         self._look_at = 0.0
@@ -302,8 +307,28 @@ class RingReader:
 
     def _sleep(self, timeout_s: float) -> _Attachment | None:
         """Where a newer frame can be read, as soon as there is one; None after `timeout_s` seconds."""
-        deadline = time.monotonic() + timeout_s
-        left_s = timeout_s
+        started = time.monotonic()
+        ready = self._look(min(SHORT_S, timeout_s)) if self._waited_s <= SHORT_S else None
+        if ready is None:
+            ready = self._sleep_until(started + timeout_s)
+        self._waited_s = LOOK_S if ready is None else time.monotonic() - started
+        return ready
+
+    def _look(self, for_s: float) -> _Attachment | None:
+        """Like `_sleep`, without sleeping."""
+        at = self._at
+        if at is None:
+            return None
+        u64, last = at.u64, at.last
+        until = time.monotonic() + for_s
+        while u64[NEWEST_64] >> 8 <= last:
+            if time.monotonic() >= until:
+                return None
+            time.sleep(0)  # lets other threads of this process have the interpreter
+        return self._ready()
+
+    def _sleep_until(self, deadline: float) -> _Attachment | None:
+        left_s = deadline - time.monotonic()
         nap_s = 0.001
         while left_s > 0:
             at = self._at

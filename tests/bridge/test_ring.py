@@ -13,7 +13,7 @@ import uuid
 import numpy as np
 import pytest
 
-from bridge import layout, ring, segment
+from bridge import layout, ring, ring_reader, segment
 from bridge.ring import (
     BufferMismatch,
     ColourSpace,
@@ -465,3 +465,26 @@ def test_a_reader_that_is_never_woken_looks_by_itself(tmp_path: pathlib.Path, mo
             if napping:
                 break
         assert napping
+
+
+def test_frames_back_to_back_are_looked_for_and_others_slept_for(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[float] = []
+    look = RingReader._look
+    monkeypatch.setattr(RingReader, "_look", lambda self, for_s: looked.append(for_s) or look(self, for_s))
+    with RingWriter("c", 64, directory=tmp_path) as writer, RingReader("c", directory=tmp_path) as reader:
+        picture = np.zeros((4, 4, 4), np.uint8)
+        writer.write({Kind.COLOUR: picture})
+        assert reader.read() is not None
+        assert reader.read(timeout_s=0.01) is None and looked == []  # nothing is known of the writer's pace
+        reader._waited_s = 0.0001  # as after a frame that came at once
+        assert reader.read(timeout_s=0.01) is None and looked == [ring_reader.SHORT_S]
+        assert reader.read(timeout_s=0.01) is None and len(looked) == 1  # that wait was long: no more looking
+        reader._waited_s = 0.0001
+        soon = threading.Timer(0.02, writer.write, ({Kind.COLOUR: picture},))
+        soon.start()
+        assert reader.read(timeout_s=10.0) is not None and len(looked) == 2  # looking in vain ends in sleep
+        soon.join()
+        reader._waited_s = 0.0001
+        assert reader.read(timeout_s=0.0001) is None and looked[-1] == 0.0001  # never longer than asked for
