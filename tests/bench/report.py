@@ -28,7 +28,8 @@ def percentile(values: Sequence[float], q: float) -> float:
 def bar(name: str, value: float, limit: float, *, at_most: bool = False) -> dict[str, Any]:
     """One judged figure; `at_most` when smaller is better."""
     holds = value <= limit if at_most else value >= limit
-    return {"name": name, "value": float(f"{value:.4g}"), "bar": limit, "sense": "<=" if at_most else ">=", "holds": holds}
+    sense = "<=" if at_most else ">="
+    return {"name": name, "value": float(f"{value:.4g}"), "bar": limit, "sense": sense, "holds": holds}
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
