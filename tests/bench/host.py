@@ -16,6 +16,7 @@ import time
 import uuid
 from typing import Any
 
+from bridge.leftovers import sweep
 from tests.bench.report import bar, emit, percentile, table
 
 OVERHEAD_BAR_MS = 2.0
@@ -117,6 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--height", type=int, default=512)
     parser.add_argument("--fps", type=float, default=60.0, help="rate of the writer (default 60)")
     args = parser.parse_args(argv)
+    sweep("bench-host-")
     channel = f"bench-host-{uuid.uuid4().hex[:8]}"
     size = [str(args.width), str(args.height), str(args.fps)]
     writer = subprocess.Popen([sys.executable, "-c", WRITER, channel, *size])

@@ -31,6 +31,7 @@ import numpy as np
 import zmq
 
 from bridge import slices
+from bridge.leftovers import sweep
 from bridge.ring import Kind, Policy, RingReader, RingWriter
 from tests.bench.report import bar, emit, percentile, table
 
@@ -491,7 +492,7 @@ def pairs(shape: tuple[int, int], names: list[str]) -> Iterator[list[Pair]]:
     with tempfile.TemporaryDirectory(prefix="ringbench") as directory, contextlib.ExitStack() as stack:
         opened = []
         for number, name in enumerate(names):
-            pair = Pair(name, Setting(directory, f"bench{os.getpid()}-{number}", (*shape, 4)))
+            pair = Pair(name, Setting(directory, f"bench-ring-{os.getpid()}-{number}", (*shape, 4)))
             stack.callback(pair.close)
             opened.append(pair)
         yield opened
@@ -569,6 +570,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="a tenth of the measurements")
     quick = parser.parse_args(arguments).quick
+    sweep("bench-ring-")
     short_slices = slices.ask()
     rounds = 2 if quick else 7
     plan = {"512x512": (60, 100), "1920x1080": (15, 20), "3840x2160": (5, 8)}
