@@ -118,7 +118,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--height", type=int, default=512)
     parser.add_argument("--fps", type=float, default=60.0, help="rate of the writer (default 60)")
     args = parser.parse_args(argv)
-    sweep("bench-host-")
     channel = f"bench-host-{uuid.uuid4().hex[:8]}"
     size = [str(args.width), str(args.height), str(args.fps)]
     writer = subprocess.Popen([sys.executable, "-c", WRITER, channel, *size])
@@ -132,6 +131,7 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         writer.kill()
         writer.wait()
+        sweep("bench-host-")  # also what runs that were killed left
     rows = []
     for name, r in results.items():
         total = r["capture_to_publish_ms"]
