@@ -363,6 +363,7 @@ class Gateway:
         application = web.Application(middlewares=[self._guard], client_max_size=MAX_MESSAGE_BYTES)
         for path in self._files:
             application.router.add_get(path, self._file)
+        application.router.add_get("/favicon.ico", self._no_icon)
         application.router.add_get("/api/channels", self._api_channels)
         application.router.add_get("/api/params", self._api_params)
         application.router.add_get("/api/stats", self._api_stats)
@@ -487,6 +488,10 @@ class Gateway:
     async def _file(self, request: web.Request) -> web.StreamResponse:
         path, headers = self._files[request.path]
         return web.FileResponse(path, headers=headers)
+
+    async def _no_icon(self, request: web.Request) -> web.StreamResponse:
+        """Browsers ask by themselves beside what has no icon of its own, a snapshot or a script, and log a failure."""
+        return web.Response(status=204)
 
     def _room_of(self, request: web.Request) -> _Room:
         """The channel that a plain request names."""

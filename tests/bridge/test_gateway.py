@@ -824,3 +824,12 @@ def test_a_header_survives_packing_and_bad_ones_are_refused():
     ):
         with pytest.raises(packet.PacketError):
             unpack(bad)
+
+
+def test_a_browser_that_asks_for_an_icon_is_not_refused(gateway):
+    async def check():
+        async with aiohttp.ClientSession(trust_env=False) as session:
+            async with session.get(f"{gateway.url}favicon.ico") as answer:
+                assert answer.status == 204 and await answer.read() == b""
+
+    run(check())
