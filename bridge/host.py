@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridge import slices
 from bridge.handoff import Closed, Handoff
 from bridge.layout import ColourSpace, Format, Kind, Origin, Policy
 from bridge.live import LiveParams
 from bridge.ring import Frame, PlaneSpec, RingError, RingReader, RingWriter, TruncatedSegment
+from bridge.scheduling import Urgent, short_slices, urgent
 from bridge.spread import Spread
 from bridge.statistics import Statistics
 from core.params import Params
@@ -165,7 +165,7 @@ class Host:
 
     def start(self) -> None:
         """Load the model and run, on background threads. Returns at once; see `ready` and `failure`."""
-        slices.ask()
+        short_slices()
         self._spawn("host", self._run)
 
     def run(self) -> None:
@@ -326,13 +326,13 @@ class Host:
         """The newest frame, encoded; None when there is none to run now."""
         wait_s = FLUSH_S if self._repeats_due() else WAIT_S
         try:
-            with self._reader.latest(timeout_s=wait_s) as frame:
+            with urgent() as hurry, self._reader.latest(timeout_s=wait_s) as frame:
                 if frame is None:
                     # Whoever looks at NAME.out sees that the host is alive and has nothing new.
                     self._writer.beat()
                     return self._repeat()
                 started_ns = time.monotonic_ns()
-                encoded = self._take(frame, started_ns)
+                encoded = self._take(frame, started_ns, hurry)
         except RingError as error:
             self._complain("ring", f"{self.channel}.in: {error}")
             self._stop.wait(WAIT_S)
@@ -349,7 +349,7 @@ class Host:
         self._last, self._repeats = encoded, 0
         return encoded
 
-    def _take(self, frame: Frame, started_ns: int) -> Encoded | None:
+    def _take(self, frame: Frame, started_ns: int, hurry: Urgent) -> Encoded | None:
         from core.pixels import PixelError, as_tensor, to_rgb8
 
         generation, sequence = self._seen
@@ -372,6 +372,7 @@ class Host:
             self._complain("pixels", f"{self.channel}.in: {error}")
             self.statistics.count("dropped")
             return None
+        hurry.end()
         self._follow_source(frame)
         work = self._work
         assert work is not None
@@ -450,7 +451,7 @@ class Host:
         tag: FrameTag = picture.tag
         height, width = pixels.shape[:2]
         try:
-            with self._writer.slot([PlaneSpec(Kind.COLOUR, Format.RGBA8, width, height)]) as slot:
+            with urgent(), self._writer.slot([PlaneSpec(Kind.COLOUR, Format.RGBA8, width, height)]) as slot:
                 slot.planes[Kind.COLOUR][...] = pixels
                 slot.source_frame_id = tag.source_frame_id
                 slot.capture_ns = tag.capture_ns

@@ -50,6 +50,7 @@ from bridge.ring_header import (
     State,
     check_header,
 )
+from bridge.scheduling import is_urgent
 from bridge.slot import (
     COLOUR_SPACES,
     INTRINSICS_AT,
@@ -308,7 +309,8 @@ class RingReader:
     def _sleep(self, timeout_s: float) -> _Attachment | None:
         """Where a newer frame can be read, as soon as there is one; None after `timeout_s` seconds."""
         started = time.monotonic()
-        ready = self._look(min(SHORT_S, timeout_s)) if self._waited_s <= SHORT_S else None
+        looks = self._waited_s <= SHORT_S and not is_urgent()
+        ready = self._look(min(SHORT_S, timeout_s)) if looks else None
         if ready is None:
             ready = self._sleep_until(started + timeout_s)
         self._waited_s = LOOK_S if ready is None else time.monotonic() - started

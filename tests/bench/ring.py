@@ -8,8 +8,11 @@ the same two processes in the same places and timed one by one (`memcpy`, three 
 is left of the ring's round trip is what the ring costs. One-way latency is from a
 stamp before sending to the picture being in an array of the other process. Throughput is without loss; beside it, the
 two copies that each picture needs made flat out by two processes that wait for nobody. All processes, of every
-transport, ask the scheduler for short slices as the host does (bridge/slices.py); the other work that keeps the cores
-busy at the end does not, and runs in sessions of its own. `--quick` measures less.
+transport, ask the scheduler for short slices as the host does (bridge/scheduling.py); the other work that keeps the
+cores busy at the end does not, and runs in sessions of its own. Under that load everything is measured twice, at
+ordinary priority and with both processes of each transport in the real-time class, as the host takes and publishes its
+frames where the user may use that class; the bars hold the second, or the first where it may not. `--quick` measures
+less.
 """
 
 from __future__ import annotations
@@ -30,9 +33,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import zmq
 
-from bridge import slices
 from bridge.leftovers import sweep
 from bridge.ring import Kind, Policy, RingReader, RingWriter
+from bridge.scheduling import short_slices, urgent
 from tests.bench.report import bar, emit, percentile, table
 
 SIZES = {"512x512": (512, 512), "1920x1080": (1080, 1920), "3840x2160": (2160, 3840)}
@@ -355,16 +358,17 @@ BARE, BARE_TWO = "memcpy", "memcpy of two"
 
 def serve(kind: str, setting: Setting, control: Any) -> None:
     """The other process: does what it is told and sleeps on `control` in between, so that nobody spins in idle."""
-    slices.ask()
+    short_slices()
     end = TRANSPORTS[kind](setting, True)
     private = np.ones(setting.shape, np.uint8)
     stamp = private.reshape(-1)[:8].view(np.uint64)
     control.send("ready")
     while True:
         what, count = control.recv()
-        if what == "echo":
-            for _ in range(count):
-                end.echo()
+        if what in ("echo", "urgent echo"):
+            with urgent() if what == "urgent echo" else contextlib.nullcontext():
+                for _ in range(count):
+                    end.echo()
             answer = []
             if isinstance(end, MemcpyEnd):
                 answer, end.took_ns = end.took_ns, []
@@ -411,9 +415,14 @@ class Pair:
         if not np.array_equal(self.picture[seen, :2], self.back[seen, :2]):
             raise RuntimeError(f"{kind} changed the picture")
 
-    def round_trips(self, count: int, period_s: float = 0.0) -> list[float]:
+    def urgent_round_trips(self, count: int, period_s: float = 0.0) -> list[float]:
+        """Like `round_trips`, both processes in the real-time class where they may."""
+        with urgent():
+            return self.round_trips(count, period_s, "urgent echo")
+
+    def round_trips(self, count: int, period_s: float = 0.0, request: str = "echo") -> list[float]:
         """Microseconds each; for bare copies, the time of all three, and in `two_copies` that of the first two."""
-        self._control.send(("echo", count))
+        self._control.send((request, count))
         took = []
         for number in range(count):
             self.picture[0, 0, 0] = number & 0xFF
@@ -464,7 +473,7 @@ class Pair:
 
 
 def burn() -> None:
-    slices.ask(0)
+    short_slices(0)
     # Other work is not part of this program: a session of its own, as another program has.
     os.setsid()
     while True:
@@ -544,26 +553,31 @@ def median(values: Iterable[float]) -> float:
     return percentile(list(values), 50)
 
 
-def measure_loaded(rounds: int, trips: int) -> dict[str, dict[str, float]]:
-    """512 x 512 with every core kept busy by other work: at 60 pictures a second, and back to back."""
+Loaded = dict[str, dict[str, float]]
+
+
+def measure_loaded(rounds: int, trips: int) -> tuple[Loaded, Loaded]:
+    """512 x 512 with every core kept busy by other work, at 60 pictures a second and back to back: at ordinary
+    priority, and in the real-time class."""
     names = [name for name in TRANSPORTS if name != BARE]
-    paced: dict[str, list[float]] = {name: [] for name in names}
-    flat: dict[str, list[float]] = {name: [] for name in names}
+    took: dict[tuple[str, str, str], list[float]] = {}
     order = random.Random(1)
     with pairs(SIZES["512x512"], names) as opened, busy_cores():
         for _ in range(rounds):
             for pair in order.sample(opened, len(opened)):
-                paced[pair.kind] += pair.round_trips(trips, 1 / 60)
-                flat[pair.kind] += pair.round_trips(trips)
-    return {
-        name: {
-            "paced_p50_us": percentile(paced[name], 50),
-            "paced_p99_us": percentile(paced[name], 99),
-            "p50_us": percentile(flat[name], 50),
-            "p99_us": percentile(flat[name], 99),
+                for priority, trip in (("ordinary", pair.round_trips), ("urgent", pair.urgent_round_trips)):
+                    for pace, period_s in (("paced_", 1 / 60), ("", 0.0)):
+                        took.setdefault((priority, pair.kind, pace), []).extend(trip(trips, period_s))
+
+    def of(priority: str) -> Loaded:
+        return {
+            name: {
+                f"{pace}p{q}_us": percentile(took[priority, name, pace], q) for pace in ("paced_", "") for q in (50, 99)
+            }
+            for name in names
         }
-        for name in names
-    }
+
+    return of("ordinary"), of("urgent")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -571,10 +585,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of the measurements")
     quick = parser.parse_args(arguments).quick
     sweep("bench-ring-")
-    short_slices = slices.ask()
     rounds = 2 if quick else 7
     plan = {"512x512": (60, 100), "1920x1080": (15, 20), "3840x2160": (5, 8)}
-    results: dict[str, Any] = {"short_slices": short_slices}
+    results: dict[str, Any] = {"short_slices": short_slices()}
     by_round: dict[str, list[dict[str, Round]]] = {}
     for size, shape in SIZES.items():
         print(f"\n{size} RGBA, {shape[0] * shape[1] * 4 / 1e6:.1f} MB a picture", flush=True)
@@ -593,12 +606,17 @@ def main(arguments: list[str] | None = None) -> None:
                 for name, row in results[size].items()
             ],
         )
-    print("\n512x512 RGBA with every core kept busy by other work", flush=True)
-    loaded = results["loaded"] = measure_loaded(rounds, 20 if quick else 60)
-    table(
-        ("transport", "60 Hz p50 ms", "p99 ms", "back to back p50 ms", "p99 ms"),
-        [(name, *(value / 1e3 for value in row.values())) for name, row in loaded.items()],
-    )
+    with urgent() as hurry:
+        results["urgent"] = hurry.granted
+    results["loaded"], results["loaded_urgent"] = measure_loaded(rounds, 20 if quick else 60)
+    for key, priority in (("loaded", "ordinary priority"), ("loaded_urgent", "real-time class")):
+        if key == "loaded" or results["urgent"]:
+            print(f"\n512x512 RGBA with every core kept busy by other work, {priority}", flush=True)
+            table(
+                ("transport", "60 Hz p50 ms", "p99 ms", "back to back p50 ms", "p99 ms"),
+                [(name, *(value / 1e3 for value in row.values())) for name, row in results[key].items()],
+            )
+    loaded = results["loaded_urgent" if results["urgent"] else "loaded"]
     others = [name for name in TRANSPORTS if name not in (*OURS, BARE, *SPINNING)]
     small, large = by_round["512x512"], by_round["3840x2160"]
     ahead = {

@@ -1,0 +1,85 @@
+"""What a frame handler asks of the scheduler, so that it runs at once on a machine that is busy.
+
+Two requests, both for Linux; Windows and macOS favour a thread that was woken by themselves. `short_slices` needs no
+privilege: Linux 6.12 and newer let a task of ordinary priority ask for slices shorter than the default, and on waking
+it then runs before tasks with longer ones, unless their slice ends sooner. It waits for up to a tick of the clock then.
+`urgent` closes that gap where the system allows it: the few hundred microseconds in which a frame is taken or published
+run in the real-time class, before all ordinary work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import struct
+import sys
+from collections.abc import Iterator
+
+SLICE_NS = 500_000
+"""About the processor time that one 512 x 512 frame needs at a time; longer work is merely shared fairly."""
+
+_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "riscv64": 274, "loongarch64": 274}
+
+# struct sched_attr, version 0: size, policy, flags, nice, priority, runtime, deadline, period.
+_ATTRIBUTES = struct.Struct("<IIQiIQQQ")
+
+
+def short_slices(slice_ns: int = SLICE_NS) -> bool:
+    """Ask for slices of `slice_ns` (100 000 to 100 000 000; 0 for the default) for the calling thread and those that it
+    starts later. False where the system has no such request or refuses it; nothing depends on it being granted."""
+    number = _SCHED_SETATTR.get(platform.machine())
+    if sys.platform != "linux" or number is None:
+        return False
+    niceness = os.getpriority(os.PRIO_PROCESS, 0)
+    attributes = _ATTRIBUTES.pack(_ATTRIBUTES.size, os.SCHED_OTHER, 0, niceness, 0, slice_ns, 0, 0)
+    if not _ordinary():
+        return False
+    return ctypes.CDLL(None).syscall(number, 0, ctypes.c_char_p(attributes), 0) == 0
+
+
+def _ordinary() -> bool:
+    return sys.platform == "linux" and os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK == os.SCHED_OTHER
+
+
+def is_urgent() -> bool:
+    """Whether the calling thread runs before all ordinary work. It must not wait by looking then: what it waits for may
+    need the very core that it keeps."""
+    return sys.platform == "linux" and os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK in (
+        os.SCHED_RR,
+        os.SCHED_FIFO,
+    )
+
+
+class Urgent:
+    """Says whether the request was `granted`; `end` takes it back before the block ends."""
+
+    def __init__(self, granted: bool) -> None:
+        self.granted = granted
+
+    def end(self) -> None:
+        """From here on the thread is an ordinary one again. May be called any number of times."""
+        if self.granted and sys.platform == "linux":
+            self.granted = False
+            # Only the privileged may clear the flag; on an ordinary thread it changes nothing.
+            os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
+
+
+@contextlib.contextmanager
+def urgent() -> Iterator[Urgent]:
+    """Run the block in the real-time class, at its lowest priority, if the user may (root, or a real-time limit as
+    audio programs have it: `ulimit -r` of 1 or more). Threads that the block starts are ordinary ones.
+
+    For waiting and copying only: whoever computes in it keeps everybody else from that core. Where it is not granted,
+    or the thread already belongs to another class than the ordinary one, the block runs as it is.
+    """
+    request = Urgent(False)
+    if sys.platform == "linux" and _ordinary():
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+            request.granted = True
+    try:
+        yield request
+    finally:
+        request.end()
