@@ -8,7 +8,7 @@ render every scene in every style, each judge is first tried on the truth, and i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -162,12 +162,9 @@ class ColourJudge:
         self._masks = held_out.object_masks()
         self._reference: dict[tuple[int, int], Tensor] = {}
         self._held_out = held_out
-        scenes = held_out.scenes
+        colour = held_out.scenes.colour
         self._renders: dict[int, list[Tensor]] = {}
-        self._recoloured = [
-            View(replace(scenes, colour=torch.full_like(scenes.colour, c)), held_out.time_s, PICTURE_PX, PICTURE_PX)
-            for c in range(len(COLOUR_NAMES))
-        ]
+        self._recoloured = [held_out.view.in_colours(torch.full_like(colour, c)) for c in range(len(COLOUR_NAMES))]
 
     def _in_all_colours(self, style: int) -> list[Tensor]:
         if style not in self._renders:

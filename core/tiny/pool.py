@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor
 
 from core.tiny.parts import PICTURE_PX
 from core.world import COLOUR_NAMES, SHAPES, STYLES, Scenes, scenes_from_seeds
 from core.world.scene import SLOT_SHAPES
+from core.world.trace import FIRST_OBJECT
 from core.world.world import View
 
 GREY = STYLES.index("grey")
@@ -42,11 +44,18 @@ def crops(seed: int, step: int, scenes: int, looks: int, side_px: int) -> Tensor
 
 @dataclass(frozen=True)
 class Pool:
-    """S scenes in L looks each. latent: (S, L, c, h, w), float16. look: (S, L) into STYLES, look 0 is always grey."""
+    """S scenes in L looks each. latent: (S, L, c, h, w), float16. look: (S, L) into STYLES, look 0 is always grey.
+
+    colour: (S, L, slots), as `Scenes.colour`: every look has its objects in other colours, or the model could learn
+    the colours of each scene by heart instead of reading them in the prompt. objects: (S, h, w), float16, the share of
+    each latent cell that objects cover.
+    """
 
     scenes: Scenes
     latent: Tensor
     look: Tensor
+    colour: Tensor
+    objects: Tensor
 
 
 def build_pool(
@@ -58,16 +67,25 @@ def build_pool(
     time_s = torch.tensor([rng.random() * LATEST_S for _ in range(count)])
     others = [i for i in range(len(STYLES)) if i != GREY]
     scenes = scenes_from_seeds(seeds)
-    latent, look = [], []
+    latent, look, colour, objects = [], [], [], []
+    slots = torch.tensor(SLOT_SHAPES)
     for start in range(0, count, batch):
         rows = slice(start, min(start + batch, count))
         view = View(scenes[rows], time_s[rows], PICTURE_PX, PICTURE_PX)
         picked = [GREY, *rng.sample(others, looks - 1)]
-        latent.append(torch.stack([encode(view.shade(STYLES[i])).half() for i in picked], dim=1))
+        dyes = [
+            torch.tensor([rng.sample(range(len(COLOUR_NAMES)), len(SHAPES)) for _ in range(len(view.scenes))])[:, slots]
+            for _ in picked
+        ]
+        looks_of = [encode(view.in_colours(dye).shade(STYLES[i])).half() for i, dye in zip(picked, dyes, strict=True)]
+        latent.append(torch.stack(looks_of, dim=1))
         look.append(torch.tensor(picked).expand(rows.stop - rows.start, -1))
+        colour.append(torch.stack(dyes, dim=1))
+        body = (view.instance() >= FIRST_OBJECT).float()
+        objects.append(nnf.adaptive_avg_pool2d(body, (latent[-1].shape[-2], latent[-1].shape[-1])).half())
         if start // batch % 25 == 0:
             log(f"pool: {rows.stop} of {count} scenes")
-    return Pool(scenes, torch.cat(latent), torch.cat(look))
+    return Pool(scenes, torch.cat(latent), torch.cat(look), torch.cat(colour), torch.cat(objects))
 
 
 TEMPLATES: Sequence[Callable[[str, str], str]] = (
@@ -80,9 +98,10 @@ TEMPLATES: Sequence[Callable[[str, str], str]] = (
 )
 
 
-def describe(scenes: Scenes, row: int, style: str, rng: random.Random) -> str:
-    """A prompt for one scene: objects in any order, now and then one left out, now and then an unknown word."""
-    kinds = {SLOT_SHAPES[k]: int(scenes.colour[row, k]) for k in range(len(SLOT_SHAPES)) if scenes.present[row, k]}
+def describe(present: Tensor, colour: Tensor, style: str, rng: random.Random) -> str:
+    """A prompt for a scene, of which `present` and `colour` (slots,) are given: objects in any order, now and then one
+    left out, now and then an unknown word."""
+    kinds = {SLOT_SHAPES[k]: int(colour[k]) for k in range(len(SLOT_SHAPES)) if present[k]}
     things = [f"{COLOUR_NAMES[c]} {SHAPES[kind]}" for kind, c in kinds.items() if rng.random() > 0.05]
     rng.shuffle(things)
     if rng.random() < 0.1:
@@ -95,10 +114,11 @@ def describe(scenes: Scenes, row: int, style: str, rng: random.Random) -> str:
 @dataclass(frozen=True)
 class Batch:
     """Rows for one training step. source is what gets noised, target what has to come out of it; equal where `pair`
-    is False. prompts has "" where the prompt was dropped."""
+    is False. objects: (B, 1, h, w), as in `Pool`. prompts has "" where the prompt was dropped."""
 
     source: Tensor
     target: Tensor
+    objects: Tensor
     pair: Tensor
     t: Tensor
     prompts: list[str]
@@ -122,7 +142,7 @@ def batch_at(
     generator = torch.Generator().manual_seed((seed << 24) + step)
     count, looks = pool.look.shape
     side = pool.latent.shape[-1]
-    source, target, pair, t, prompts = [], [], [], [], []
+    source, target, objects, pair, t, prompts = [], [], [], [], [], []
     allowed = [v for v in timesteps if pair_t[0] <= v < pair_t[1]]
     for _ in range(size):
         row, to = rng.randrange(count), rng.randrange(looks)
@@ -134,13 +154,16 @@ def batch_at(
         piece = pool.latent[row, :, :, y : y + cells, x : x + cells]
         source.append(piece[away])
         target.append(piece[to])
+        objects.append(pool.objects[row, None, y : y + cells, x : x + cells])
         pair.append(is_pair)
         t.append(rng.choice(allowed if is_pair else timesteps))
         dropped = not is_pair and rng.random() < drop_share
-        prompts.append("" if dropped else describe(pool.scenes, row, STYLES[int(pool.look[row, to])], rng))
+        style = STYLES[int(pool.look[row, to])]
+        prompts.append("" if dropped else describe(pool.scenes.present[row], pool.colour[row, to], style, rng))
     return Batch(
         torch.stack(source).float(),
         torch.stack(target).float(),
+        torch.stack(objects).float(),
         torch.tensor(pair),
         torch.tensor(t),
         prompts,
@@ -150,9 +173,9 @@ def batch_at(
 
 def save_pool(pool: Pool) -> dict[str, Any]:
     """A plain dict for torch.save."""
-    return {"scenes": vars(pool.scenes), "latent": pool.latent, "look": pool.look}
+    return {**vars(pool), "scenes": vars(pool.scenes)}
 
 
 def load_pool(saved: dict[str, Any]) -> Pool:
     """The inverse of `save_pool`."""
-    return Pool(Scenes(**saved["scenes"]), saved["latent"], saved["look"])
+    return Pool(**{**saved, "scenes": Scenes(**saved["scenes"])})

@@ -21,7 +21,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +47,18 @@ class Settings:
     """All that the result depends on. Steps are optimizer steps; sides in pixels or latent cells."""
 
     seed: int = 0
-    autoencoder_steps: int = 3200
+    autoencoder_steps: int = 8400
     autoencoder_scenes: int = 8
     autoencoder_looks: int = 4
     autoencoder_side_px: int = 64
     autoencoder_lr: float = 1.5e-3
     latent_noise: float = 0.07
-    pool_scenes: int = 1536
-    pool_looks: int = 6
+    pool_scenes: int = 5000
+    pool_looks: int = 5
     small_steps: int = 2150
     small_batch: int = 64
     small_cells: int = 8
-    full_steps: int = 2650
+    full_steps: int = 12850
     full_batch: int = 16
     tune_steps: int = 0
     tune_batch: int = 16
@@ -67,6 +67,9 @@ class Settings:
     pair_share: float = 0.7
     pair_t_low: int = 60
     pair_t_high: int = 420
+    own_share: float = 0.25
+    own_t_low: int = 40
+    object_weight: float = 2.0
     drop_share: float = 0.1
     guidance: float = 1.0
     average: float = 0.999
@@ -276,6 +279,29 @@ def _noised(batch: Batch, levels: _Levels, device: torch.device) -> tuple[Tensor
     return x, v, t_B, noise
 
 
+@torch.no_grad()
+def _on_own_estimates(
+    painter: Painter, batch: Batch, levels: _Levels, settings: Settings, device: torch.device
+) -> Batch:
+    """The batch with the source of its first rows replaced by what the model makes of them, to be noised less.
+
+    It is what the second and later steps of a run meet. Trained on true pictures alone they would keep whatever the
+    first step got wrong."""
+    count = round(settings.own_share * len(batch.prompts))
+    rows = torch.nonzero(batch.pair)[:count, 0]
+    if len(rows) == 0:
+        return batch
+    source, t = batch.source.clone(), batch.t.clone()
+    noise = torch.randn(source[rows].shape, generator=batch.generator)
+    t_B = t[rows].to(device)
+    a, b = levels(t_B)
+    x = a * source[rows].to(device) + b * noise.to(device)
+    source[rows] = (a * x - b * painter(x, t_B, [batch.prompts[int(i)] for i in rows])).cpu()
+    share = torch.rand(len(rows), generator=batch.generator)
+    t[rows] = (settings.own_t_low + share * (t[rows] - settings.own_t_low).clamp(min=1)).long()
+    return replace(batch, source=source, t=t)
+
+
 def train_painter(settings: Settings, work: Path, pool: Pool, device: torch.device, log: Log) -> Painter:
     """Stages 2 (small pieces, then whole pictures) and 3 (tuning for one forward per step)."""
     torch.manual_seed(settings.seed + 1)
@@ -299,10 +325,11 @@ def train_painter(settings: Settings, work: Path, pool: Pool, device: torch.devi
             drop_share=settings.drop_share,
             timesteps=every_t,
         )
+        batch = _on_own_estimates(painter, batch, levels, settings, device)
         x, v, t_B, _ = _noised(batch, levels, device)
         _, b = levels(t_B)
         # An error of v is an error of the picture times 1 / b: not allowed to outweigh all else where b is small.
-        weight = (b / 0.5).clamp(max=1.0).pow(2)
+        weight = (b / 0.5).clamp(max=1.0).pow(2) * (1.0 + settings.object_weight * batch.objects.to(device))
         error = ((painter(x, t_B, batch.prompts) - v).pow(2) * weight).mean((1, 2, 3))
         pair = batch.pair.to(device)
         with torch.no_grad():

@@ -8,8 +8,10 @@ uint8 (H,W), 0 sky, 1 ground, 2 and up objects; "class" uint8 (H,W) into `CLASSE
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -56,6 +58,13 @@ class View:
         reach = camera_reach(scenes, self.poses, width, height) if alone else None
         self.hits: Hits = trace(scenes, self.poses, self.rays, reach)
         self._surface = Surface(scenes, self.poses, self.rays, self.hits, self.height, self.width)
+
+    def in_colours(self, colour_BK: Tensor) -> View:
+        """The same view with other object colours (as `Scenes.colour`); nothing is traced again."""
+        other = copy.copy(self)
+        other.scenes = replace(self.scenes, colour=colour_BK)
+        other._surface = Surface(other.scenes, self.poses, self.rays, self.hits, self.height, self.width)
+        return other
 
     def shade(self, style: str) -> Tensor:
         """Colour (B,3,H,W), float32 0..1."""

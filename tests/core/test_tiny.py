@@ -112,7 +112,7 @@ def test_batches_depend_on_the_step_alone_and_their_prompts_fit():
     assert torch.equal(first.source[~first.pair], first.target[~first.pair])
     assert all(200 <= int(t) < 820 for t in first.t[first.pair])
     assert all(p for p, pair in zip(first.prompts, first.pair, strict=True) if pair)
-    text = describe(pool.scenes, 0, "neon", stream_of(1))
+    text = describe(pool.scenes.present[0], pool.colour[0, 1], "neon", stream_of(1))
     assert "neon" in text
 
 
