@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,9 +16,11 @@ from core.tiny import WEIGHTS
 from core.tiny.evaluate import HeldOut, edge_f1
 from core.tiny.parts import SCHEDULER
 from core.tiny.pool import FIRST_TRAINING_SEED, batch_at, build_pool, describe, stream_of
-from core.tiny.train import Settings, _Levels, _noised, train
+from core.tiny.train import Settings, _Levels, _noised, _on_own_estimates, train
 from core.tiny.vocabulary import TOKENS, WORDS, build_tokenizer, merges
-from core.world import STYLES, World
+from core.world import COLOUR_NAMES, SHAPES, STYLES, World, scenes_from_seeds
+from core.world.scene import SLOT_SHAPES
+from core.world.world import View
 
 CPU = torch.device("cpu")
 TOY = Settings(
@@ -125,6 +128,45 @@ def test_the_paired_target_leads_to_the_other_look():
     x, v, t_B, _ = _noised(batch, levels, CPU)
     a, b = levels(t_B)
     torch.testing.assert_close(a * x - b * v, batch.target, atol=1e-4, rtol=1e-4)
+
+
+def test_a_view_in_other_colours_is_that_of_the_recoloured_scenes():
+    scenes, time_s = scenes_from_seeds([3, 4]), torch.tensor([0.5, 2.0])
+    colour = (scenes.colour + 3) % len(COLOUR_NAMES)
+    other = View(scenes, time_s, 32, 32).in_colours(colour)
+    assert torch.equal(other.shade("toy"), View(replace(scenes, colour=colour), time_s, 32, 32).shade("toy"))
+    assert not torch.equal(other.shade("toy"), View(scenes, time_s, 32, 32).shade("toy"))
+
+
+def test_every_look_of_a_scene_has_its_own_colours_and_names_them():
+    pool = small_pool()
+    assert pool.objects.shape == (4, 16, 16) and 0 < float(pool.objects.mean()) < 1
+    for row in range(4):
+        assert len({tuple(c.tolist()) for c in pool.colour[row]}) == 3
+        for look in range(3):
+            words = describe(pool.scenes.present[row], pool.colour[row, look], "toy", stream_of(row, look))
+            named = {COLOUR_NAMES.index(w) for w in words.replace(",", "").split() if w in COLOUR_NAMES}
+            assert named and named <= set(pool.colour[row, look][pool.scenes.present[row]].tolist())
+    by_shape = {(shape, int(c)) for shape, c in zip(SLOT_SHAPES, pool.colour[0, 1], strict=True)}
+    assert len(by_shape) == len(SHAPES)
+
+
+def test_the_models_own_estimates_replace_sources_and_are_noised_less():
+    class Echo:
+        def __call__(self, x, t_B, prompts):
+            assert len(x) == len(t_B) == len(prompts)
+            return torch.zeros_like(x)  # then x0 = a x
+
+    options = {"cells": 16, "pair_share": 0.5, "pair_t": (200, 420), "drop_share": 0.0, "timesteps": range(1000)}
+    batch = batch_at(small_pool(), 0, 0, 16, **options)
+    settings = replace(TOY, own_share=0.25, own_t_low=40)
+    own = _on_own_estimates(Echo(), batch, _Levels(CPU), settings, CPU)
+    changed = [i for i in range(16) if not torch.equal(own.source[i], batch.source[i])]
+    assert changed == torch.nonzero(batch.pair)[:4, 0].tolist()
+    assert all(40 <= int(own.t[i]) <= int(batch.t[i]) for i in changed)
+    assert torch.equal(own.target, batch.target) and own.prompts == batch.prompts
+    kept = [i for i in range(16) if i not in changed]
+    assert torch.equal(own.t[kept], batch.t[kept])
 
 
 @pytest.mark.parametrize("steps_until", [5, 7])
