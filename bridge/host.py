@@ -20,7 +20,7 @@ from bridge.handoff import Closed, Handoff
 from bridge.layout import ColourSpace, Format, Kind, Origin, Policy
 from bridge.live import LiveParams
 from bridge.ring import Frame, PlaneSpec, RingError, RingReader, RingWriter, TruncatedSegment
-from bridge.scheduling import Urgent, short_slices, urgent
+from bridge.scheduling import short_slices, urgent
 from bridge.spread import Spread
 from bridge.statistics import Statistics
 from core.params import Params
@@ -326,13 +326,13 @@ class Host:
         """The newest frame, encoded; None when there is none to run now."""
         wait_s = FLUSH_S if self._repeats_due() else WAIT_S
         try:
-            with urgent() as hurry, self._reader.latest(timeout_s=wait_s) as frame:
+            with self._reader.latest(timeout_s=wait_s) as frame:
                 if frame is None:
                     # Whoever looks at NAME.out sees that the host is alive and has nothing new.
                     self._writer.beat()
                     return self._repeat()
                 started_ns = time.monotonic_ns()
-                encoded = self._take(frame, started_ns, hurry)
+                encoded = self._take(frame, started_ns)
         except RingError as error:
             self._complain("ring", f"{self.channel}.in: {error}")
             self._stop.wait(WAIT_S)
@@ -349,7 +349,7 @@ class Host:
         self._last, self._repeats = encoded, 0
         return encoded
 
-    def _take(self, frame: Frame, started_ns: int, hurry: Urgent) -> Encoded | None:
+    def _take(self, frame: Frame, started_ns: int) -> Encoded | None:
         from core.pixels import PixelError, as_tensor, to_rgb8
 
         generation, sequence = self._seen
@@ -372,7 +372,6 @@ class Host:
             self._complain("pixels", f"{self.channel}.in: {error}")
             self.statistics.count("dropped")
             return None
-        hurry.end()
         self._follow_source(frame)
         work = self._work
         assert work is not None

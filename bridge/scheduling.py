@@ -3,8 +3,8 @@
 Two requests, both for Linux; Windows and macOS favour a thread that was woken by themselves. `short_slices` needs no
 privilege: Linux 6.12 and newer let a task of ordinary priority ask for slices shorter than the default, and on waking
 it then runs before tasks with longer ones, unless their slice ends sooner. It waits for up to a tick of the clock then.
-`urgent` closes that gap where the system allows it: the few hundred microseconds in which a frame is taken or published
-run in the real-time class, before all ordinary work.
+`urgent` closes that gap where the system allows it: waiting for a frame and copying it run in the real-time class,
+before all ordinary work.
 """
 
 from __future__ import annotations
@@ -52,34 +52,22 @@ def is_urgent() -> bool:
     )
 
 
-class Urgent:
-    """Says whether the request was `granted`; `end` takes it back before the block ends."""
-
-    def __init__(self, granted: bool) -> None:
-        self.granted = granted
-
-    def end(self) -> None:
-        """From here on the thread is an ordinary one again. May be called any number of times."""
-        if self.granted and sys.platform == "linux":
-            self.granted = False
-            # Only the privileged may clear the flag; on an ordinary thread it changes nothing.
-            os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
-
-
 @contextlib.contextmanager
-def urgent() -> Iterator[Urgent]:
+def urgent() -> Iterator[bool]:
     """Run the block in the real-time class, at its lowest priority, if the user may (root, or a real-time limit as
-    audio programs have it: `ulimit -r` of 1 or more). Threads that the block starts are ordinary ones.
+    audio programs have it: `ulimit -r` of 1 or more); gives whether it does. Threads that it starts are ordinary ones.
 
     For waiting and copying only: whoever computes in it keeps everybody else from that core. Where it is not granted,
     or the thread already belongs to another class than the ordinary one, the block runs as it is.
     """
-    request = Urgent(False)
+    granted = False
     if sys.platform == "linux" and _ordinary():
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
-            request.granted = True
+            granted = True
     try:
-        yield request
+        yield granted
     finally:
-        request.end()
+        if granted and sys.platform == "linux":
+            # Only the privileged may clear the flag; on an ordinary thread it changes nothing.
+            os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))

@@ -10,8 +10,8 @@ stamp before sending to the picture being in an array of the other process. Thro
 two copies that each picture needs made flat out by two processes that wait for nobody. All processes, of every
 transport, ask the scheduler for short slices as the host does (bridge/scheduling.py); the other work that keeps the
 cores busy at the end does not, and runs in sessions of its own. Under that load everything is measured twice, at
-ordinary priority and with both processes of each transport in the real-time class, as the host takes and publishes its
-frames where the user may use that class; the bars hold the second, or the first where it may not. `--quick` measures
+ordinary priority and with both processes of each transport in the real-time class (`bridge.scheduling.urgent`), for
+which the user needs the right; the bars judge the second, or the first where that right is missing. `--quick` measures
 less.
 """
 
@@ -606,8 +606,8 @@ def main(arguments: list[str] | None = None) -> None:
                 for name, row in results[size].items()
             ],
         )
-    with urgent() as hurry:
-        results["urgent"] = hurry.granted
+    with urgent() as results["urgent"]:
+        pass
     results["loaded"], results["loaded_urgent"] = measure_loaded(rounds, 20 if quick else 60)
     for key, priority in (("loaded", "ordinary priority"), ("loaded_urgent", "real-time class")):
         if key == "loaded" or results["urgent"]:
