@@ -65,10 +65,11 @@ class Settings:
     lr: float = 1e-3
     tune_lr: float = 3e-4
     pair_share: float = 0.7
-    pair_t_low: int = 60
+    pair_t_low: int = 40
     pair_t_high: int = 420
+    focus_t: int = 160
     own_share: float = 0.25
-    own_t_low: int = 40
+    own_t_low: int = 15
     object_weight: float = 2.0
     drop_share: float = 0.1
     guidance: float = 1.0
@@ -310,7 +311,11 @@ def train_painter(settings: Settings, work: Path, pool: Pool, device: torch.devi
     levels = _Levels(device)
     stage = Stage("painter", work, painter, settings, log)
     # Most of the training where the product works.
-    every_t = (*range(settings.pair_t_high),) * 8 + (*range(settings.pair_t_high, 1000),)
+    every_t = (
+        *(*range(settings.focus_t),) * 8,
+        *(*range(settings.focus_t, settings.pair_t_high),) * 2,
+        *range(settings.pair_t_high, 1000),
+    )
 
     def plain_loss(step: int) -> tuple[Tensor, dict[str, float]]:
         small = step < settings.small_steps
