@@ -266,7 +266,7 @@ READER = Table(
     Field("pin", 4, "u32", "slot index + 1 that the writer must not touch; 0: none"),
     Field("taken", 8, "u64", "lossless: newest sequence that the reader has finished with"),
     Field("progress", 16, "u32", "lossless: changes whenever `taken` does; the writer may sleep on it"),
-    Field("pid", 24, "u64", "process id, for messages only"),
+    Field("pid", 24, "u64", "process id of the newest owner; lossless: 0 as long as no reader ever came"),
 )
 
 SLOT = Table(
@@ -278,7 +278,7 @@ SLOT = Table(
     Field("capture_ns", 24, "u64", "clock time of the capture of the source"),
     Field("publish_ns", 32, "u64", "clock time of publication"),
     Field("param_revision", 40, "u64", "revision of the parameters that made this frame"),
-    Field("flags", 48, "u32", "SlotFlag"),
+    Field("flags", 48, "u32", "bits of SlotFlag; bits 16 to 31 are the application's own, the others 0"),
     Field("origin", 52, "u32", "Origin"),
     Field("colour_space", 56, "u32", "ColourSpace"),
     Field("plane_count", 60, "u32", "1 to 8"),

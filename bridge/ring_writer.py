@@ -229,6 +229,7 @@ class RingWriter:
         except RingError:
             segment.remove_leftovers(self._placement, keep=self.generation)
             raise
+        followed = self._locks_to_follow() if self._lossless and self.generation else []
         self.generation = generation
         self._mapping = mapping
         self._geometry = Geometry(
@@ -266,9 +267,9 @@ class RingWriter:
         self._events.clear()
         self._progress_wake = None
         if self._lossless:
-            # The newest of these tells whether the reader lives, the older ones whether it may still follow.
+            # The newest of these tells whether the reader lives, the older one whether it may still follow.
             lock = self._placement.reader_lock(generation, LOSSLESS_ENTRY, self._reader_32 * 4)
-            self._reader_locks = [*self._reader_locks[-1:], lock]
+            self._reader_locks = [*followed, lock]
 
     def _retire(self, mapping: segment.Mapping, geometry: Geometry, state: SegmentState) -> None:
         """Tell the readers of a segment that nothing more will come in it."""
@@ -335,7 +336,7 @@ class RingWriter:
             raise InvalidFrame("planes: give a dict of numpy arrays by Kind") from None
         if formats:
             key = (key, *formats.items())
-        planned = self._plans.get(key) or self._plan(key, planes, formats)
+        planned = self._plans.get(key) or self._plan(key, planes, formats, timeout_s)
         plan, views = planned
         slot = self._begin(timeout_s)
         targets = views.get(slot)
@@ -363,13 +364,17 @@ class RingWriter:
         )
 
     def _plan(
-        self, key: object, planes: Mapping[Kind, Array], formats: Mapping[Kind, Format] | None
+        self,
+        key: object,
+        planes: Mapping[Kind, Array],
+        formats: Mapping[Kind, Format] | None,
+        timeout_s: float | None,
     ) -> tuple[Plan, dict[int, dict[Kind, Array]]]:
         if len(self._plans) >= 64:
             self._plans.clear()
         plan = lay_out(specs_of(planes, formats))
         # Growth drops every plan with its views, so it must happen before this one is kept.
-        self._make_room(plan.data_size)
+        self._make_room(plan.data_size, timeout_s)
         planned: tuple[Plan, dict[int, dict[Kind, Array]]] = (plan, {})
         self._plans[key] = planned
         return planned
@@ -381,7 +386,7 @@ class RingWriter:
         Raises what `write` raises.
         """
         plan = lay_out(specs)
-        self._make_room(plan.data_size)
+        self._make_room(plan.data_size, timeout_s)
         slot = self._begin(timeout_s)
         memory, start = self._mapping.memory, self._geometry.slot_start(slot)
         hand = SlotInHand({plane.kind: view(memory, start, plane) for plane in plan.planes})
@@ -403,7 +408,7 @@ class RingWriter:
             hand.intrinsics,
         )
 
-    def _make_room(self, data_size: int) -> None:
+    def _make_room(self, data_size: int, timeout_s: float | None) -> None:
         self._check_open()
         if data_size <= self.capacity_bytes:
             return
@@ -412,6 +417,8 @@ class RingWriter:
                 f"a frame of {data_size} bytes is beyond the capacity of {self._max_capacity}; "
                 "write a smaller frame or give the writer a larger max_capacity_bytes"
             )
+        if self._lossless:
+            self._await_registration(self.timeout_s if timeout_s is None else timeout_s)
         self._open_generation(data_size, (self._mapping, self._geometry))
 
     def _check_open(self) -> None:
@@ -549,6 +556,23 @@ class RingWriter:
             return self._u64[self._reader_32 // 2 + TAKEN_64]
         return _EVERYTHING if self._let_go else self._geometry.first_sequence - 1
 
+    def _reader_came(self) -> bool:
+        return self._u64[self._reader_32 // 2 + PID_64] != 0
+
+    def _locks_to_follow(self) -> list[Lock]:
+        """Before a resize: the lock that the lossless reader holds until it has followed; none if none ever came."""
+        if self._u32[self._reader_32 + KIND_32] == ReaderKind.LOSSLESS:
+            self._let_go = False
+        return self._reader_locks[-1:] if self._reader_came() else self._reader_locks[:-1]
+
+    def _await_registration(self, timeout_s: float) -> None:
+        """A reader goes straight to the newest generation, so one with frames must have been entered before the next
+        is made; frames that are untaken in it are taken before the reader goes on."""
+        entry = self._reader_32 + KIND_32
+        first = self._geometry.first_sequence
+        while self._sequence >= first and not self._let_go and self._u32[entry] != ReaderKind.LOSSLESS:
+            self._await_reader(first - 1, timeout_s)
+
     def _await_reader(self, before: int, timeout_s: float) -> None:
         """Sleep until the lossless reader moves on, leaves or dies; ReaderTimeout when it does nothing of that.
 
@@ -567,12 +591,14 @@ class RingWriter:
             if self._taken() != before:
                 break
             # One that is just registering takes its lock before it writes its pid, so the pid is read first.
-            known = len(self._reader_locks) > 1 or self._u64[self._reader_32 // 2 + PID_64] != 0
+            known = len(self._reader_locks) > 1 or self._reader_came()
             # A reader that follows takes its new lock before it gives back the old one, so the old one is asked first.
             alive = any([lock.taken_elsewhere() for lock in self._reader_locks])
-            if known and not alive:
-                # It died or left: let it go and write on; another may register later.
+            if known and not alive and self._reader_locks[-1].acquire():
+                # It died or left: let it go and write on; another may register later. Under its lock, lest that other
+                # one registers just now and is taken for the dead one.
                 u32[self._reader_32 + KIND_32] = ReaderKind.FREE
+                self._reader_locks[-1].release()
                 self._reader_locks = self._reader_locks[-1:]
                 self._let_go = True
                 break

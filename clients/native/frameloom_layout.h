@@ -61,7 +61,7 @@
 #define FRAMELOOM_AT_ENTRY_PIN 4u /* u32: slot index + 1 that the writer must not touch; 0: none */
 #define FRAMELOOM_AT_ENTRY_TAKEN 8u /* u64: lossless: newest sequence that the reader has finished with */
 #define FRAMELOOM_AT_ENTRY_PROGRESS 16u /* u32: lossless: changes whenever `taken` does; the writer may sleep on it */
-#define FRAMELOOM_AT_ENTRY_PID 24u /* u64: process id, for messages only */
+#define FRAMELOOM_AT_ENTRY_PID 24u /* u64: process id of the newest owner; lossless: 0 as long as no reader ever came */
 
 #define FRAMELOOM_BYTES_SLOT 4096u
 #define FRAMELOOM_AT_SLOT_SEQUENCE 0u /* u64: 2 s: frame s is whole; 2 s - 1: frame s is being written; 0: empty */
@@ -70,7 +70,7 @@
 #define FRAMELOOM_AT_SLOT_CAPTURE_NS 24u /* u64: clock time of the capture of the source */
 #define FRAMELOOM_AT_SLOT_PUBLISH_NS 32u /* u64: clock time of publication */
 #define FRAMELOOM_AT_SLOT_PARAM_REVISION 40u /* u64: revision of the parameters that made this frame */
-#define FRAMELOOM_AT_SLOT_FLAGS 48u /* u32: SlotFlag */
+#define FRAMELOOM_AT_SLOT_FLAGS 48u /* u32: bits of SlotFlag; bits 16 to 31 are the application's own, the others 0 */
 #define FRAMELOOM_AT_SLOT_ORIGIN 52u /* u32: Origin */
 #define FRAMELOOM_AT_SLOT_COLOUR_SPACE 56u /* u32: ColourSpace */
 #define FRAMELOOM_AT_SLOT_PLANE_COUNT 60u /* u32: 1 to 8 */

@@ -608,7 +608,7 @@ struct frameloom_writer {
     uint64_t sequence, max_capacity;
     uint32_t policy, timeout_ms, newest_slot;
     frameloom_i_wake wakes[FRAMELOOM_READER_ENTRIES], progress_wake;
-    /* Of the lossless reader's entry in this generation, and in the one before while the reader may still be there. */
+    /* Of the lossless reader's entry in this generation, and in an older one while `follows`: it may still be there. */
     frameloom_i_lock reader_lock, previous_reader_lock;
     int follows, let_go;
     int in_hand; /* a slot is being written: */
@@ -691,15 +691,23 @@ static inline frameloom_status frameloom_i_open_generation(frameloom_writer *w, 
     }
     for (uint32_t i = 0; i < FRAMELOOM_READER_ENTRIES; i++) frameloom_i_wake_close(&w->wakes[i]);
     frameloom_i_wake_close(&w->progress_wake);
-    w->follows = w->mapping.memory != NULL;
+    if (w->mapping.memory && w->policy == FRAMELOOM_POLICY_LOSSLESS) {
+        const uint8_t *entry = w->mapping.memory + w->g.reader_table_offset;
+        if (frameloom_i_get32(entry + FRAMELOOM_AT_ENTRY_KIND) == FRAMELOOM_READER_LOSSLESS) w->let_go = 0;
+        if (frameloom_i_get64(entry + FRAMELOOM_AT_ENTRY_PID)) {
+            w->follows = 1;
+            frameloom_i_lock_drop(&w->previous_reader_lock);
+            w->previous_reader_lock = w->reader_lock;
+        } else {
+            frameloom_i_lock_drop(&w->reader_lock);
+        }
+    }
     if (old->memory) frameloom_i_retire(w, old, old_g, FRAMELOOM_STATE_SUPERSEDED);
     w->mapping = m;
     w->g = g;
     w->newest_slot = slots - 1;
     frameloom_i_remove_leftovers(&w->place, g.generation);
     if (w->policy == FRAMELOOM_POLICY_LOSSLESS) {
-        frameloom_i_lock_drop(&w->previous_reader_lock);
-        w->previous_reader_lock = w->reader_lock;
         frameloom_i_lock_entry(&w->reader_lock, &w->place, g.generation, FRAMELOOM_LOSSLESS_ENTRY, g.reader_table_offset);
         /* Opened now: the file is deleted with its generation, and its lock must be seen for longer. */
         if (!w->place.named) w->reader_lock.file = frameloom_i_open(w->reader_lock.path, FRAMELOOM_I_ANY);
@@ -814,9 +822,11 @@ static inline frameloom_status frameloom_i_await_reader(frameloom_writer *w, uin
         /* Whether one came is read before its lock is tested: it takes the lock first. */
         int came = w->follows || frameloom_i_get64(entry + FRAMELOOM_AT_ENTRY_PID) != 0;
         alive = frameloom_i_lock_elsewhere(&w->reader_lock) != 0 || alive;
-        if (came && !alive) {
-            /* It died or left: let it go and write on; another may register later. */
+        if (came && !alive && frameloom_i_lock_take(&w->reader_lock) == 1) {
+            /* It died or left: let it go and write on; another may register later. Under its lock, lest that other one
+             * registers just now and is taken for the dead one. */
             frameloom_i_put32(entry + FRAMELOOM_AT_ENTRY_KIND, FRAMELOOM_READER_FREE);
+            frameloom_i_lock_release(&w->reader_lock);
             w->follows = 0;
             w->let_go = 1;
             break;
@@ -833,6 +843,17 @@ static inline frameloom_status frameloom_i_await_reader(frameloom_writer *w, uin
         frameloom_i_wake_wait(&w->progress_wake, progress, seen, left_ms < 50 ? (uint32_t)left_ms : 50, 0);
     }
     frameloom_i_put32(waiting, 0);
+    return status;
+}
+
+/* Section 9: a reader goes straight to the newest generation, so one with frames must have been entered before the next is
+ * made. */
+static inline frameloom_status frameloom_i_await_registration(frameloom_writer *w, frameloom_error *error) {
+    const uint8_t *kind = w->mapping.memory + w->g.reader_table_offset + FRAMELOOM_AT_ENTRY_KIND;
+    frameloom_status status = FRAMELOOM_OK;
+    while (status == FRAMELOOM_OK && w->sequence >= w->g.first_sequence && !w->let_go &&
+           frameloom_i_get32(kind) != FRAMELOOM_READER_LOSSLESS)
+        status = frameloom_i_await_reader(w, w->g.first_sequence - 1, error);
     return status;
 }
 
@@ -927,6 +948,10 @@ FRAMELOOM_API frameloom_status frameloom_begin(frameloom_writer *writer, const f
     if (data_size > w->g.slot_stride - w->g.slot_header_size) {
         frameloom_i_mapping old = w->mapping;
         frameloom_i_geometry old_g = w->g;
+        if (w->policy == FRAMELOOM_POLICY_LOSSLESS) {
+            status = frameloom_i_await_registration(w, error);
+            if (status != FRAMELOOM_OK) return status;
+        }
         status = frameloom_i_open_generation(w, data_size, w->g.slot_count, &old, &old_g, error);
         if (status != FRAMELOOM_OK) return status;
     }

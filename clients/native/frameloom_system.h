@@ -468,6 +468,16 @@ static inline void frameloom_i_lock_undo(frameloom_i_lock *lock) {
 #endif
 }
 
+/* Give it back and keep its file open: the name may be gone before the file is of no more use. */
+static inline void frameloom_i_lock_release(frameloom_i_lock *lock) {
+    if (lock->named) {
+        frameloom_i_lock_drop(lock);
+        return;
+    }
+    frameloom_i_lock_undo(lock);
+    lock->held = 0;
+}
+
 /* Whether the name still leads to the file that is open: its owner may delete it in leaving. */
 static inline int frameloom_i_lock_current(const frameloom_i_lock *lock) {
 #ifdef _WIN32

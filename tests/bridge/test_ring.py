@@ -409,6 +409,56 @@ def test_lossless_refuses_a_second_reader_and_times_out_by_name(tmp_path: pathli
             assert frame is not None and frame.source_frame_id == 29
 
 
+def test_a_lossless_reader_gets_every_frame_when_every_frame_outgrows_the_one_before(tmp_path: pathlib.Path) -> None:
+    count = 12
+    with RingWriter("a", 4096, policy=Policy.LOSSLESS, directory=tmp_path, timeout_s=30) as writer:
+        got: list[int] = []
+
+        def listen() -> None:
+            with RingReader("a", lossless=True, directory=tmp_path) as reader:
+                while len(got) < count and (frame := reader.read(20.0)) is not None:
+                    got.append(frame.source_frame_id)
+
+        listener = threading.Thread(target=listen)
+        listener.start()
+        for number in range(1, count + 1):
+            writer.write({Kind.COLOUR: picture(number, 32 * number)}, source_frame_id=number)
+        listener.join(60)
+        assert got == list(range(1, count + 1))
+
+
+def test_a_lossless_writer_that_grows_still_waits_for_its_first_reader(tmp_path: pathlib.Path) -> None:
+    with RingWriter("a", 4096, policy=Policy.LOSSLESS, directory=tmp_path, timeout_s=0.05) as writer:
+        for number in range(1, 5):
+            writer.write({Kind.COLOUR: picture(number, 64)}, source_frame_id=number)
+        with pytest.raises(ReaderTimeout):
+            writer.write({Kind.COLOUR: picture(5, 64)}, source_frame_id=5)
+        with pytest.raises(ReaderTimeout):
+            writer.write({Kind.COLOUR: picture(5, 128)}, source_frame_id=5)
+        with RingReader("a", lossless=True, directory=tmp_path) as reader:
+            for number in range(1, 5):
+                frame = reader.read()
+                assert frame is not None and frame.source_frame_id == number
+
+
+def test_a_lossless_reader_that_replaced_a_dead_one_is_waited_for_over_a_resize(tmp_path: pathlib.Path) -> None:
+    with RingWriter("a", 1 << 14, policy=Policy.LOSSLESS, directory=tmp_path, timeout_s=0.05) as writer:
+        with RingReader("a", lossless=True, directory=tmp_path) as reader:
+            assert reader.read() is None
+        for number in range(1, 7):
+            writer.write({Kind.COLOUR: picture(number)}, source_frame_id=number)
+        with RingReader("a", lossless=True, directory=tmp_path) as reader:
+            while reader.read() is not None:
+                pass
+            for number in range(7, 11):
+                writer.write({Kind.COLOUR: picture(number, 128)}, source_frame_id=number)
+            with pytest.raises(ReaderTimeout):
+                writer.write({Kind.COLOUR: picture(11, 128)}, source_frame_id=11)
+            for number in range(7, 11):
+                frame = reader.read()
+                assert frame is not None and frame.source_frame_id == number
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the default place is a folder of shared memory on Linux only")
 def test_the_default_place_is_private_and_left_clean() -> None:
     channel = f"test-{uuid.uuid4().hex[:12]}"

@@ -63,7 +63,7 @@ def lossless(writer: Peer, reader: Peer, directory: Path | None, frames: int) ->
     with stage(directory) as at:
         taking = at.start(reader, "read", until=frames, how="lossless")
         taking.await_line("READY")
-        words = {"policy": "lossless", "grow": max(1, frames // 3), "capacity": 64 * 48 * 4, "timeout_ms": 60000}
+        words = {"policy": "lossless", "grow": max(1, frames // 20), "capacity": 64 * 48 * 4, "timeout_ms": 60000}
         writing = at.start(writer, "write", frames=frames, **words)
         result = taking.result()
         wrote = writing.leave()

@@ -143,7 +143,7 @@ namespace Frameloom
             public const int Pin = 4; // u32: slot index + 1 that the writer must not touch; 0: none
             public const int Taken = 8; // u64: lossless: newest sequence that the reader has finished with
             public const int Progress = 16; // u32: lossless: changes whenever `taken` does; the writer may sleep on it
-            public const int Pid = 24; // u64: process id, for messages only
+            public const int Pid = 24; // u64: process id of the newest owner; lossless: 0 as long as no reader ever came
         }
 
         public static class Slot
@@ -155,7 +155,7 @@ namespace Frameloom
             public const int CaptureNs = 24; // u64: clock time of the capture of the source
             public const int PublishNs = 32; // u64: clock time of publication
             public const int ParamRevision = 40; // u64: revision of the parameters that made this frame
-            public const int Flags = 48; // u32: SlotFlag
+            public const int Flags = 48; // u32: bits of SlotFlag; bits 16 to 31 are the application's own, the others 0
             public const int Origin = 52; // u32: Origin
             public const int ColourSpace = 56; // u32: ColourSpace
             public const int PlaneCount = 60; // u32: 1 to 8

@@ -213,6 +213,8 @@ namespace Frameloom
                 place.RemoveLeftovers(geometry.Generation);
                 throw;
             }
+            if (policy == Policy.Lossless && mapping != null)
+                FollowReader();
             mapping = made;
             geometry = next;
             newestSlot = (uint)slots - 1;
@@ -224,15 +226,10 @@ namespace Frameloom
                 Retire(previous, previousGeometry, SegmentState.Superseded);
             place.RemoveLeftovers(next.Generation);
             CloseEvents();
+            // The newer lock tells whether the reader lives, the older whether it may still follow.
             if (policy == Policy.Lossless)
-            {
-                // The newer of these tells whether the reader lives, the older whether it may still follow.
-                if (olderReaderLock != null)
-                    olderReaderLock.Dispose();
-                olderReaderLock = readerLock;
                 readerLock = place.ReaderLock(
                     next.Generation, RingLayout.LosslessEntry, next.EntryAt(RingLayout.LosslessEntry));
-            }
         }
 
         private static ulong NewGeneration()
@@ -329,6 +326,8 @@ namespace Frameloom
                     throw new FrameTooLargeException(
                         $"a frame of {size} bytes is beyond the capacity of {maxCapacity}; write a smaller frame or give the writer a " +
                         "larger maxCapacityBytes");
+                if (policy == Policy.Lossless)
+                    AwaitRegistration();
                 OpenGeneration(size, mapping, geometry);
             }
             if (!TakeSlot(out uint slot))
@@ -472,10 +471,39 @@ namespace Frameloom
 
         private byte* LosslessEntry => mapping.Base + geometry.EntryAt(RingLayout.LosslessEntry);
 
+        private bool ReaderRegistered =>
+            Volatile.Read(ref *(uint*)(LosslessEntry + RingLayout.Entry.Kind)) == (uint)ReaderKind.Lossless;
+
+        private bool ReaderCame => Volatile.Read(ref *(ulong*)(LosslessEntry + RingLayout.Entry.Pid)) != 0;
+
+        /// <summary>Before a resize: keep the lock that the lossless reader holds until it has followed, if one ever came.</summary>
+        private void FollowReader()
+        {
+            if (ReaderRegistered)
+                letGo = false;
+            if (!ReaderCame)
+            {
+                readerLock.Dispose();
+                return;
+            }
+            if (olderReaderLock != null)
+                olderReaderLock.Dispose();
+            olderReaderLock = readerLock;
+        }
+
+        /// <summary>
+        /// A reader goes straight to the newest generation, so one with frames must have been entered before the next is made.
+        /// </summary>
+        private void AwaitRegistration()
+        {
+            while (Sequence >= geometry.FirstSequence && !letGo && !ReaderRegistered)
+                AwaitReader(geometry.FirstSequence - 1);
+        }
+
         /// <summary>Newest sequence that may be overwritten under the lossless policy.</summary>
         private ulong Taken()
         {
-            if (Volatile.Read(ref *(uint*)(LosslessEntry + RingLayout.Entry.Kind)) == (uint)ReaderKind.Lossless)
+            if (ReaderRegistered)
                 return Volatile.Read(ref *(ulong*)(LosslessEntry + RingLayout.Entry.Taken));
             return letGo ? ulong.MaxValue : geometry.FirstSequence - 1;
         }
@@ -500,13 +528,15 @@ namespace Frameloom
                     break;
                 // A reader that follows takes its new lock before it gives back the old one, so the old one is asked first.
                 // Whether one came is read before its lock is tested: it takes the lock first.
-                bool known = olderReaderLock != null || Volatile.Read(ref *(ulong*)(LosslessEntry + RingLayout.Entry.Pid)) != 0;
+                bool known = olderReaderLock != null || ReaderCame;
                 bool alive = olderReaderLock != null && olderReaderLock.TakenElsewhere();
                 alive |= readerLock.TakenElsewhere();
-                if (known && !alive)
+                if (known && !alive && readerLock.Acquire())
                 {
-                    // It died or left: let it go and write on; another may register later.
+                    // It died or left: let it go and write on; another may register later. Under its lock, lest that other one
+                    // registers just now and is taken for the dead one.
                     Volatile.Write(ref *(uint*)(LosslessEntry + RingLayout.Entry.Kind), (uint)ReaderKind.Free);
+                    readerLock.Release();
                     if (olderReaderLock != null)
                         olderReaderLock.Dispose();
                     olderReaderLock = null;
