@@ -9,6 +9,7 @@ Shapes: R rows, c h w latent, N text tokens, C embedding width, P prompts, H hea
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -111,7 +112,7 @@ def keys_values(attn: Any, embedding_RNC: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class UnetCall(nn.Module):
-    """A diffusers UNet2DConditionModel as a function of tensors alone.
+    """A diffusers UNet2DConditionModel as a function of tensors alone; one per network, for all its streams.
 
     cross: the cross-attention layers that take keys and values prepared for the prompt.
     """
@@ -119,6 +120,9 @@ class UnetCall(nn.Module):
     def __init__(self, unet: Any) -> None:
         super().__init__()
         self.unet = unet
+        # The layers hold one call's keys and values at a time, and a second stream (the host warms one up while the
+        # first still runs) must not put its own in their place.
+        self._layers_are_ours = threading.Lock()
         self.cross = [
             module
             for name, module in unet.named_modules()
@@ -132,9 +136,14 @@ class UnetCall(nn.Module):
         self, x_Rchw: Tensor, t_R: Tensor, embedding_RNC: Tensor, keys_values: tuple[tuple[Tensor, Tensor], ...]
     ) -> Tensor:
         """The network's output (R, c, h, w). keys_values: (k_RHND, v_RHND) per layer, or empty."""
-        for attn, prepared in zip(self.cross, keys_values or (None,) * len(self.cross), strict=True):
-            attn.processor.prepared = prepared
-        return self.unet(x_Rchw, t_R, encoder_hidden_states=embedding_RNC, return_dict=False)[0]
+        with self._layers_are_ours:
+            for attn, prepared in zip(self.cross, keys_values, strict=bool(keys_values)):
+                attn.processor.prepared = prepared
+            try:
+                return self.unet(x_Rchw, t_R, encoder_hidden_states=embedding_RNC, return_dict=False)[0]
+            finally:  # whoever calls the network itself gets the text that he hands over
+                for attn in self.cross:
+                    attn.processor.prepared = None
 
 
 Spread = Callable[[Sequence[Callable[[], Tensor]]], list[Tensor]]

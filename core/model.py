@@ -64,6 +64,7 @@ class Model:
     device: torch.device
     dtype: torch.dtype
     backend: str
+    call: UnetCall
     recordings: dict[tuple[Any, ...], Callable[..., Tensor]] = field(default_factory=dict)
 
     @property
@@ -121,7 +122,7 @@ class Model:
             self.device,
             self.dtype,
         )
-        plain = UnetCall(self.unet)
+        plain = self.call
         call: Callable[..., Tensor] = plain
         if cache_text:
             embedding = self.text.embed("").to(self.dtype).expand(2, -1, -1)
@@ -136,7 +137,7 @@ class Model:
             self.device,
             self.dtype,
             cache_text=cache_text,
-            # The plain call leaves the prompt's keys and values on the layers, which its halves would share.
+            # The plain call lends the layers to one caller at a time: its halves would wait for each other.
             spread=None if isinstance(call, UnetCall) else spread,
         )
         return Stream(config, denoiser, codec, self.text, self.noise, latent, self.device, noise_source)
@@ -249,4 +250,5 @@ def assemble(
         device=device,
         dtype=dtype,
         backend=backend,
+        call=UnetCall(unet),
     )

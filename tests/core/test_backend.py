@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 
 import pytest
 import torch
@@ -68,6 +69,51 @@ def test_a_call_in_two_halves_equals_the_whole_call(backend, expected):
     finally:
         spread.close()
     assert parts == expected
+
+
+@pytest.mark.parametrize("backend", ["eager", "traced"])
+def test_two_streams_of_one_model_run_side_by_side(backend):
+    """The host warms a stream of another size up while the old one still runs, on another thread."""
+    if backend == "traced" and pick_backend(CPU) != "traced":
+        pytest.skip("this version of Python cannot record")
+    model = random_model(backend=backend)
+    out: dict[str, list[torch.Tensor]] = {}
+
+    def run(name: str, guidance: str, steps: int, turns: int) -> None:
+        stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX))
+        plan = stream.plan(Params(prompt=name, strength=0.64, guidance=guidance, steps=steps))
+        latent = stream.encode(random_frames(1))
+        finished = (stream.advance(latent, turn, plan) for turn in range(turns))
+        out[name] = [result.latent_Fchw for result in finished if result is not None]
+
+    kinds = [("red ball", "full", 4), ("blue box", "none", 1)]
+    for kind in kinds:
+        run(*kind, 4)
+    alone = {name: latents[0] for name, latents in out.items()}
+    threads = [threading.Thread(target=run, args=(*kind, 40)) for kind in kinds]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name, latents in out.items():
+        assert len(latents) >= 37
+        for latent in latents:
+            torch.testing.assert_close(latent, alone[name], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["eager", "traced"])
+def test_the_network_itself_reads_the_text_it_is_given(backend):
+    """A stream of the model leaves no prompt behind on the layers."""
+    if backend == "traced" and pick_backend(CPU) != "traced":
+        pytest.skip("this version of Python cannot record")
+    model = random_model(backend=backend)
+    stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX))
+    stream.step(random_frames(1), 0, stream.plan(Params(prompt="red ball", steps=1)))
+    x, t = torch.zeros(2, 4, SIZE_PX // 8, SIZE_PX // 8), torch.tensor([99, 99])
+    with torch.inference_mode():
+        text = torch.stack([model.text.embed("red ball"), model.text.embed("blue box")])
+        first, second = model.unet(x, t, encoder_hidden_states=text, return_dict=False)[0]
+    assert (first - second).abs().max() > 1e-2
 
 
 def test_packing_in_bfloat16_equals_the_plain_layers():
