@@ -7,6 +7,7 @@ Only the Linux and the `flock` branches are run by this project's tests. Knows n
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -134,7 +135,9 @@ if sys.platform != "win32":
         def remove(self) -> None:
             """Give the lock back and delete its file, so that nothing is left of an orderly end."""
             if self.held:
-                os.unlink(self.path)
+                # Gone already when somebody cleaned up by hand.
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.path)
                 self.release()
 
         def taken_elsewhere(self) -> bool:

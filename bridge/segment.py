@@ -127,16 +127,21 @@ def place(channel: str, directory: str | os.PathLike[str] | None = None) -> Plac
 
 def access_error(path: str, error: OSError) -> Exception:
     """The error to raise for a failed open: AccessDenied with the mend, or `error` itself."""
-    if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP):
+    if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR):
         return AccessDenied(
             f"{path}: {error.strerror}; run as the user who owns it, or remove it, or use another channel"
         )
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return AccessDenied(f"{path}: {error.strerror}; make the folder first or give an existing one")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(f"{path}: {error.strerror}; free some room in {os.path.dirname(path)}")
     return error
 
 
-def _check_owner(path: str, status: os.stat_result) -> None:
+def _check_file(path: str, status: os.stat_result) -> None:
+    """Only files of this user or of root: a reader would wait for ever on a pipe that somebody planted."""
+    if not stat.S_ISREG(status.st_mode):
+        raise NotARing(f"{path} is not a file; remove it and start the writer again")
     if sys.platform != "win32" and status.st_uid not in (os.getuid(), 0):
         raise AccessDenied(f"{path}: belongs to user id {status.st_uid}; ask for its removal or use another channel")
 
@@ -150,6 +155,12 @@ class Pointer:
     writer_pid: int
 
 
+def _open_record(path: str, flags: int) -> int:
+    if sys.platform == "win32":
+        return os.open(path, flags)
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
 def read_pointer(placement: Placement) -> Pointer | None:
     """The rendezvous record, or None when there is none.
 
@@ -157,8 +168,8 @@ def read_pointer(placement: Placement) -> Pointer | None:
     """
     path = placement.record_path
     try:
-        with open(path, "rb") as file:
-            _check_owner(path, os.fstat(file.fileno()))
+        with open(path, "rb", opener=_open_record) as file:
+            _check_file(path, os.fstat(file.fileno()))
             data = file.read(PAGE)
     except FileNotFoundError:
         return None
@@ -206,7 +217,7 @@ def swing_pointer(placement: Placement, generation: int, segment_size: int, now_
         try:
             os.replace(temporary, placement.record_path)
             return
-        except PermissionError as error:
+        except OSError as error:
             # Windows refuses to replace a file that a reader has open at this moment.
             if sys.platform != "win32" or attempt == 99:
                 os.unlink(temporary)
@@ -342,9 +353,7 @@ def peek(placement: Placement, pointer: Pointer, count: int) -> tuple[bytes, int
         raise access_error(path, error) from error
     try:
         status = os.fstat(fd)
-        _check_owner(path, status)
-        if not stat.S_ISREG(status.st_mode):
-            raise NotARing(f"{path} is not a file; remove it and start the writer again")
+        _check_file(path, status)
         return os.read(fd, count), status.st_size, fd
     except BaseException:
         os.close(fd)
@@ -385,6 +394,9 @@ def attach(placement: Placement, pointer: Pointer, size: int, fd: int) -> Mappin
         return Mapping(mmap.mmap(-1, size, tagname="Local\\" + placement.segment_name(pointer.generation)), -1)
     try:
         return Mapping(_map(fd, size), fd)
-    except BaseException:
+    except (OSError, ValueError, OverflowError) as error:
         os.close(fd)
-        raise
+        what = placement.segment_path(pointer.generation)
+        if isinstance(error, ValueError):
+            raise TruncatedSegment(f"{what} was cut by somebody; start the writer again") from error
+        raise NoSpace(f"{what}: {size} bytes cannot be mapped ({error}); close other programs") from error

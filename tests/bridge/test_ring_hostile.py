@@ -398,6 +398,32 @@ def test_planted_links_and_folders_are_not_followed(tmp_path: pathlib.Path) -> N
     assert target.read_bytes() == b"keep me"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="named pipes and symbolic links in folders")
+@pytest.mark.parametrize("planted", ["pipe", "folder", "link"])
+def test_a_record_that_is_no_file_neither_holds_anybody_up_nor_is_followed(
+    tmp_path: pathlib.Path, planted: str
+) -> None:
+    record = pathlib.Path(segment.place("a", tmp_path).record_path)
+    if planted == "pipe":
+        os.mkfifo(record)
+    elif planted == "folder":
+        record.mkdir()
+    else:
+        with ring(tmp_path):
+            shutil.copy(record, tmp_path / "elsewhere")
+        record.symlink_to(tmp_path / "elsewhere")
+    with RingReader("a", directory=tmp_path) as reader:
+        with pytest.raises(RingError, match="remove it"):
+            reader.read()
+        if planted == "folder":
+            with pytest.raises(RingError, match="remove it"):
+                RingWriter("a", 4096, directory=tmp_path)
+            assert sorted(path.name for path in tmp_path.iterdir()) == [record.name]
+            return
+        with ring(tmp_path):
+            assert reader.read() is not None
+
+
 def test_unknown_minor_versions_are_read(tmp_path: pathlib.Path) -> None:
     """A later minor version may add fields to gaps; it may not move anything."""
     with ring(tmp_path) as (_, path):
