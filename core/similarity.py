@@ -19,13 +19,16 @@ def skip_probability(similarity: float, threshold: float) -> float:
     return max(0.0, 1.0 - (1.0 - similarity) / (1.0 - threshold))
 
 
-def cosine_similarity(first: Tensor, second: Tensor) -> float:
-    """Cosine of the angle between two uint8 pictures of one shape, over all pixels; 1 when both are black."""
+def similarity_of(first: Tensor, second: Tensor) -> float:
+    """Likeness of two uint8 pictures of one shape, 0..1: the cosine of the angle between them, over all pixels, times
+    the ratio of their lengths.
+
+    The cosine alone (paper, equation 7) calls a picture and the same one at half its brightness equal, and with them
+    any two flat colours of one hue: a scene that fades would stand still on the screen.
+    """
     a, b = first.flatten().to(torch.float32), second.flatten().to(torch.float32)
-    norms = float(a.norm() * b.norm())
-    if norms == 0.0:
-        return 1.0 if bool(torch.equal(first, second)) else 0.0
-    return min(1.0, float(torch.dot(a, b)) / norms)
+    longest = max(float(torch.dot(a, a)), float(torch.dot(b, b)))
+    return 1.0 if longest == 0.0 else min(1.0, float(torch.dot(a, b)) / longest)
 
 
 class SimilarityFilter:
@@ -58,7 +61,7 @@ class SimilarityFilter:
             self.changed()
         if self._last is None or self._last.shape != frame.shape:
             return self._run(frame, depth)
-        similarity = cosine_similarity(frame, self._last)
+        similarity = similarity_of(frame, self._last)
         similar = self._random.random() < skip_probability(similarity, threshold)
         if not similar:
             return self._run(frame, depth)

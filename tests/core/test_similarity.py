@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from core.similarity import SimilarityFilter, cosine_similarity, skip_probability
+from core.similarity import SimilarityFilter, similarity_of, skip_probability
 
 OPTIONS = {"threshold": 0.98, "max_skip": 10}
 
@@ -24,8 +24,25 @@ def test_probability_follows_the_paper():
 
 def test_black_pictures_are_similar_to_each_other_only():
     black = torch.zeros(4, 4, 3, dtype=torch.uint8)
-    assert cosine_similarity(black, black.clone()) == 1.0
-    assert cosine_similarity(black, picture(1)[:4, :4]) == 0.0
+    assert similarity_of(black, black.clone()) == 1.0
+    assert similarity_of(black, picture(1)[:4, :4]) == 0.0
+
+
+def test_pictures_of_one_brightness_are_as_alike_as_the_paper_says():
+    one = picture(1)
+    other = one.flip(0)
+    cosine = torch.nn.functional.cosine_similarity(one.flatten().float(), other.flatten().float(), dim=0)
+    assert similarity_of(one, other) == pytest.approx(float(cosine), abs=1e-5)
+    assert similarity_of(one, one.clone()) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("bright", [picture(0) // 2, torch.full((8, 8, 3), 60, dtype=torch.uint8)])
+def test_a_change_of_brightness_alone_runs(bright):
+    """Its cosine with the picture before it is 1."""
+    rest = SimilarityFilter()
+    for still in (bright, bright * 2, bright):
+        assert rest.admit(still, depth=0, **OPTIONS)
+        assert not rest.admit(still, depth=0, **OPTIONS)
 
 
 @pytest.mark.parametrize("depth", [0, 1, 3])
