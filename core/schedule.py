@@ -71,29 +71,21 @@ class NoiseSchedule:
 class Coefficients:
     """Per-stage constants, float32 on the stream's device; S stages, tensors of shape (S, 1, 1, 1, 1) but t_S.
 
-    a, b: signal and noise level, x = a x0 + b e.  mix_a, mix_b: the same, as used to compose the stage's input
-    (they differ for txt2img, whose first stage is pure noise).  c_skip, c_out: boundary function.
+    a, b: signal and noise level, x = a x0 + b e.  c_skip, c_out: boundary function.
     """
 
     t_S: Tensor
     a: Tensor
     b: Tensor
-    mix_a: Tensor
-    mix_b: Tensor
     c_skip: Tensor
     c_out: Tensor
 
     @classmethod
-    def build(
-        cls, noise: NoiseSchedule, schedule: str, stages: tuple[int, ...], from_noise: bool, device: torch.device
-    ) -> Coefficients:
-        """Constants for the given t-indices. `from_noise`: the first stage starts from pure noise (txt2img)."""
+    def build(cls, noise: NoiseSchedule, schedule: str, stages: tuple[int, ...], device: torch.device) -> Coefficients:
+        """Constants for the given t-indices."""
         t_S = [noise.timestep(i) for i in stages]
         alpha_bar = noise.alphas_cumprod_T[torch.tensor(t_S)]
         a, b = alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt()
-        mix_a, mix_b = a.clone(), b.clone()
-        if from_noise:
-            mix_a[0], mix_b[0] = 0.0, 1.0
         boundary = [SCHEDULES[schedule](float(t)) for t in t_S]
         c_skip, c_out = (torch.tensor(c, dtype=torch.float32) for c in zip(*boundary, strict=True))
 
@@ -104,8 +96,6 @@ class Coefficients:
             torch.tensor(t_S, device=device),
             shaped(a),
             shaped(b),
-            shaped(mix_a),
-            shaped(mix_b),
             shaped(c_skip),
             shaped(c_out),
         )
@@ -117,8 +107,6 @@ class Coefficients:
             self.t_S[cut],
             self.a[cut],
             self.b[cut],
-            self.mix_a[cut],
-            self.mix_b[cut],
             self.c_skip[cut],
             self.c_out[cut],
         )

@@ -97,10 +97,12 @@ NoiseSource = Callable[[int, int, tuple[int, ...]], Tensor]
 def seeded_noise(seed: int, stages: int, shape: tuple[int, ...]) -> Tensor:
     """Standard normal noise (stages, *shape), float32 on the CPU.
 
-    Stage i's noise depends on the seed and i alone, so a change of the number of steps keeps the noise of the others.
+    shape: (F, c, h, w). Stage i's noise depends on the seed and i alone, so a change of the number of steps keeps the
+    noise of the others, and a frame's picture does not depend on its place in the frame buffer.
     """
     generator = torch.Generator().manual_seed(seed)
-    return torch.stack([torch.randn(shape, generator=generator) for _ in range(stages)])
+    frames, *latent = shape
+    return torch.stack([torch.randn((1, *latent), generator=generator).repeat(frames, 1, 1, 1) for _ in range(stages)])
 
 
 class Stream(Generic[Tag]):
@@ -135,7 +137,8 @@ class Stream(Generic[Tag]):
         self._estimate = torch.zeros((config.max_steps, *self._shape), device=device)
         self._anchor = torch.zeros_like(self._estimate)
         self._scratch = torch.zeros_like(self._estimate)
-        self._tags: list[Tag | None] = [None] * config.max_steps
+        # In a tuple, so that whatever the caller takes for a tag differs from a slot without a frame.
+        self._tags: list[tuple[Tag] | None] = [None] * config.max_steps
         self._stages = 1
         self._prompts: dict[str, PromptText] = {}
         self._noise: tuple[int, Tensor] | None = None
@@ -164,8 +167,7 @@ class Stream(Generic[Tag]):
 
     def _passes(self, params: Params, stages: tuple[int, ...], guidance: Guidance) -> tuple[Pass, ...]:
         frames = self.config.frame_buffer
-        from_noise = params.task == "txt2img"
-        all_stages = Coefficients.build(self._schedule, self.config.schedule, stages, from_noise, self._device)
+        all_stages = Coefficients.build(self._schedule, self.config.schedule, stages, self._device)
         noise_SFchw = self._noise_for(params.seed)[: len(stages)]
         prompts = {POSITIVE: self._prompt(params.prompt), NEGATIVE: self._prompt(params.negative_prompt)}
         layouts: dict[tuple[int, ...], TextRows] = {}
@@ -216,11 +218,11 @@ class Stream(Generic[Tag]):
         latent_Fchw: clean latents from `encode`, float32; their content is ignored for txt2img. Returns the newest
         finished frames, or None while no frame has passed all stages since the stream began or grew.
         """
-        if plan.params.task == "txt2img":
-            latent_Fchw = torch.zeros_like(latent_Fchw)
         if plan.params.seed < 0:
             for turn in plan.passes:
                 turn.noise_SFchw.normal_()
+        if plan.params.task == "txt2img":
+            latent_Fchw = _latent_of_pure_noise(plan.passes[0])
         return _ADVANCE[plan.params.mode](self, latent_Fchw, tag, plan)
 
     def decode(self, finished: Latents[Tag]) -> Picture[Tag]:
@@ -239,10 +241,11 @@ class Stream(Generic[Tag]):
         estimate[0].copy_(latent_Fchw)
         anchor[0].copy_(latent_Fchw)
         x0, next_anchor = self._denoise(estimate, anchor, plan.passes[0], plan)
-        finished, self._tags[:n] = self._tags[n - 1] if n > 1 else tag, [None, tag, *self._tags[1 : n - 1]][:n]
+        self._tags[0] = (tag,)
+        finished, self._tags[:n] = self._tags[n - 1], [None, *self._tags[: n - 1]]
         self._shift(estimate, x0)
         self._shift(anchor, next_anchor)
-        return None if finished is None else Latents(x0[-1], finished)
+        return None if finished is None else Latents(x0[-1], finished[0])
 
     def _advance_alone(self, latent_Fchw: Tensor, tag: Tag, plan: Plan) -> Latents[Tag] | None:
         self._tags = [None] * self.config.max_steps  # frames in flight are older than the one that leaves in this turn
@@ -253,7 +256,7 @@ class Stream(Generic[Tag]):
 
     def _denoise(self, estimate: Tensor, anchor: Tensor, turn: Pass, plan: Plan) -> tuple[Tensor, Tensor]:
         k = turn.coefficients
-        x = k.mix_a * estimate + k.mix_b * turn.noise_SFchw
+        x = k.a * estimate + k.b * turn.noise_SFchw
         eps_Rchw = self._denoiser(plan.guidance.expand(x, turn.first), turn.t_R, turn.text)
         eps, anchor = plan.guidance.combine(eps_Rchw, x, anchor, k, plan.scales, turn.first)
         return k.c_out * (x - k.b * eps) / k.a + k.c_skip * x, anchor
@@ -301,13 +304,19 @@ def admit(similarity: SimilarityFilter, frame: Tensor, plan: Plan) -> bool:
     )
 
 
+def _latent_of_pure_noise(turn: Pass) -> Tensor:
+    """The clean latents (F, c, h, w) that the first stage's noise level turns into its noise alone: z with
+    a z + b e = e. So txt2img is the repainting of that, and its virtual residual noise is e, as in the original."""
+    k = turn.coefficients
+    return (1.0 - k.b[0]) / k.a[0] * turn.noise_SFchw[0]
+
+
 def _same_passes(a: Params, b: Params) -> bool:
-    """True when both parameter values lead to the same passes (texts, noise, stages, mode and task)."""
-    return (a.stages(), a.seed, a.mode, a.task, a.prompt, a.negative_prompt) == (
+    """True when both parameter values lead to the same passes (texts, noise, stages and mode)."""
+    return (a.stages(), a.seed, a.mode, a.prompt, a.negative_prompt) == (
         b.stages(),
         b.seed,
         b.mode,
-        b.task,
         b.prompt,
         b.negative_prompt,
     )

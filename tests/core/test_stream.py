@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from core.model import ModelError
 from core.params import GUIDANCE_KINDS, Params
-from core.stream import StreamConfig, seeded_noise
+from core.stream import StreamConfig
 from tests.random_model import SIZE_PX, random_frames, random_model
 
 BASE = Params().with_values(
@@ -56,26 +56,62 @@ def test_both_modes_give_the_same_picture(model, guidance, steps, task):
 
 
 @pytest.mark.parametrize("guidance", GUIDANCE_KINDS)
-@pytest.mark.parametrize("steps", [1, 2, 3])
-def test_frame_buffers_equal_single_frames(model, guidance, steps):
+@pytest.mark.parametrize(("frame_buffer", "steps"), [(2, 1), (2, 2), (3, 3), (4, 2)])
+def test_frame_buffers_equal_single_frames(model, guidance, frame_buffer, steps):
     """B1, B2: several frames a turn with several steps, in every guidance kind; every frame comes out."""
-    frames = random_frames(8)
+    frames = random_frames(4 * frame_buffer)
     params = BASE.with_values(guidance=guidance, steps=steps)
-
-    def same_noise(seed, stages, shape):
-        """Noise that does not depend on the place in the frame buffer."""
-        return seeded_noise(seed, stages, (1, *shape[1:])).expand(stages, *shape).clone()
-
-    pairs = make(model, frame_buffer=2, noise_source=same_noise)
-    got, _ = feed(pairs, frames.view(4, 2, *frames.shape[1:]), pairs.plan(params))
+    many = make(model, frame_buffer=frame_buffer)
+    got, _ = feed(many, frames.view(4, frame_buffer, *frames.shape[1:]), many.plan(params))
     single = make(model)
-    expected, _ = feed(single, frames, single.plan(params))
+    expected, _ = feed(single, frames, single.plan(params.with_values(mode="latency")))
     assert sorted(got) == list(range(4 - steps + 1))
     for tag, latent_Fchw in got.items():
-        assert latent_Fchw.shape[0] == 2
-        for place in range(2):
-            if 2 * tag + place in expected:
-                torch.testing.assert_close(latent_Fchw[place], expected[2 * tag + place][0], **CLOSE)
+        assert latent_Fchw.shape[0] == frame_buffer
+        for place in range(frame_buffer):
+            torch.testing.assert_close(latent_Fchw[place], expected[frame_buffer * tag + place][0], **CLOSE)
+
+
+def test_seed_minus_one_draws_other_noise_for_every_frame_of_a_turn(model):
+    stream = make(model, frame_buffer=2)
+    frame = random_frames(1).repeat(2, 1, 1, 1)
+    out, _ = feed(stream, [frame], stream.plan(BASE.with_values(steps=1, seed=-1, task="txt2img")))
+    assert (out[0][0] - out[0][1]).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("mode", ["throughput", "latency"])
+def test_any_tag_comes_back(model, mode):
+    """None too, which whoever needs no tags will pass."""
+    stream = make(model)
+    plan = stream.plan(BASE.with_values(steps=2, mode=mode))
+    frames = random_frames(3)
+    results = [stream.step(frame[None], None, plan) for frame in frames]
+    assert [result is None for result in results] == [mode == "throughput", False, False]
+    assert results[-1].tag is None
+
+
+@pytest.mark.parametrize("task", ["img2img", "txt2img"])
+@pytest.mark.parametrize("scale", [1.05, 1.6, 3.0])
+def test_self_negative_guidance_equals_the_recursion_of_the_original(model, task, scale):
+    """The original carries the virtual residual noise from stage to stage, from the first stage's noise on."""
+    stream = make(model)
+    plan = stream.plan(BASE.with_values(guidance="self-negative", guidance_scale=scale, task=task, t_index=(0, 16, 40)))
+    frames = random_frames(4)
+    latents, _ = feed(stream, frames, plan)
+    k, noise, text = plan.passes[0].coefficients, plan.passes[0].noise_SFchw, plan.passes[0].text
+    with torch.inference_mode():
+        x0 = stream.encode(frames[:1])
+        residual = noise[0]
+        for i in range(3):
+            x = k.a[i] * x0 + k.b[i] * noise[i] if i or task == "img2img" else noise[0]
+            eps = stream._denoiser(x, k.t_S[i : i + 1], text.part(i, i + 1))
+            eps = BASE.delta * residual + scale * (eps - BASE.delta * residual)
+            x0 = (x - k.b[i] * eps) / k.a[i]
+            if i < 2:
+                carried = k.b[i] * (residual - eps) / k.a[i]
+                residual = noise[i + 1] + k.a[i + 1] / k.b[i + 1] * carried
+    tolerance = 1e-4 * float(x0.abs().max())
+    torch.testing.assert_close(latents[0], x0, atol=tolerance, rtol=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["throughput", "latency"])
