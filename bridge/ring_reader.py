@@ -78,6 +78,8 @@ _LIVE = int(SegmentState.LIVE)
 # Looking up a member of an enumeration runs interpreted code.
 _COLOUR = Kind.COLOUR
 
+NAP_S = 0.001
+
 ATTEMPTS = 200
 """How often one call retries a frame that is overwritten while it is looked at, before it reports nothing new."""
 
@@ -149,9 +151,12 @@ class _Attachment:
                 self._wake = Naps(self.mapping, WAKE_32)
         return self._wake, self._wait_index
 
-    def woke_late(self) -> None:
-        """Count a frame that came without a wake-up; from the second on we nap, since the writer cannot wake us."""
-        self._late += 1
+    def woke(self, late: bool) -> None:
+        """Count frames that came without a wake-up; after two in a row we nap, since the writer cannot wake us.
+
+        One alone may have come just as a sleep ended.
+        """
+        self._late = self._late + 1 if late else 0
         if self._late == 2:
             self._wake = Naps(self.mapping, WAKE_32)
 
@@ -169,7 +174,8 @@ class _Attachment:
         """Give the entries back. The memory stays mapped while views of it live."""
         whole = self.mapping.whole()
         for index, lock in self._held.items():
-            if whole:
+            # A forked child holds none of its parent's locks.
+            if whole and lock.held:
                 at = self.geometry.entry_32(index)
                 self.u32[at + PIN_32] = 0
                 self.u32[self.geometry.waiting_offset // 4 + index] = 0
@@ -265,19 +271,23 @@ class RingReader:
             raise
         mapping = segment.attach(self._placement, pointer, geometry.segment_size, fd)
         new = _Attachment(self._placement, mapping, geometry)
-        if self.lossless:
-            # Before the old entry is given back: the writer takes a moment without either for our death.
-            self._register(new)
+        # Before the old entry is given back: the writer takes a moment without either for our death.
+        if self.lossless and not self._register(new):
+            return at
         self._detach()
         self._at = new
         self._look_at = time.monotonic() + LOOK_S
         return new
 
-    def _register(self, at: _Attachment) -> None:
+    def _register(self, at: _Attachment) -> bool:
+        """Become the one lossless reader; False when the writer has left this generation meanwhile."""
         entry = at.geometry.entry_32(LOSSLESS_ENTRY)
         # Patiently: under Wine a writer tests a lock by taking it for a moment.
         if not at.claim(LOSSLESS_ENTRY, ReaderKind.FREE, patiently=True):
+            gone = at.u32[STATE_32] != _LIVE
             at.detach()
+            if gone:
+                return False
             raise ReaderExists(f"channel {self.channel} already has a lossless reader; stop it or read newest-wins")
         stored = [at.u64[start // 8] for start in at.slot_starts]
         oldest = min((word >> 1 for word in stored if word and not word & 1), default=at.geometry.first_sequence)
@@ -285,6 +295,7 @@ class RingReader:
         at.u64[entry // 2 + TAKEN_64] = at.last
         self._order()
         at.u32[entry + KIND_32] = ReaderKind.LOSSLESS
+        return True
 
     def _detach(self) -> None:
         if self._at is not None:
@@ -331,7 +342,7 @@ class RingReader:
 
     def _sleep_until(self, deadline: float) -> _Attachment | None:
         left_s = deadline - time.monotonic()
-        nap_s = 0.001
+        nap_s = NAP_S
         while left_s > 0:
             at = self._at
             if at is None or at.u32[STATE_32] != _LIVE:
@@ -351,8 +362,8 @@ class RingReader:
                 if at.u64[NEWEST_64] >> 8 <= at.last and u32[STATE_32] == _LIVE:
                     asleep = time.monotonic()
                     wake.wait(seen, min(left_s, LOOK_S))
-                    if u32[WAKE_32] != seen and time.monotonic() - asleep >= LOOK_S:
-                        at.woke_late()
+                    if u32[WAKE_32] != seen:
+                        at.woke(late=time.monotonic() - asleep >= LOOK_S)
                 if word is not None:
                     u32[word] = 0
             ready = self._ready()
@@ -512,6 +523,8 @@ class RingReader:
             if self._intact(at, start // 8, place[0]):
                 self._take(at, place[0])
                 return frame
+        # A damaged ring may promise a frame that never comes; whoever asks in a loop must not spin.
+        time.sleep(NAP_S)
         return None
 
     def latest(self, timeout_s: float = 0.0) -> _Latest:
@@ -556,6 +569,8 @@ class RingReader:
                 if word is not None:
                     at.last = sequence
                 return frame
+        else:
+            time.sleep(NAP_S)
         if word is not None:
             at.u32[word] = 0
         return None

@@ -184,6 +184,8 @@ class RingWriter:
         """The segment that a dead writer left, if it is a sound one: its readers must be told where to go."""
         try:
             pointer = segment.read_pointer(self._placement)
+            # The lock is held again, so a reader that comes now would take the dead writer's last picture for news.
+            segment.remove_pointer(self._placement)
             found = segment.peek(self._placement, pointer, HEADER.size) if pointer else None
             if pointer is None or found is None:
                 return None

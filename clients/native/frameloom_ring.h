@@ -177,7 +177,7 @@ struct frameloom_reader {
     frameloom_i_lock entries[FRAMELOOM_READER_ENTRIES];
     frameloom_i_wake wake;
     int waiter; /* our entry in `waiting`; 0: not sought, -1: none was free, so we nap */
-    int unwoken; /* how often a new frame was there without a wake-up; from the second on we nap */
+    int unwoken; /* how often in a row a new frame was there without a wake-up; from the second on we nap */
     int pinner; /* our entry that pins; 0: not sought, -1: none was free */
     int holding; /* 1: a view is out, 2: a copy instead of one */
     uint32_t held_slot;
@@ -361,9 +361,9 @@ static inline frameloom_status frameloom_i_sleep(frameloom_reader *r, uint32_t t
         if (frameloom_i_newest(r) >> 8 <= r->last && frameloom_i_state(r) == FRAMELOOM_STATE_LIVE) {
             uint32_t wait_ms = left_ms < FRAMELOOM_I_LOOK_MS ? (uint32_t)left_ms : FRAMELOOM_I_LOOK_MS;
             frameloom_i_wake_wait(&r->wake, word, seen, wait_ms, naps);
-            /* A frame that came without a wake-up, twice: this writer cannot wake us (section 7, Wine). */
-            if (!naps && frameloom_i_get32(word) != seen && frameloom_i_now_ns() - now_ns >= (uint64_t)wait_ms * 1000000u)
-                r->unwoken++;
+            /* A frame that came without a wake-up, twice in a row: this writer cannot wake us (section 7, Wine). */
+            if (!naps && frameloom_i_get32(word) != seen)
+                r->unwoken = frameloom_i_now_ns() - now_ns >= (uint64_t)wait_ms * 1000000u ? r->unwoken + 1 : 0;
         }
         if (!naps) frameloom_i_put32(frameloom_i_waiting(r, waiter), 0);
     }
@@ -486,6 +486,8 @@ static inline frameloom_status frameloom_i_copy(frameloom_reader *r, void *buffe
             return FRAMELOOM_OK;
         }
     }
+    /* A damaged ring may promise a frame that never comes; whoever asks in a loop must not spin. */
+    frameloom_i_nap_ms(1);
     return FRAMELOOM_NOTHING_NEW;
 }
 
@@ -758,10 +760,17 @@ FRAMELOOM_API frameloom_writer *frameloom_writer_open(const char *channel, const
                          "channel %s already has a live writer (process %llu); stop it or use another channel", channel, pid);
     } else {
         /* The sound segment of a dead writer: its readers must be told where to go. */
+        char path[FRAMELOOM_I_PATH];
         frameloom_i_mapping stale;
         frameloom_i_geometry stale_g;
         memset(&stale, 0, sizeof stale);
-        if (frameloom_i_read_record(&w->place, &pointer, NULL) != FRAMELOOM_OK ||
+        int left = frameloom_i_read_record(&w->place, &pointer, NULL) == FRAMELOOM_OK;
+        /* The lock is held again, so a reader that comes now would take the dead writer's last picture for news. */
+        if (left) {
+            frameloom_i_file(&w->place, path, ".ring");
+            frameloom_i_delete(path);
+        }
+        if (!left ||
             frameloom_i_map_checked(&w->place, pointer.generation, &stale, &stale_g, NULL) != FRAMELOOM_OK)
             stale.memory = NULL;
         frameloom_i_remove_leftovers(&w->place, 0);

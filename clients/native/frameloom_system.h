@@ -649,9 +649,11 @@ static inline frameloom_status frameloom_i_swing_record(const frameloom_i_place 
     frameloom_i_handle file = frameloom_i_open(temporary, FRAMELOOM_I_NEW);
     int written = file != FRAMELOOM_I_NONE && frameloom_i_append(file, data, sizeof data);
     frameloom_i_close(file);
-    if (!written)
+    if (!written) {
+        frameloom_i_delete(temporary);
         return frameloom_i_fail(error, FRAMELOOM_NO_SPACE, "%.300s cannot be written; free some room in %.100s", temporary,
                                 p->folder);
+    }
 #ifdef _WIN32
     wchar_t from[FRAMELOOM_I_PATH], to[FRAMELOOM_I_PATH];
     frameloom_i_wide(temporary, from);

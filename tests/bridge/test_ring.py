@@ -496,6 +496,82 @@ def test_a_forked_child_neither_writes_nor_keeps_its_parents_lock_alive(tmp_path
         os.close(fd)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+def test_a_forked_child_that_closes_its_parents_reader_leaves_the_parents_entry_alone(tmp_path: pathlib.Path) -> None:
+    with (
+        RingWriter("a", 1 << 14, policy=Policy.LOSSLESS, directory=tmp_path, timeout_s=0.05) as writer,
+        RingReader("a", lossless=True, directory=tmp_path) as reader,
+    ):
+        writer.write({Kind.COLOUR: picture(1)}, source_frame_id=1)
+        assert reader.read() is not None
+        child = os.fork()
+        if child == 0:
+            try:
+                reader.close()
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        for number in range(2, 6):
+            writer.write({Kind.COLOUR: picture(number)}, source_frame_id=number)
+        with pytest.raises(ReaderTimeout):
+            writer.write({Kind.COLOUR: picture(6)}, source_frame_id=6)
+
+
+def test_a_reader_that_comes_while_a_dead_writers_ring_is_taken_over_sees_no_old_picture(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = RingWriter("a", 1 << 14, directory=tmp_path)
+    killed.write({Kind.COLOUR: picture(1)})
+    killed._lock.abandon()
+    attach = segment.attach
+    seen: list[object] = []
+
+    def meanwhile(*what: object) -> segment.Mapping:
+        monkeypatch.setattr(segment, "attach", attach)
+        with RingReader("a", directory=tmp_path) as reader:
+            seen.append(reader.read())
+        return attach(*what)
+
+    monkeypatch.setattr(segment, "attach", meanwhile)
+    with RingWriter("a", 1 << 14, directory=tmp_path):
+        assert seen == [None]
+
+
+def test_a_lossless_reader_that_comes_while_a_generation_is_left_looks_again(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        RingWriter("a", 1 << 14, policy=Policy.LOSSLESS, directory=tmp_path) as writer,
+        RingReader("a", lossless=True, directory=tmp_path) as reader,
+    ):
+        attach = segment.attach
+
+        def meanwhile(*what: object) -> segment.Mapping:
+            monkeypatch.setattr(segment, "attach", attach)
+            mapped = attach(*what)
+            writer.write({Kind.COLOUR: picture(1, 128)}, source_frame_id=1)
+            return mapped
+
+        monkeypatch.setattr(segment, "attach", meanwhile)
+        assert reader.read() is None
+        frame = reader.read()
+        assert frame is not None and frame.source_frame_id == 1
+
+
+def test_a_frame_that_comes_just_as_a_sleep_ends_is_no_sign_of_a_writer_that_cannot_wake(
+    tmp_path: pathlib.Path,
+) -> None:
+    with RingWriter("a", 64, directory=tmp_path), RingReader("a", directory=tmp_path) as reader:
+        assert not reader.wait(0.01)
+        at = reader._at
+        assert at is not None
+        for late in (True, False, True, False, True):
+            at.woke(late)
+            assert not isinstance(at._wake, Naps)
+        at.woke(late=True)
+        assert isinstance(at._wake, Naps)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a reader without an event always looks by itself")
 def test_a_reader_that_is_never_woken_looks_by_itself(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RingWriter, "_wake_readers", lambda self: None)

@@ -184,6 +184,8 @@ namespace Frameloom
             {
                 if (!place.ReadPointer(out RingPointer pointer))
                     return null;
+                // The lock is held again, so a reader that comes now would take the dead writer's last picture for news.
+                place.RemovePointer();
                 stale = RingMapping.Peek(place, pointer, RingLayout.Header.Bytes);
                 if (stale == null)
                     return null;
