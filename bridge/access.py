@@ -26,6 +26,15 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_name(host: str) -> bool:
+    """Whether a text can be an address or a name at all; the system's functions raise several errors for others."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
+
+
 def host_name(host: str) -> str:
     """The name in a Host header, without its port."""
     name = host.lower()
@@ -70,7 +79,10 @@ class Access:
         # Not a browser: browsers always name the page that opens a WebSocket.
         if origin is None or self.is_allowed_origin(origin):
             return True
-        parts = urlsplit(origin)
+        try:
+            parts = urlsplit(origin)
+        except ValueError:
+            return False
         return parts.scheme in ("http", "https") and parts.netloc.lower() == host.lower()
 
     def may_embed(self, fetch_site: str | None) -> bool:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from bridge.access import Access, host_name, is_loopback
+from bridge.access import Access, host_name, is_loopback, is_name
 from bridge.live import LiveParams
 from bridge.packet import PACKET, WEB, Codec
 from bridge.picture import Packet
@@ -855,6 +855,8 @@ def _load_webrtc() -> None:
 def _listen(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
         raise GatewayError(f"port {port}: send a port from 1 to 65535, or 0 for any free one")
+    if not is_name(host):
+        raise GatewayError(f"{host!r} is no address; use one of this machine (127.0.0.1, or 0.0.0.0 for all)")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=64)

@@ -30,6 +30,7 @@ from typing import Any
 from pythonosc.osc_message import OscMessage, ParseError
 from pythonosc.osc_message_builder import OscMessageBuilder
 
+from bridge.access import is_loopback, is_name
 from bridge.live import LiveParams
 from bridge.statistics import PERCENTILES, Statistics
 from core.params import SPECS, ParamError, Spec
@@ -272,6 +273,9 @@ class OscServer:
             self._send(sender, "/value", spec.name, value)
 
     def _subscribe(self, destination: Sender, sender: Sender) -> None:
+        if destination[1] == self.port and is_loopback(destination[0]):
+            # Every answer would come back to us from now on, and the sender hear nothing more.
+            raise Refused("/subscribe", f"port {self.port} is this server's own; send the port that you listen on")
         if destination not in self._subscribers and len(self._subscribers) >= MAX_SUBSCRIBERS:
             raise Refused("/subscribe", f"{MAX_SUBSCRIBERS} subscribers already; /unsubscribe one or wait a minute")
         self._subscribers[destination] = time.monotonic() + SUBSCRIPTION_S
@@ -326,6 +330,8 @@ class OscServer:
 def _bind(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
         raise OscError(f"OSC port {port}: send a port from 1 to 65535, or 0 for any free one")
+    if not is_name(host):
+        raise OscError(f"{host!r} is no address; use one of this machine (127.0.0.1, or 0.0.0.0 for all)")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     udp = socket.socket(family, socket.SOCK_DGRAM)
     if sys.platform == "win32":

@@ -213,6 +213,7 @@ def test_names_of_this_machine_are_taken(gateway, host):
         "http://127.0.0.1:PORT.evil.example",
         "http://evil.example/127.0.0.1:PORT",
         "http://127.0.0.1:PORT@evil.example",
+        "http://[::1",
         "ftp://127.0.0.1:PORT",
     ],
 )
@@ -609,6 +610,8 @@ def test_set_changes_the_parameters_and_everybody_hears_it(gateway, live):
         ({"type": "set", "name": "strength", "value": float("nan")}, "a number from"),
         ({"type": "set", "name": "nothing", "value": 1}, "no such parameter; known are prompt"),
         ({"type": "set", "name": None, "value": 1}, "no such parameter"),
+        ({"type": "set", "name": "self", "value": 1}, "no such parameter"),
+        ({"type": "update", "values": {"self": 1}}, "no such parameter"),
         ({"type": "set", "name": ["steps"], "value": 1}, "no such parameter"),
         ({"type": "set"}, "no such parameter"),
         ({"type": "set", "name": "prompt", "value": "x" * 100_000}, "100000 characters; send text of at most"),
@@ -789,6 +792,11 @@ def test_a_port_in_use_names_the_mend(gateway, channel, live):
 def test_an_address_that_is_not_ours_is_a_typed_error(channel, live, host, port):
     with pytest.raises(GatewayError):
         Gateway([Channel(channel, live, Statistics())], host=host, port=port).start()
+
+
+def test_a_text_that_is_no_address_is_a_typed_error(channel, live):
+    with pytest.raises(GatewayError, match="is no address; use one of this machine"):
+        Gateway([Channel(channel, live, Statistics())], host="\N{BULLET}..b", port=0, token="x" * 8).start()
 
 
 def test_only_loopback_is_bound_by_default(gateway):

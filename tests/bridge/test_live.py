@@ -36,6 +36,7 @@ def test_update_is_all_or_nothing():
     ("name", "value"),
     [
         ("no_such", 1),
+        ("self", 1),
         ("steps", 0),
         ("steps", "many"),
         ("steps", 1.5),

@@ -350,6 +350,11 @@ def test_a_subscriber_may_name_another_port_and_gets_its_errors_there(server, pe
     listener.socket.close()
 
 
+def test_a_subscriber_that_names_our_own_port_is_told(server, peer):
+    assert "this server's own; send the port that you listen on" in peer.refused("/subscribe", server.port)
+    assert server._subscribers == {} and server._answer_to == {}
+
+
 def test_a_silent_subscriber_expires_and_a_renewing_one_stays(server, peer, monkeypatch):
     monkeypatch.setattr(bridge.osc, "SUBSCRIPTION_S", 1.0)
     peer.send("/subscribe")
@@ -424,7 +429,9 @@ def test_a_port_in_use_names_the_mend(server, live, statistics):
     third.stop()
 
 
-@pytest.mark.parametrize(("host", "port"), [("203.0.113.9", 0), ("no.such.host.invalid", 0), ("127.0.0.1", 70_000)])
+@pytest.mark.parametrize(
+    ("host", "port"), [("203.0.113.9", 0), ("no.such.host.invalid", 0), ("\N{BULLET}..b", 0), ("127.0.0.1", 70_000)]
+)
 def test_an_address_that_is_not_ours_is_a_typed_error(host, port, live, statistics):
     with pytest.raises(OscError):
         OscServer(live, statistics, host=host, port=port).start()
