@@ -32,10 +32,9 @@ from bridge.serve import (
     StopRequest,
     add_host_options,
     params_from,
-    say,
     status_line,
 )
-from bridge.sources import parse_count, parse_fps, parse_seed, parse_size
+from bridge.sources import parse_count, parse_fps, parse_seed, parse_size, say
 from core.params import ParamError, Params
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -123,12 +122,12 @@ class Client:
         status = self._child.poll()
         if status is None or self.failure is not None:
             return
-        self._finish(self._child)
+        why = self._finish(self._child)
         self._child = None
         if status == 1 and not has_fed:
-            self.failure = "the client could not start; its reason stands above"
+            self.failure = f"the client could not start: {why}"
         elif self.restarts >= MAX_RESTARTS:
-            self.failure = f"the client ended {self.restarts + 1} times (last status {status}); see what it says above"
+            self.failure = f"the client ended {self.restarts + 1} times (last status {status}): {why}"
         else:
             self.restarts += 1
             self._due = time.monotonic() + RESTART_PAUSE_S
@@ -148,15 +147,16 @@ class Client:
             child.wait()
         self._finish(child)
 
-    def _finish(self, child: subprocess.Popen[str]) -> None:
-        """Read what an ended client has left behind."""
+    def _finish(self, child: subprocess.Popen[str]) -> str:
+        """Read what an ended client has left behind; returns why it ended."""
         self.killed = self.killed or child.returncode != 0
         assert child.stdin is not None and child.stdout is not None
         lines = child.stdout.read().splitlines()
         child.stdin.close()
         child.stdout.close()
-        if child.returncode == 0 and lines:
-            self.peak_memory_mb = json.loads(lines[-1])["peak_memory_mb"]
+        told = json.loads(lines[-1]) if child.returncode in (0, 1) and lines else {}
+        self.peak_memory_mb = told.get("peak_memory_mb", self.peak_memory_mb)
+        return str(told.get("failure", "see what it says above"))
 
 
 # ---- what to show --------------------------------------------------------------------------------------------------
@@ -304,7 +304,9 @@ def show(args: argparse.Namespace, channel: str, stop: threading.Event) -> tuple
     """Run the demo to its end; returns the exit status and what was measured."""
     measured = Measured()
     frames: int | None = args.frames
-    params = params_from(args.settings, Params().with_values(**({"prompt": args.prompt[0]} if args.prompt else {})))
+    # Every one is checked now, and not when its turn comes.
+    prompted = [Params().with_values(prompt=prompt) for prompt in args.prompt]
+    params = params_from(args.settings, prompted[0] if prompted else Params())
     words = [args.source, "--fps", str(args.fps), "--size", f"{args.size[0]}x{args.size[1]}", "--seed", str(args.seed)]
     serving = Serving(
         channel,
@@ -444,8 +446,8 @@ def _sheet(args: argparse.Namespace, pairs: list[Pair], measured: Measured) -> s
     )
     try:
         write_sheet(args.sheet, pairs, title)
-    except OSError as error:
-        why = error.strerror or str(error)
+    except (OSError, ValueError) as error:
+        why = (isinstance(error, OSError) and error.strerror) or str(error)
         say(f"the contact sheet {args.sheet} cannot be written ({why}); give another path with --sheet")
         return None
     say(f"contact sheet: {args.sheet}")

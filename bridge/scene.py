@@ -20,8 +20,8 @@ from bridge.demo import PAIRS, STATUS_S, STUCK_S, Client, Heartbeat, Measured, c
 from bridge.leftovers import clear, sweep
 from bridge.live import LiveParams
 from bridge.ring import RingError
-from bridge.serve import LIBRARY_HABITS, PAGE_PORT, ServeError, StopRequest, add_page_options, page_options, say
-from bridge.sources import parse_count, parse_fps, parse_seed, parse_size
+from bridge.serve import LIBRARY_HABITS, PAGE_PORT, ServeError, StopRequest, add_page_options, page_options
+from bridge.sources import parse_count, parse_fps, parse_seed, parse_size, say
 from bridge.statistics import Statistics, peak_memory_mb
 from core.params import ParamError, Params
 
@@ -69,15 +69,27 @@ class Room:
     """All painters and their gateway, from `start` to `stop`. Raises `ServeError` with one plain sentence."""
 
     def __init__(self, args: argparse.Namespace, base: str) -> None:
-        from bridge.host import Host
-
         for name, value in LIBRARY_HABITS.items():
             os.environ.setdefault(name, value)
         self._args = args
+        self._base = base
         self.painters: list[Painter] = []
         self._gateway: Any = None
         self._stop = threading.Event()
         self._starter = threading.Thread(target=self._start_hosts, name="scene hosts", daemon=True)
+        try:
+            self._add_painters()
+        except RingError as error:
+            self.stop()
+            raise ServeError(str(error)) from None
+        except BaseException:
+            self.stop()
+            raise
+
+    def _add_painters(self) -> None:
+        from bridge.host import Host
+
+        args, base = self._args, self._base
         size = f"{args.size[0]}x{args.size[1]}"
         # The stages of all hosts share the cores.
         threads = max(1, (os.cpu_count() or 2) // (2 * args.hosts)) if args.device in (None, "auto", "cpu") else None
@@ -91,19 +103,15 @@ class Room:
             client = None
             if not guest:
                 client = Client(channel, ["world", "--fps", str(args.fps), "--size", size, "--seed", str(seed)])
-            try:
-                host = Host(
-                    channel,
-                    live=live,
-                    statistics=statistics,
-                    model=args.model,
-                    size=args.size,
-                    device=args.device,
-                    threads=threads,
-                )
-            except RingError as error:
-                self.stop()
-                raise ServeError(str(error)) from None
+            host = Host(
+                channel,
+                live=live,
+                statistics=statistics,
+                model=args.model,
+                size=args.size,
+                device=args.device,
+                threads=threads,
+            )
             self.painters.append(Painter(channel, host, live, statistics, examples, client))
 
     def start(self) -> None:

@@ -22,7 +22,7 @@ from bridge.ends import add_end_options, open_ends
 from bridge.foreign import AdaptorError
 from bridge.live import LiveParams
 from bridge.ring_errors import RingError
-from bridge.sources import parse_size
+from bridge.sources import ending_signals, parse_size, say
 from bridge.statistics import Statistics
 from core.params import SPECS, ParamError, Params
 
@@ -43,11 +43,6 @@ STATUS_S = 10.0
 
 class ServeError(RuntimeError):
     """Something could not be started. The message names the mend."""
-
-
-def say(text: str) -> None:
-    """Progress goes to standard error; standard output keeps results only."""
-    print(text, file=sys.stderr, flush=True)
 
 
 class Part(Protocol):
@@ -177,16 +172,26 @@ class Serving:
 
 
 class StopRequest:
-    """Set by the first Ctrl-C or SIGTERM; a second one ends the process the usual way."""
+    """Set by the first Ctrl-C, SIGTERM or closing of the terminal; a second Ctrl-C or SIGTERM ends the process at once.
+
+    What is left in shared memory then, the next start takes over or clears.
+    """
 
     def __init__(self) -> None:
         self.event = threading.Event()
-        self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {number: signal.signal(number, self._on_signal) for number in ending_signals()}
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
+        hangup = sys.platform != "win32" and number == signal.SIGHUP
+        if self.event.is_set() and not hangup:
+            # Not by an exception: a thread that is loading a model would be waited for all the same.
+            os._exit(128 + number)
         self.event.set()
-        self.restore()
+        if not hangup:
+            with contextlib.suppress(OSError):
+                # Not by `say`: this thread may be writing just now.
+                os.write(2, b"stopping; once more ends it at once\n")
 
     def restore(self) -> None:
         for number, handler in self._before.items():

@@ -10,6 +10,7 @@ imported here alone, and only for sources that need it. Colour is RGB, rows top 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -41,6 +42,16 @@ CAMERA_PATIENCE = 30
 
 class SourceError(Exception):
     """A source cannot give frames. The message names the mend."""
+
+
+def say(text: str) -> None:
+    """Progress goes to standard error, a line at once; standard output keeps results only.
+
+    A terminal or a log that has gone away ends nobody's work.
+    """
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 class Source(Protocol):
@@ -179,6 +190,11 @@ class VideoSource:
         cv2 = _opencv()
         self._path = path
         self._size = size
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            # OpenCV does not refuse such a name: it ends the process.
+            raise SourceError(f"{str(path)!r}: this name cannot be read as text; rename the file") from None
         self._video = cv2.VideoCapture(str(path))
         if not self._video.isOpened():
             raise SourceError(f"{path} cannot be read as a video or a picture; convert it to mp4 (H.264) or png")
@@ -238,7 +254,7 @@ class PictureSource:
         try:
             raw = np.fromfile(path, np.uint8)
         except OSError as error:
-            print(f"source: {path} left out: {error.strerror}", file=sys.stderr, flush=True)
+            say(f"source: {path} left out: {error.strerror}")
             return None
         picture = None
         if raw.size:
@@ -247,7 +263,7 @@ class PictureSource:
             except cv2.error:
                 picture = None
         if picture is None:
-            print(f"source: {path} left out: it cannot be read as a picture", file=sys.stderr, flush=True)
+            say(f"source: {path} left out: it cannot be read as a picture")
             return None
         return fit(picture, self._size)
 
@@ -293,9 +309,17 @@ def open_source(
     if planes:
         raise SourceError(f"only the world knows {', '.join(planes)}; leave --planes out for {what}")
     head, _, number = what.partition(":")
-    if head == "camera" and (number.isdigit() or not number):
+    if head == "camera" and re.fullmatch("[0-9]{0,4}", number):
         return CameraSource(int(number or 0), size, fps)
-    path = Path(what).expanduser()
+    try:
+        return _open_path(what, Path(what).expanduser(), size, hold_s)
+    except (OSError, RuntimeError) as error:
+        # A folder that may not be read, a name of 5,000 characters, the home of a user that is not there.
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SourceError(f"{what[:200]}: {reason}; give a file or folder that you may read") from None
+
+
+def _open_path(what: str, path: Path, size: tuple[int, int], hold_s: float) -> Source:
     if path.is_dir():
         pictures = sorted((p for p in path.iterdir() if p.suffix.lower() in PICTURES), key=_by_number)
         if not pictures:
@@ -355,8 +379,16 @@ def _planes(text: str) -> tuple[str, ...]:
     return names
 
 
+def ending_signals() -> list[signal.Signals]:
+    """What asks a program to end: Ctrl-C, a kind kill, a closed terminal unless `nohup` says to ignore that."""
+    ending = [signal.SIGINT, signal.SIGTERM]
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        ending.append(signal.SIGHUP)
+    return ending
+
+
 class Stop:
-    """Set by SIGTERM, SIGINT, or the end of standard input when a parent holds it."""
+    """Set by one of `ending_signals`, or the end of standard input when a parent holds it."""
 
     def __init__(self) -> None:
         self.event = threading.Event()
@@ -418,11 +450,7 @@ def feed(
         now = time.monotonic()
         if now - reported >= REPORT_EVERY_S:
             reported = now
-            print(
-                f"source: {written} frames, {written / (now - started):.1f} per second at {size[0]}x{size[1]}",
-                file=sys.stderr,
-                flush=True,
-            )
+            say(f"source: {written} frames, {written / (now - started):.1f} per second at {size[0]}x{size[1]}")
     return written
 
 
@@ -459,8 +487,8 @@ def main(argv: list[str] | None = None) -> int:
     from bridge.ring import RingError, RingWriter
 
     stop = Stop()
-    signal.signal(signal.SIGTERM, stop.on_signal)
-    signal.signal(signal.SIGINT, stop.on_signal)
+    for number in ending_signals():
+        signal.signal(number, stop.on_signal)
     if args.with_parent:
         stop.watch(sys.stdin.fileno())
     started = time.monotonic()
@@ -482,7 +510,9 @@ def main(argv: list[str] | None = None) -> int:
         finally:
             source.close()
     except (SourceError, RingError) as error:
-        print(f"source: {error}", file=sys.stderr, flush=True)
+        say(f"source: {error}")
+        if args.with_parent:
+            print(json.dumps({"failure": str(error)}), flush=True)
         return 1
     seconds = round(time.monotonic() - started, 3)
     print(json.dumps({"frames": frames, "seconds": seconds, "peak_memory_mb": peak_memory_mb()}), flush=True)

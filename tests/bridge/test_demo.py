@@ -162,6 +162,75 @@ def test_ctrl_c_ends_everything_and_still_reports(picture: str) -> None:
     assert not leftovers(f"demo-{child.pid}")
 
 
+@pytest.mark.skipif(not POSIX, reason="needs a POSIX terminal")
+def test_a_closed_terminal_ends_everything(picture: str) -> None:
+    ours, theirs = os.openpty()
+    # The first terminal that the leader of a session opens is the one whose end it is told.
+    take_terminal = (
+        "import os, sys\n"
+        "terminal = os.open(sys.argv[1], os.O_RDWR)\n"
+        "for fd in range(3): os.dup2(terminal, fd)\n"
+        "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])\n"
+    )
+    words = ["-m", "bridge", "demo", *SMALL, "--source", picture, "--prompt", "a"]
+    command = [sys.executable, "-c", take_terminal, os.ttyname(theirs), *words]
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as child:
+        try:
+            said = b""
+            while b"first picture after " not in said:
+                said += os.read(ours, 4096)
+            with RingReader(f"demo-{child.pid}.in") as inputs:
+                assert until(lambda: inputs.read(timeout_s=1.0), "an input frame")
+                os.close(ours)
+                child.wait(PATIENCE_S)
+                assert inputs.state is State.WRITER_GONE
+        finally:
+            child.kill()
+            os.close(theirs)
+    assert not leftovers(f"demo-{child.pid}")
+
+
+@pytest.mark.skipif(not POSIX, reason="sends a POSIX signal")
+def test_a_second_ctrl_c_ends_a_demo_that_is_still_loading(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, time\n"
+        "class Slow:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'core.model': time.sleep(600)\n"
+        "sys.meta_path.insert(0, Slow())\n",
+        encoding="utf-8",
+    )
+    with subprocess.Popen(
+        [sys.executable, "-m", "bridge", "demo", "--no-browser", "--port", "0", "--osc-port", "0", "--prompt", "a"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    ) as child:
+        try:
+            read_until(child, "loading the model")
+            child.send_signal(signal.SIGINT)
+            read_until(child, "stopping; once more ends it at once")
+            child.send_signal(signal.SIGINT)
+            assert child.wait(60) == 130
+        finally:
+            child.kill()
+            child.communicate()
+    until(lambda: [sweep(demo.CHANNEL_PREFIX), not leftovers(f"demo-{child.pid}")][1], "the end of the client")
+
+
+@pytest.mark.skipif(not POSIX, reason="closes a POSIX pipe")
+def test_a_log_that_goes_away_ends_nothing(picture: str) -> None:
+    with running("--source", picture, "--prompt", "a", "--frames", "40", "--sheet", os.devnull + "/x") as child:
+        assert child.stderr is not None and child.stdout is not None
+        child.stderr.readline()
+        child.stderr.close()
+        out = child.stdout.read()
+        assert child.wait(PATIENCE_S) == 0
+    assert json.loads(out.splitlines()[-1])["frames_out"] >= 40
+
+
 @pytest.mark.skipif(not POSIX, reason="sends a POSIX signal")
 def test_a_killed_demo_takes_its_client_along_and_the_next_one_cleans_up(picture: str) -> None:
     with running("--source", picture, "--prompt", "a") as child:
@@ -182,6 +251,7 @@ def test_a_killed_demo_takes_its_client_along_and_the_next_one_cleans_up(picture
     [
         (("--set", "stepz=3"), "demo: --set stepz=3: write NAME=VALUE with one of "),
         (("--channel", "a/b"), "demo: channel 'a/b.out': use 1 to 48 letters"),
+        (("--prompt", "a sphere", "--prompt", "x" * 3000), "demo: prompt: got 3000 characters; send text of at most"),
     ],
 )
 def test_wrong_words_are_refused_before_anything_starts(
@@ -196,7 +266,9 @@ def test_wrong_words_are_refused_before_anything_starts(
 def test_a_source_that_cannot_start_ends_the_demo(capfd: pytest.CaptureFixture[str]) -> None:
     assert demo.main([*SMALL, "--frames", "3", "--source", "no-such-file", "--prompt", "x"]) == 1
     shown = capfd.readouterr()
-    assert json.loads(shown.out.splitlines()[-1])["failure"].startswith("the client could not start")
+    reason = "the client could not start: no source 'no-such-file': it is not world, not camera or camera:N, "
+    assert json.loads(shown.out.splitlines()[-1])["failure"].startswith(reason)
+    assert shown.err.splitlines()[-1].startswith(f"demo: {reason}")
     assert "source: no source 'no-such-file'" in shown.err
     assert "Traceback" not in shown.err
 
@@ -323,6 +395,13 @@ def test_inputs_are_kept_within_bounds(channel: str, monkeypatch: pytest.MonkeyP
         assert list(pairing._inputs) == [4, 5, 6]
     finally:
         pairing.stop()
+
+
+def test_a_sheet_without_a_name_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    grey = np.full((8, 8, 3), 90, np.uint8)
+    args = argparse.Namespace(size=(8, 8), source="world", sheet=Path(""))
+    assert demo._sheet(args, [Pair(grey, grey, "x")], Measured()) is None
+    assert "give another path with --sheet" in capsys.readouterr().err
 
 
 def test_a_sheet_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

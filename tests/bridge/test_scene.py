@@ -124,6 +124,14 @@ def test_a_busy_channel_is_refused_in_one_sentence(base):
     assert left(base) == []
 
 
+def test_a_prompt_that_cannot_be_leaves_nothing_behind(base):
+    child = launch(base, "--prompt", "a sphere", "--prompt", "x" * 3000)
+    _, told = child.communicate(timeout=PATIENCE_S)
+    assert child.returncode == 1 and "Traceback" not in told
+    assert told.splitlines()[-1] == "scene: prompt: got 3000 characters; send text of at most 2000 characters"
+    assert left(base) == []
+
+
 @pytest.mark.parametrize(
     ("words", "mend"),
     [

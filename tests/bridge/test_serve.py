@@ -152,4 +152,4 @@ def test_the_host_ends_tidily(number: signal.Signals, channel: str) -> None:
             assert child.wait(60) == 0
         finally:
             child.kill()
-    assert rest == "stopped\n"
+    assert rest == "stopping; once more ends it at once\nstopped\n"

@@ -208,9 +208,18 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         (str(tmp_path / "none"), "no pictures in the folder"),
         ("camera:97", "no camera 97; plug one in"),
         ("camera:x", "no source 'camera:x'"),
+        ("camera:\N{SUPERSCRIPT TWO}", "no source 'camera:"),
+        ("camera:99999999999999999999", "no source 'camera:9999"),
+        ("~no-such-user-here/clip.mp4", "~no-such-user-here/clip.mp4"),
+        ("x" * 5000, "give a file or folder that you may read"),
     ):
         with pytest.raises(SourceError, match=words):
             open_source(what, SIZE, 30.0)
+    if os.name == "posix":
+        strange = tmp_path / "clip\udcff.mp4"
+        strange.write_bytes(junk.read_bytes())
+        with pytest.raises(SourceError, match="rename the file"):
+            open_source(str(strange), SIZE, 30.0)
     with pytest.raises(SourceError, match="no style 'mud' in the world; known are grey"):
         open_source("world", SIZE, 30.0, style="mud")
     with pytest.raises(SourceError, match="only the world knows depth"):
@@ -317,6 +326,7 @@ def test_the_client_says_what_is_wrong(words: list[str], line: str, channel: str
         out, err = child.communicate(timeout=120)
     assert (child.returncode, out) == (1, "")
     assert err.startswith(line)
+    assert "Traceback" not in err
     assert err.count("\n") == 1
 
 
