@@ -47,8 +47,13 @@ class NoiseSchedule:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> NoiseSchedule:
-        """Build from a diffusers scheduler_config.json. Raises `ScheduleError` on an unknown beta schedule."""
+        """Build from a diffusers scheduler_config.json. Raises `ScheduleError` for what would be another schedule."""
         count = int(config.get("num_train_timesteps", 1000))
+        if count < STAGE_GRID:
+            raise ScheduleError(f"num_train_timesteps {count} is not supported; use at least {STAGE_GRID}")
+        for name in ("trained_betas", "rescale_betas_zero_snr"):
+            if config.get(name):
+                raise ScheduleError(f"{name} is not supported; use a model with a plain beta_schedule")
         low, high = float(config.get("beta_start", 0.0001)), float(config.get("beta_end", 0.02))
         kind = config.get("beta_schedule", "linear")
         # float32 as in the checkpoints' own training code: its rounding is part of the published constants.
@@ -62,9 +67,8 @@ class NoiseSchedule:
 
     def timestep(self, t_index: int) -> int:
         """The training timestep of a point of the 50-point grid: 999, 979, ..., 19 for T = 1000."""
-        count = len(self.alphas_cumprod_T)
-        stride = count // STAGE_GRID
-        return count - 1 - stride * t_index
+        stride = len(self.alphas_cumprod_T) // STAGE_GRID
+        return stride * (STAGE_GRID - t_index) - 1
 
 
 @dataclass(frozen=True)
