@@ -43,6 +43,7 @@ from bridge.lock import Lock, acquire_patiently
 from bridge.ring_errors import (
     FrameTooLarge,
     InvalidFrame,
+    NoSpace,
     ReaderTimeout,
     RingClosed,
     RingError,
@@ -168,7 +169,14 @@ class RingWriter:
         try:
             stale = self._map_stale()
             segment.remove_leftovers(self._placement)
-            self._open_generation(capacity_bytes, stale)
+            if stale is not None:
+                with contextlib.suppress(NoSpace):
+                    self._open_generation(capacity_bytes, stale)
+                    return
+                # Its memory is ours to give back: a killed writer must not need room for two rings to start again.
+                self._retire(*stale, SegmentState.CLOSED)
+                stale = None
+            self._open_generation(capacity_bytes, None)
         except BaseException:
             self._lock.remove()
             raise

@@ -775,6 +775,12 @@ FRAMELOOM_API frameloom_writer *frameloom_writer_open(const char *channel, const
             stale.memory = NULL;
         frameloom_i_remove_leftovers(&w->place, 0);
         status = frameloom_i_open_generation(w, o.capacity_bytes, o.slots, &stale, &stale_g, error);
+        if (status == FRAMELOOM_NO_SPACE && stale.memory) {
+            /* Its memory is ours to give back: a killed writer must not need room for two rings to start again. */
+            frameloom_i_retire(w, &stale, &stale_g, FRAMELOOM_STATE_CLOSED);
+            if (error) memset(error, 0, sizeof *error);
+            status = frameloom_i_open_generation(w, o.capacity_bytes, o.slots, &stale, &stale_g, error);
+        }
         if (status == FRAMELOOM_OK) return w;
         frameloom_i_unmap(&stale);
     }

@@ -22,6 +22,7 @@ from bridge.ring import (
     InvalidChannel,
     InvalidFrame,
     Kind,
+    NoSpace,
     Origin,
     PlaneSpec,
     Policy,
@@ -535,6 +536,30 @@ def test_a_reader_that_comes_while_a_dead_writers_ring_is_taken_over_sees_no_old
     monkeypatch.setattr(segment, "attach", meanwhile)
     with RingWriter("a", 1 << 14, directory=tmp_path):
         assert seen == [None]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at what Linux says is mapped")
+def test_a_dead_writers_ring_is_taken_over_where_there_is_no_room_for_two(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = RingWriter("a", 1 << 14, directory=tmp_path)
+    killed.write({Kind.COLOUR: picture(1)})
+    generation = f"{killed.generation:016x}"
+    killed._lock.abandon()
+    reader = RingReader("a", directory=tmp_path)
+    del killed
+    create = segment.create
+
+    def full(place: segment.Placement, number: int, size: int) -> segment.Mapping:
+        if generation in pathlib.Path("/proc/self/maps").read_text():
+            raise NoSpace("no room beside the other one")
+        return create(place, number, size)
+
+    monkeypatch.setattr(segment, "create", full)
+    with RingWriter("a", 1 << 14, directory=tmp_path) as writer, reader:
+        writer.write({Kind.COLOUR: picture(2)}, source_frame_id=2)
+        frame = reader.read(10.0)
+        assert frame is not None and frame.source_frame_id == 2
 
 
 def test_a_lossless_reader_that_comes_while_a_generation_is_left_looks_again(

@@ -134,7 +134,16 @@ namespace Frameloom
                     throw new WriterExistsException(WhoWrites());
                 RingMapping stale = MapStale(out RingGeometry staleGeometry);
                 place.RemoveLeftovers(0);
-                OpenGeneration(capacityBytes, stale, staleGeometry);
+                try
+                {
+                    OpenGeneration(capacityBytes, stale, staleGeometry);
+                }
+                catch (NoSpaceException) when (stale != null)
+                {
+                    // Its memory is ours to give back: a killed writer must not need room for two rings to start again.
+                    Retire(stale, staleGeometry, SegmentState.Closed);
+                    OpenGeneration(capacityBytes, null, staleGeometry);
+                }
                 opened = true;
             }
             finally
