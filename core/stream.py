@@ -23,7 +23,8 @@ from core.codec import Codec
 from core.denoiser import Denoiser, PromptText, TextRows
 from core.guidance import NEGATIVE, POSITIVE, Guidance, Scales, active_guidance
 from core.params import MAX_STEPS, Params
-from core.schedule import Coefficients, NoiseSchedule
+from core.pixels import PixelError
+from core.schedule import SCHEDULES, Coefficients, NoiseSchedule, ScheduleError
 from core.similarity import SimilarityFilter
 from core.text import CACHED_PROMPTS, TextConditioner
 
@@ -35,7 +36,7 @@ class StreamConfig:
     """What a stream is built for; a change means a new stream.
 
     width, height: picture size in pixels. max_steps: stages that may be in flight. frame_buffer: frames per turn (F).
-    schedule: key of `core.schedule.SCHEDULES`.
+    schedule: key of `core.schedule.SCHEDULES`. Raises `ValueError`.
     """
 
     width: int
@@ -43,6 +44,12 @@ class StreamConfig:
     max_steps: int = MAX_STEPS
     frame_buffer: int = 1
     schedule: str = "lcm"
+
+    def __post_init__(self) -> None:
+        if self.max_steps < 1 or self.frame_buffer < 1:
+            raise ValueError(f"max_steps {self.max_steps}, frame_buffer {self.frame_buffer}: use at least 1 of each")
+        if self.schedule not in SCHEDULES:
+            raise ScheduleError(f"schedule {self.schedule!r} is not known; use one of {', '.join(SCHEDULES)}")
 
 
 @dataclass(frozen=True)
@@ -208,7 +215,13 @@ class Stream(Generic[Tag]):
         return admit(self.filter, frame_FHWC, plan)
 
     def encode(self, frame_FHWC: Tensor) -> Tensor:
-        """Latents (F, c, h, w) of uint8 pictures (F, H, W, 3 or 4)."""
+        """Latents (F, c, h, w) of uint8 pictures (F, H, W, 3 or 4). Raises `PixelError` for anything else."""
+        frames, shape = self.config.frame_buffer, tuple(frame_FHWC.shape)
+        if frame_FHWC.dtype != torch.uint8 or len(shape) != 4 or shape[0] != frames or shape[3] not in (3, 4):
+            raise PixelError(
+                f"pictures of shape {shape} and type {frame_FHWC.dtype} cannot be used; send uint8 of shape"
+                f" ({frames}, height, width, 3 or 4)"
+            )
         return self._codec.encode(frame_FHWC)
 
     @torch.inference_mode()

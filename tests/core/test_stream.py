@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from core.model import ModelError
 from core.params import GUIDANCE_KINDS, Params
+from core.pixels import PixelError
 from core.stream import StreamConfig
 from tests.random_model import SIZE_PX, random_frames, random_model
 
@@ -385,3 +386,24 @@ def test_frames_of_other_sizes_are_brought_to_the_stream_size(model):
     plan = stream.plan(BASE.with_values(steps=1))
     picture = stream.step(random_frames(1, size=150), "wide", plan)
     assert picture.frame_FHWC.shape == (1, SIZE_PX, SIZE_PX, 4)
+
+
+@pytest.mark.parametrize(
+    "pictures",
+    [
+        torch.zeros(1, SIZE_PX, SIZE_PX, 3, dtype=torch.uint8),  # would be taken for both frames of the turn
+        torch.zeros(3, SIZE_PX, SIZE_PX, 3, dtype=torch.uint8),
+        torch.zeros(SIZE_PX, SIZE_PX, 3, dtype=torch.uint8),
+        torch.zeros(2, 3, SIZE_PX, SIZE_PX, dtype=torch.uint8),
+        torch.zeros(2, SIZE_PX, SIZE_PX, 3),  # 0..1 would come out black
+    ],
+)
+def test_pictures_that_are_none_are_refused(model, pictures):
+    with pytest.raises(PixelError, match=r"send uint8 of shape \(2, height, width"):
+        make(model, frame_buffer=2).encode(pictures)
+
+
+@pytest.mark.parametrize("wrong", [{"max_steps": 0}, {"frame_buffer": 0}, {"schedule": "ddim"}])
+def test_configurations_that_cannot_be_built_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        StreamConfig(SIZE_PX, SIZE_PX, **wrong)
