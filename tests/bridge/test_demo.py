@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -176,9 +177,15 @@ def test_a_closed_terminal_ends_everything(picture: str) -> None:
     command = [sys.executable, "-c", take_terminal, os.ttyname(theirs), *words]
     with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as child:
         try:
-            said = b""
-            while b"first picture after " not in said:
-                said += os.read(ours, 4096)
+            said = bytearray()
+
+            def seen() -> bool:
+                assert child.poll() is None, said
+                if select.select([ours], [], [], 0.1)[0]:
+                    said.extend(os.read(ours, 4096))
+                return b"first picture after " in said
+
+            until(seen, "a picture")
             with RingReader(f"demo-{child.pid}.in") as inputs:
                 assert until(lambda: inputs.read(timeout_s=1.0), "an input frame")
                 os.close(ours)
