@@ -9,8 +9,8 @@ Shapes: R rows, c h w latent, N text tokens, C embedding width, P prompts, H hea
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -74,7 +74,8 @@ class _CrossAttention:
     """
 
     def __init__(self) -> None:
-        self.prepared: tuple[Tensor, Tensor] | None = None
+        # Every thread sees its own: the host warms a second stream up while the first still runs.
+        self.prepared: ContextVar[tuple[Tensor, Tensor] | None] = ContextVar("prepared", default=None)
 
     @staticmethod
     def supports(attn: Any) -> bool:
@@ -96,7 +97,7 @@ class _CrossAttention:
         temb: Tensor | None = None,
     ) -> Tensor:
         query = heads_first(attn.to_q(hidden_states), attn.heads)
-        key, value = self.prepared or keys_values(attn, encoder_hidden_states)
+        key, value = self.prepared.get() or keys_values(attn, encoder_hidden_states)
         mixed = nnf.scaled_dot_product_attention(query, key, value)
         return attn.to_out[0](mixed.transpose(1, 2).flatten(2)) / attn.rescale_output_factor
 
@@ -112,7 +113,7 @@ def keys_values(attn: Any, embedding_RNC: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class UnetCall(nn.Module):
-    """A diffusers UNet2DConditionModel as a function of tensors alone; one per network, for all its streams.
+    """A diffusers UNet2DConditionModel as a function of tensors alone.
 
     cross: the cross-attention layers that take keys and values prepared for the prompt.
     """
@@ -120,9 +121,6 @@ class UnetCall(nn.Module):
     def __init__(self, unet: Any) -> None:
         super().__init__()
         self.unet = unet
-        # The layers hold one call's keys and values at a time, and a second stream (the host warms one up while the
-        # first still runs) must not put its own in their place.
-        self._layers_are_ours = threading.Lock()
         self.cross = [
             module
             for name, module in unet.named_modules()
@@ -136,14 +134,13 @@ class UnetCall(nn.Module):
         self, x_Rchw: Tensor, t_R: Tensor, embedding_RNC: Tensor, keys_values: tuple[tuple[Tensor, Tensor], ...]
     ) -> Tensor:
         """The network's output (R, c, h, w). keys_values: (k_RHND, v_RHND) per layer, or empty."""
-        with self._layers_are_ours:
-            for attn, prepared in zip(self.cross, keys_values, strict=bool(keys_values)):
-                attn.processor.prepared = prepared
-            try:
-                return self.unet(x_Rchw, t_R, encoder_hidden_states=embedding_RNC, return_dict=False)[0]
-            finally:  # whoever calls the network itself gets the text that he hands over
-                for attn in self.cross:
-                    attn.processor.prepared = None
+        for attn, prepared in zip(self.cross, keys_values, strict=bool(keys_values)):
+            attn.processor.prepared.set(prepared)
+        try:
+            return self.unet(x_Rchw, t_R, encoder_hidden_states=embedding_RNC, return_dict=False)[0]
+        finally:  # whoever calls the network itself gets the text that he hands over
+            for attn in self.cross:
+                attn.processor.prepared.set(None)
 
 
 Spread = Callable[[Sequence[Callable[[], Tensor]]], list[Tensor]]

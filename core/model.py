@@ -137,7 +137,7 @@ class Model:
             self.device,
             self.dtype,
             cache_text=cache_text,
-            # The plain call lends the layers to one caller at a time: its halves would wait for each other.
+            # The plain call is Python: its halves would wait for each other at the interpreter's lock.
             spread=None if isinstance(call, UnetCall) else spread,
         )
         return Stream(config, denoiser, codec, self.text, self.noise, latent, self.device, noise_source)
