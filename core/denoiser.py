@@ -10,7 +10,6 @@ Shapes: R rows, c h w latent, N text tokens, C embedding width, P prompts, H hea
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -73,9 +72,8 @@ class _CrossAttention:
     Takes the place of AttnProcessor2_0 on cross-attention layers of the plain kind that `supports` describes.
     """
 
-    def __init__(self) -> None:
-        # Every thread sees its own: the host warms a second stream up while the first still runs.
-        self.prepared: ContextVar[tuple[Tensor, Tensor] | None] = ContextVar("prepared", default=None)
+    def __init__(self, layer: int) -> None:
+        self._layer = layer
 
     @staticmethod
     def supports(attn: Any) -> bool:
@@ -95,11 +93,31 @@ class _CrossAttention:
         encoder_hidden_states: Tensor,
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
+        prepared: tuple[tuple[Tensor, Tensor], ...] = (),
     ) -> Tensor:
         query = heads_first(attn.to_q(hidden_states), attn.heads)
-        key, value = self.prepared.get() or keys_values(attn, encoder_hidden_states)
+        key, value = prepared[self._layer] if prepared else keys_values(attn, encoder_hidden_states)
         mixed = nnf.scaled_dot_product_attention(query, key, value)
         return attn.to_out[0](mixed.transpose(1, 2).flatten(2)) / attn.rescale_output_factor
+
+
+class _Unprepared:
+    """The processor of any other attention layer: diffusers hands what is prepared to all of them and would warn of it
+    in every call."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        prepared: tuple[tuple[Tensor, Tensor], ...] = (),
+    ) -> Tensor:
+        return self._inner(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
 
 
 def heads_first(x_RNC: Tensor, heads: int) -> Tensor:
@@ -121,26 +139,25 @@ class UnetCall(nn.Module):
     def __init__(self, unet: Any) -> None:
         super().__init__()
         self.unet = unet
-        self.cross = [
-            module
-            for name, module in unet.named_modules()
-            if name.endswith(".attn2") and _CrossAttention.supports(module)
-        ]
-        for module in self.cross:
-            if not isinstance(module.processor, _CrossAttention):
-                module.set_processor(_CrossAttention())
+        self.cross: list[Any] = []
+        for name, module in unet.named_modules():
+            if name.endswith(".attn2") and _CrossAttention.supports(module):
+                module.set_processor(_CrossAttention(len(self.cross)))
+                self.cross.append(module)
+            elif name.endswith((".attn1", ".attn2")) and not isinstance(module.processor, _Unprepared):
+                module.set_processor(_Unprepared(module.processor))
 
     def forward(
         self, x_Rchw: Tensor, t_R: Tensor, embedding_RNC: Tensor, keys_values: tuple[tuple[Tensor, Tensor], ...]
     ) -> Tensor:
         """The network's output (R, c, h, w). keys_values: (k_RHND, v_RHND) per layer, or empty."""
-        for attn, prepared in zip(self.cross, keys_values, strict=bool(keys_values)):
-            attn.processor.prepared.set(prepared)
-        try:
-            return self.unet(x_Rchw, t_R, encoder_hidden_states=embedding_RNC, return_dict=False)[0]
-        finally:  # whoever calls the network itself gets the text that he hands over
-            for attn in self.cross:
-                attn.processor.prepared.set(None)
+        return self.unet(
+            x_Rchw,
+            t_R,
+            encoder_hidden_states=embedding_RNC,
+            cross_attention_kwargs={"prepared": keys_values} if keys_values else None,
+            return_dict=False,
+        )[0]
 
 
 Spread = Callable[[Sequence[Callable[[], Tensor]]], list[Tensor]]
