@@ -31,6 +31,9 @@ WAIT_S = 0.1
 """Longest wait for a frame before the loop looks at stop requests and changed parameters again."""
 FLUSH_S = 0.15
 """After so long without a new frame the frames in flight are brought out by repeating the last one."""
+SETTLE_S = 0.3
+"""A source whose pictures change their size is followed once they have kept the new one for so long. Until then they
+are brought to the old size: whoever drags the edge of a window sees the picture move on."""
 COMPLAIN_S = 2.0
 """At most one message of a kind in so many seconds."""
 GIVE_UP_FAILURES = 30
@@ -140,6 +143,8 @@ class Host:
         self._model: Any = None
         self._work: Work | None = None
         self._source_size: tuple[int, int] | None = None
+        self._settled_at_s: float | None = None
+        self._in_old_size: tuple[Any, int, int] | None = None
         self._seen = (0, 0)
         self._unseen: tuple[Any, int, int] | None = None
         self._last: Encoded | None = None
@@ -301,24 +306,37 @@ class Host:
         return (params.with_values(mode="latency", similarity_filter=False) if self._lossless else params), revision
 
     def _follow_source(self, frame: Frame) -> None:
-        if self._size is None and self._source_size != (frame.width, frame.height):
-            self._use_size(*self._model.fit(frame.width, frame.height))
-            self._source_size = (frame.width, frame.height)
+        size = (frame.width, frame.height)
+        if self._size is not None or size == self._source_size:
+            return
+        self._source_size = size
+        if self._work is None or self._lossless:
+            self._use_size(*self._model.fit(*size))
+        else:
+            self._settled_at_s = time.monotonic() + SETTLE_S
+            self._replan.set()
 
     def _planner(self) -> None:
-        """Turns changed parameters into a finished plan, off the frame path."""
+        """Turns changed parameters and sizes into a finished plan, off the frame path."""
         while not self._stop.is_set():
-            self._replan.wait()
+            settled_at_s = self._settled_at_s
+            self._replan.wait(None if settled_at_s is None else max(0.0, settled_at_s - time.monotonic()))
             self._replan.clear()
-            with self._planning:
-                work = self._work
-                params, revision = self._wanted()
-                if work is None or work.revision == revision:
-                    continue
-                try:
-                    self._work = Work(work.stream, work.stream.plan(params), revision)
-                except RECOVERABLE as error:
-                    self._complain("plan", f"the changed parameters could not be used, the old ones stay: {error}")
+            try:
+                if settled_at_s is not None and self._settled_at_s == settled_at_s and settled_at_s <= time.monotonic():
+                    self._settled_at_s = None
+                    assert self._source_size is not None
+                    self._use_size(*self._model.fit(*self._source_size))
+                self._plan_anew()
+            except RECOVERABLE as error:
+                self._complain("plan", f"the changed parameters or size could not be used, the old ones stay: {error}")
+
+    def _plan_anew(self) -> None:
+        with self._planning:
+            work = self._work
+            params, revision = self._wanted()
+            if work is not None and work.revision != revision:
+                self._work = Work(work.stream, work.stream.plan(params), revision)
 
     # -- the path of a frame ---------------------------------------------------------------------------------------
 
@@ -384,6 +402,8 @@ class Host:
         encode_ns = time.monotonic_ns()
         latents = work.stream.encode(picture[None])
         done_ns = time.monotonic_ns()
+        if self._settled_at_s is not None:
+            self._in_old_size = (picture.clone(), frame.source_frame_id, frame.capture_ns)
         self.statistics.record("ingest", encode_ns - started_ns)
         self.statistics.record("encode", done_ns - encode_ns)
         self._encode_s = _smooth(self._encode_s, (done_ns - started_ns) / 1e9)
@@ -397,8 +417,12 @@ class Host:
             return False
         if self._unseen is not None:
             return True
-        if last is None or work.stream is not last.work.stream:
+        if last is None:
             return False
+        if work.stream is not last.work.stream:
+            # The last picture came before the new size was ready, and may have been the only one of it.
+            self._unseen, self._in_old_size = self._in_old_size, None
+            return self._unseen is not None
         if work.plan is not last.work.plan:
             self._repeats = 0
             return True

@@ -274,7 +274,7 @@ SLOT = Table(
     PAGE,
     Field("sequence", 0, "u64", "2 s: frame s is whole; 2 s - 1: frame s is being written; 0: empty"),
     Field("frame_id", 8, "u64", "the writer's own number of this frame"),
-    Field("source_frame_id", 16, "u64", "frame id of the input that this frame was made from; 0: none"),
+    Field("source_frame_id", 16, "u64", "the client's number of the picture; a result repeats its input's; 0: none"),
     Field("capture_ns", 24, "u64", "clock time of the capture of the source"),
     Field("publish_ns", 32, "u64", "clock time of publication"),
     Field("param_revision", 40, "u64", "revision of the parameters that made this frame"),

@@ -42,7 +42,7 @@ PACKET = Table(
     Field("header_size", 8, "u32", "bytes before the payload: 88; a later version may be longer"),
     Field("payload_size", 12, "u32", "bytes of the payload, up to the end of the message"),
     Field("sequence", 16, "u64", "sequence of the frame in its ring"),
-    Field("source_frame_id", 24, "u64", "frame id of the input that this frame was made from; 0: none"),
+    Field("source_frame_id", 24, "u64", "the client's number of the picture; a result repeats its input's; 0: none"),
     Field("capture_ns", 32, "u64", "clock time of the capture of the source; 0: unknown"),
     Field("publish_ns", 40, "u64", "clock time of publication in the ring"),
     Field("sent_ns", 48, "u64", "clock time when the gateway had this packet ready"),

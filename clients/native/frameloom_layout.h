@@ -66,7 +66,7 @@
 #define FRAMELOOM_BYTES_SLOT 4096u
 #define FRAMELOOM_AT_SLOT_SEQUENCE 0u /* u64: 2 s: frame s is whole; 2 s - 1: frame s is being written; 0: empty */
 #define FRAMELOOM_AT_SLOT_FRAME_ID 8u /* u64: the writer's own number of this frame */
-#define FRAMELOOM_AT_SLOT_SOURCE_FRAME_ID 16u /* u64: frame id of the input that this frame was made from; 0: none */
+#define FRAMELOOM_AT_SLOT_SOURCE_FRAME_ID 16u /* u64: the client's number of the picture; a result repeats its input's; 0: none */
 #define FRAMELOOM_AT_SLOT_CAPTURE_NS 24u /* u64: clock time of the capture of the source */
 #define FRAMELOOM_AT_SLOT_PUBLISH_NS 32u /* u64: clock time of publication */
 #define FRAMELOOM_AT_SLOT_PARAM_REVISION 40u /* u64: revision of the parameters that made this frame */

@@ -156,9 +156,23 @@ def test_a_resize_and_every_format_are_followed(channel):
         ):
             pixels = np.full((size[1], size[0], channels), 1.0 if dtype != np.uint8 else 255, dtype)
             rig.writer.write({Kind.COLOUR: pixels}, source_frame_id=number)
-            frame = rig.until(lambda f, number=number: f.source_frame_id == number)
-            assert (frame.width, frame.height) == size
+            frame = rig.until(
+                lambda f, number=number, size=size: f.source_frame_id == number and (f.width, f.height) == size
+            )
             assert frame.planes[Kind.COLOUR].min() == 255
+
+
+def test_a_source_that_changes_its_size_all_the_time_is_shown_all_the_same(channel):
+    """Whoever drags the edge of a window must not see the picture stand still."""
+    with Rig(channel, Params(steps=2), model="passthrough") as rig:
+        sent = [0]
+
+        def drag():
+            sent[0] += 1
+            rig.writer.write({Kind.COLOUR: picture(sent[0], (64 + sent[0] % 7, 64))}, source_frame_id=sent[0])
+
+        seen = {rig.until(lambda f: True, drag).source_frame_id for _ in range(20)}
+        assert len(seen) >= 15
 
 
 def test_bottom_left_origin_and_bgra_are_turned_round(channel):

@@ -151,7 +151,7 @@ namespace Frameloom
             public const int Bytes = 4096;
             public const int Sequence = 0; // u64: 2 s: frame s is whole; 2 s - 1: frame s is being written; 0: empty
             public const int FrameId = 8; // u64: the writer's own number of this frame
-            public const int SourceFrameId = 16; // u64: frame id of the input that this frame was made from; 0: none
+            public const int SourceFrameId = 16; // u64: the client's number of the picture; a result repeats its input's; 0: none
             public const int CaptureNs = 24; // u64: clock time of the capture of the source
             public const int PublishNs = 32; // u64: clock time of publication
             public const int ParamRevision = 40; // u64: revision of the parameters that made this frame
