@@ -35,7 +35,7 @@ from bridge.serve import (
     status_line,
 )
 from bridge.sources import parse_count, parse_fps, parse_seed, parse_size, say
-from core.params import ParamError, Params
+from core.params import ParamError, params_for
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -305,8 +305,9 @@ def show(args: argparse.Namespace, channel: str, stop: threading.Event) -> tuple
     measured = Measured()
     frames: int | None = args.frames
     # Every one is checked now, and not when its turn comes.
-    prompted = [Params().with_values(prompt=prompt) for prompt in args.prompt]
-    params = params_from(args.settings, prompted[0] if prompted else Params())
+    first = params_for(args.model)
+    prompted = [first.with_values(prompt=prompt) for prompt in args.prompt]
+    params = params_from(args.settings, prompted[0] if prompted else first)
     words = [args.source, "--fps", str(args.fps), "--size", f"{args.size[0]}x{args.size[1]}", "--seed", str(args.seed)]
     serving = Serving(
         channel,

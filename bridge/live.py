@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from core.params import SPECS, ParamError, Params
+from core.params import Params
 
 Callback = Callable[[Params, int], None]
 
@@ -53,9 +53,6 @@ class LiveParams:
         """
         with self._writing:
             old, revision = self._state
-            if "self" in values:
-                # The one name that a keyword cannot carry.
-                raise ParamError("self: no such parameter; known are " + ", ".join(SPECS))
             new = old.with_values(**values)
             if new == old:
                 return old

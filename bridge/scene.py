@@ -23,7 +23,7 @@ from bridge.ring import RingError
 from bridge.serve import LIBRARY_HABITS, PAGE_PORT, ServeError, StopRequest, add_page_options, page_options
 from bridge.sources import parse_count, parse_fps, parse_seed, parse_size, say
 from bridge.statistics import Statistics, peak_memory_mb
-from core.params import ParamError, Params
+from core.params import ParamError, params_for
 
 CHANNEL_PREFIX = "scene-"
 GUEST = "guest"
@@ -99,7 +99,7 @@ class Room:
             channel = f"{base}-{GUEST if guest else f'world-{number + 1}'}"
             examples = tuple(captions("guest" if guest else "world", seed, PAIRS))
             prompt = args.prompt[number] if number < len(args.prompt) else examples[(number + 1) % len(examples)]
-            live, statistics = LiveParams(Params().with_values(prompt=prompt)), Statistics()
+            live, statistics = LiveParams(params_for(args.model).with_values(prompt=prompt)), Statistics()
             client = None
             if not guest:
                 client = Client(channel, ["world", "--fps", str(args.fps), "--size", size, "--seed", str(seed)])

@@ -24,7 +24,7 @@ from bridge.live import LiveParams
 from bridge.ring_errors import RingError
 from bridge.sources import ending_signals, parse_size, say
 from bridge.statistics import Statistics
-from core.params import SPECS, ParamError, Params
+from core.params import SPECS, ParamError, Params, params_for
 
 PAGE_PORT = 8790
 OSC_PORT = 9000
@@ -246,9 +246,8 @@ def page_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> d
     }
 
 
-def params_from(settings: Iterable[str], base: Params | None = None) -> Params:
-    """Parameters from words such as "steps=4" or "t_index=18,26". Raises `ParamError`."""
-    params = base if base is not None else Params()
+def params_from(settings: Iterable[str], params: Params) -> Params:
+    """`params` changed by words such as "steps=4" or "t_index=18,26". Raises `ParamError`."""
     for setting in settings:
         name, separator, text = setting.partition("=")
         spec = SPECS.get(name)
@@ -316,7 +315,7 @@ def main(argv: list[str] | None = None) -> int:
         channel = args.channel if args.channel is not None else channel_name(args.input)
         serving = Serving(
             channel,
-            params_from(args.settings),
+            params_from(args.settings, params_for(args.model)),
             port=args.port,
             osc_port=args.osc_port,
             osc_host=args.osc_host,

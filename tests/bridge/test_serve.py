@@ -16,7 +16,7 @@ import pytest
 from bridge import serve
 from bridge.ring import Kind, RingReader, RingWriter
 from bridge.serve import ServeError, Serving, params_from
-from core.params import ParamError, Params
+from core.params import ParamError, Params, params_for
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -36,7 +36,7 @@ def test_settings_become_parameters() -> None:
         "delta=0.5",
         "paused=0",
     ]
-    params = params_from(words)
+    params = params_from(words, Params())
     assert (params.steps, params.prompt, params.t_index) == (4, "a = b", (18, 26))
     assert (params.similarity_filter, params.guidance, params.delta, params.paused) == (True, "full", 0.5, False)
     assert params_from([], Params(steps=3)).steps == 3
@@ -57,7 +57,7 @@ def test_settings_become_parameters() -> None:
 )
 def test_wrong_settings_are_refused_with_the_mend(setting: str, said: str) -> None:
     with pytest.raises(ParamError) as refused:
-        params_from([setting])
+        params_from([setting], Params())
     assert said in str(refused.value)
 
 
@@ -153,3 +153,8 @@ def test_the_host_ends_tidily(number: signal.Signals, channel: str) -> None:
         finally:
             child.kill()
     assert rest == "stopping; once more ends it at once\nstopped\n"
+
+
+def test_another_model_starts_at_a_strength_that_changes_the_picture() -> None:
+    assert params_for("embedded") == Params()
+    assert params_for("some/folder").strength > 2 * Params().strength

@@ -43,7 +43,7 @@ namespace Frameloom
         public string negativePrompt = "";
 
         [Tooltip("How far from the input the picture may go; 1 ignores the input. Stable Diffusion models want 0.4 and more."), Range(0.02f, 1f)]
-        public float strength = 0.2f;
+        public float strength = 0.1f;
 
         [Tooltip("Denoising steps a frame gets; more is finer and slower."), Range(1, 8)]
         public int steps = 2;
