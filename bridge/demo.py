@@ -294,9 +294,11 @@ class Measured:
         self.last_output_s, self.last_count = now, frames_out
 
     def fps(self) -> float:
-        """Outputs per second from the first one on."""
-        if self.first_output_s is None or self.last_output_s <= self.first_output_s:
+        """Outputs per second from the first one on; from the start, where all had come at the first look."""
+        if self.first_output_s is None:
             return 0.0
+        if self.last_count == self.first_count:
+            return round(self.last_count / self.first_output_s, 2)
         return round((self.last_count - self.first_count) / (self.last_output_s - self.first_output_s), 2)
 
 

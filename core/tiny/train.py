@@ -58,7 +58,7 @@ class Settings:
     small_steps: int = 2150
     small_batch: int = 64
     small_cells: int = 8
-    full_steps: int = 12850
+    full_steps: int = 10650
     full_batch: int = 16
     tune_steps: int = 0
     tune_batch: int = 16

@@ -429,3 +429,10 @@ def test_the_rate_counts_from_the_first_picture_on() -> None:
     assert measured.first_output_s is not None
     measured.last_output_s = measured.first_output_s + 2.0
     assert measured.fps() == 10.0
+
+
+def test_the_rate_counts_from_the_start_where_all_had_come_at_the_first_look() -> None:
+    measured = Measured(started_s=time.monotonic() - 8.0)
+    measured.note_output(40)
+    measured.note_output(40)
+    assert 4.5 < measured.fps() <= 5.0
