@@ -11,8 +11,9 @@ two copies that each picture needs made flat out by two processes that wait for 
 transport, ask the scheduler for short slices as the host does (bridge/scheduling.py); the other work that keeps the
 cores busy at the end does not, and runs in sessions of its own. Under that load everything is measured twice, at
 ordinary priority and with both processes of each transport in the real-time class (`bridge.scheduling.urgent`), for
-which the user needs the right; the bars judge the second, or the first where that right is missing. `--quick` measures
-less.
+which the user needs the right. The bar on the 99th percentile judges the second, or the first where that right is
+missing; spinning is compared at ordinary priority, since whoever spins in the real-time class takes the core from all
+others. `--quick` measures less.
 """
 
 from __future__ import annotations
@@ -616,7 +617,8 @@ def main(arguments: list[str] | None = None) -> None:
                 ("transport", "60 Hz p50 ms", "p99 ms", "back to back p50 ms", "p99 ms"),
                 [(name, *(value / 1e3 for value in row.values())) for name, row in results[key].items()],
             )
-    loaded = results["loaded_urgent" if results["urgent"] else "loaded"]
+    loaded = results["loaded"]
+    best = results["loaded_urgent"] if results["urgent"] else loaded
     others = [name for name in TRANSPORTS if name not in (*OURS, BARE, *SPINNING)]
     small, large = by_round["512x512"], by_round["3840x2160"]
     ahead = {
@@ -641,7 +643,7 @@ def main(arguments: list[str] | None = None) -> None:
             ),
             bar("ring 4K throughput / memcpy", median(r["ring"].fps / r[BARE].fps for r in large), 0.85),
             bar("ahead of every non-spinning transport", min(ahead.values()), 1),
-            bar("loaded p99 ms", loaded["ring"]["p99_us"] / 1e3, 1, at_most=True),
+            bar("loaded p99 ms", best["ring"]["p99_us"] / 1e3, 1, at_most=True),
             bar(
                 "loaded: ahead of spinning p99 ratio",
                 min(loaded[name]["p99_us"] for name in SPINNING) / loaded["ring"]["p99_us"],
