@@ -144,6 +144,7 @@ class Host:
         self._work: Work | None = None
         self._source_size: tuple[int, int] | None = None
         self._settled_at_s: float | None = None
+        self._resizing = False
         self._in_old_size: tuple[Any, int, int] | None = None
         self._seen = (0, 0)
         self._unseen: tuple[Any, int, int] | None = None
@@ -324,12 +325,15 @@ class Host:
             self._replan.clear()
             try:
                 if settled_at_s is not None and self._settled_at_s == settled_at_s and settled_at_s <= time.monotonic():
+                    self._resizing = True
                     self._settled_at_s = None
                     assert self._source_size is not None
                     self._use_size(*self._model.fit(*self._source_size))
                 self._plan_anew()
             except RECOVERABLE as error:
                 self._complain("plan", f"the changed parameters or size could not be used, the old ones stay: {error}")
+            finally:
+                self._resizing = False
 
     def _plan_anew(self) -> None:
         with self._planning:
@@ -402,7 +406,8 @@ class Host:
         encode_ns = time.monotonic_ns()
         latents = work.stream.encode(picture[None])
         done_ns = time.monotonic_ns()
-        if self._settled_at_s is not None:
+        # In this order: the planner sets the second before it clears the first, and swaps before it clears the second.
+        if self._settled_at_s is not None or self._resizing or self._work is not work:
             self._in_old_size = (picture.clone(), frame.source_frame_id, frame.capture_ns)
         self.statistics.record("ingest", encode_ns - started_ns)
         self.statistics.record("encode", done_ns - encode_ns)
