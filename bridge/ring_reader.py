@@ -50,7 +50,7 @@ from bridge.ring_header import (
     State,
     check_header,
 )
-from bridge.scheduling import is_urgent
+from bridge.scheduling import is_urgent, let_others_run
 from bridge.slot import (
     COLOUR_SPACES,
     INTRINSICS_AT,
@@ -337,7 +337,7 @@ class RingReader:
         while u64[NEWEST_64] >> 8 <= last:
             if time.monotonic() >= until:
                 return None
-            time.sleep(0)  # lets other threads of this process have the interpreter
+            let_others_run()
         return self._ready()
 
     def _sleep_until(self, deadline: float) -> _Attachment | None:

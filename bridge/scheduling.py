@@ -15,7 +15,8 @@ import os
 import platform
 import struct
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 SLICE_NS = 500_000
 """About the processor time that one 512 x 512 frame needs at a time; longer work is merely shared fairly."""
@@ -24,6 +25,23 @@ _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "riscv64": 274, "loongarch64": 
 
 # struct sched_attr, version 0: size, policy, flags, nice, priority, runtime, deadline, period.
 _ATTRIBUTES = struct.Struct("<IIQiIQQQ")
+
+
+def _letting() -> Callable[[], object]:
+    """A call that gives other threads of this process the interpreter and other processes the core, and returns at once
+    where nobody wants them.
+
+    Not `time.sleep(0)` where there is `sched_yield`: up to Python 3.13 it waits for a timer of the kernel there, 57 us
+    on Linux, with the core gone to sleep. Not `os.sched_yield` either, which may keep the interpreter.
+    """
+    if os.name == "posix":
+        with contextlib.suppress(OSError, AttributeError):
+            letting: Callable[[], object] = ctypes.CDLL(None).sched_yield
+            return letting
+    return lambda: time.sleep(0)
+
+
+let_others_run = _letting()
 
 
 def short_slices(slice_ns: int = SLICE_NS) -> bool:

@@ -422,10 +422,13 @@ class Pair:
             return self.round_trips(count, period_s, "urgent echo")
 
     def round_trips(self, count: int, period_s: float = 0.0, request: str = "echo") -> list[float]:
-        """Microseconds each; for bare copies, the time of all three, and in `two_copies` that of the first two."""
-        self._control.send((request, count))
-        took = []
-        for number in range(count):
+        """Microseconds each; for bare copies, the time of all three, and in `two_copies` that of the first two.
+
+        One more is made before them and not counted: it finds the other process asleep at its control pipe, at its old
+        priority, and would measure that."""
+        self._control.send((request, count + 1))
+        took: list[float] = []
+        for number in range(count + 1):
             self.picture[0, 0, 0] = number & 0xFF
             started = time.perf_counter_ns()
             self.end.send(self.picture)
@@ -438,9 +441,9 @@ class Pair:
         theirs = self._control.recv()
         if isinstance(self.end, MemcpyEnd):
             mine, self.end.took_ns = self.end.took_ns, []
-            self.two_copies = [(a + b) / 1e3 for a, b in zip(mine[0::2], theirs, strict=True)]
-            return [(a + b + c) / 1e3 for a, b, c in zip(mine[0::2], theirs, mine[1::2], strict=True)]
-        return took
+            self.two_copies = [(a + b) / 1e3 for a, b in zip(mine[0::2], theirs, strict=True)][1:]
+            return [(a + b + c) / 1e3 for a, b, c in zip(mine[0::2], theirs, mine[1::2], strict=True)][1:]
+        return took[1:]
 
     def one_way(self, count: int) -> list[float]:
         """Microseconds from stamp to arrival, one picture at a time."""

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from bridge.scheduling import short_slices, urgent
+from bridge.scheduling import let_others_run, short_slices, urgent
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux scheduling classes")
 
@@ -124,3 +124,34 @@ def test_only_the_thread_that_asks_is_urgent() -> None:
     leave.set()
     thread.join(10)
     assert not thread.is_alive()
+
+
+def test_letting_others_run_gives_them_the_interpreter() -> None:
+    ran = threading.Event()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)  # nobody gets it by waiting
+    try:
+        other = threading.Thread(target=ran.set)
+        other.start()
+        for _ in range(1_000_000):
+            if ran.is_set():
+                break
+            let_others_run()
+        assert ran.is_set()
+    finally:
+        sys.setswitchinterval(interval)
+        other.join()
+
+
+def test_letting_others_run_returns_at_once_where_nobody_waits() -> None:
+    """It would sleep, that is give up its core of its own accord, at every call if it waited for a timer."""
+    script = """
+import resource
+from bridge.scheduling import let_others_run
+before = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+for _ in range(2000):
+    let_others_run()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before < 200)
+"""
+    if sys.platform == "linux":
+        assert said(script) == ["True"]
