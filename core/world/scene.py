@@ -138,17 +138,23 @@ def scenes_from_seeds(seeds: Sequence[int]) -> Scenes:
     return Scenes(present, colour, *(c.float() for c in columns[2:]))
 
 
+def _turned(rate: Tensor, time_s: Tensor) -> Tensor:
+    """How far something has turned at `rate` rad/s, within one turn: exact however long the world has been running.
+    Multiplied on the CPU, since not every device has float64."""
+    rows = time_s.double().cpu().reshape(-1, *(1,) * (rate.dim() - 1))
+    return torch.remainder(rate.double().cpu() * rows, 2.0 * math.pi).to(rate)
+
+
 def poses_at(scenes: Scenes, time_s: Tensor) -> Poses:
-    """Where everything is; `time_s` is (B,) float64 or float32."""
-    t_B1 = time_s.to(scenes.light).unsqueeze(1)
-    angle = scenes.orbit[..., 1] + scenes.orbit[..., 2] * t_B1
+    """Where everything is; `time_s` is (B,) float64, or float32 for times below some hours."""
+    angle = scenes.orbit[..., 1] + _turned(scenes.orbit[..., 2], time_s)
     x = scenes.home[..., 0] + scenes.orbit[..., 0] * torch.cos(angle)
     y = scenes.home[..., 1] + scenes.orbit[..., 0] * torch.sin(angle)
     z = scenes.size[..., 2] + scenes.bob * torch.sin(2.0 * angle).abs()
-    yaw = scenes.turn[..., 0] + scenes.turn[..., 1] * t_B1
+    yaw = scenes.turn[..., 0] + _turned(scenes.turn[..., 1], time_s)
 
     azimuth, sway, rate, distance, height, rise, aim, _ = scenes.camera.unbind(1)
-    swing = torch.sin(rate * t_B1[:, 0])
+    swing = torch.sin(_turned(rate, time_s))
     at = azimuth + sway * swing
     eye = torch.stack([distance * torch.cos(at), distance * torch.sin(at), height + rise * swing], 1)
     target = torch.stack([torch.zeros_like(aim), torch.zeros_like(aim), aim], 1)

@@ -130,7 +130,7 @@ def view(
     device: torch.device | str = "cpu",
 ) -> View:
     """Many scenes at once, for training data: one seed and one time per row."""
-    times = torch.tensor(time_s, dtype=torch.float64).to(torch.float32).to(device)
+    times = torch.tensor(time_s, dtype=torch.float64)
     return View(scenes_from_seeds(seeds).to(device), times, width, height)
 
 
@@ -148,7 +148,7 @@ class World:
             raise ValueError(f"time_s: got {time_s!r}; use a finite number of seconds")
         if width < 1 or height < 1:
             raise ValueError(f"size: got {width}x{height}; use at least 1x1 pixels")
-        return View(self.scenes, torch.tensor([time_s]), width, height)
+        return View(self.scenes, torch.tensor([time_s], dtype=torch.float64), width, height)
 
     def render(
         self,
@@ -183,7 +183,7 @@ class World:
 
     def T_world_cam(self, time_s: float) -> Tensor:
         """Camera pose, float32 (4,4): takes camera points (x right, y down, z forward) to the world."""
-        return poses_at(self.scenes, torch.tensor([time_s])).T_world_cam[0]
+        return poses_at(self.scenes, torch.tensor([time_s], dtype=torch.float64)).T_world_cam[0]
 
     def T_cam_world(self, time_s: float) -> Tensor:
         """Inverse of `T_world_cam`."""
@@ -214,7 +214,7 @@ class World:
         d = direction @ T_world_lidar[:3, :3].T
         o = T_world_lidar[:3, 3]
         rays = Rays(*(o[i].reshape(1, 1) for i in range(3)), *(d[:, i][None] for i in range(3)))  # type: ignore[arg-type]
-        hits = trace(self.scenes, poses_at(self.scenes, torch.tensor([time_s])), rays)
+        hits = trace(self.scenes, poses_at(self.scenes, torch.tensor([time_s], dtype=torch.float64)), rays)
         t = hits.t[0]
         kept = (t < min(LIDAR_RANGE_M, FAR_M)) & (hits.instance[0] != SKY)
         facing = -(hits.nx[0] * d[:, 0] + hits.ny[0] * d[:, 1] + hits.nz[0] * d[:, 2])

@@ -236,3 +236,12 @@ def test_a_window_is_a_piece_of_the_whole_picture() -> None:
     for row, (x, y) in enumerate(((8, 16), (20, 4))):
         part = whole.instance()[row, y : y + 24, x : x + 32]
         assert (piece.instance()[row] != part).float().mean() < 0.005, "rays differ by rounding alone"
+
+
+def test_a_world_that_ran_for_ten_days_still_moves_evenly() -> None:
+    """In float32 a time of ten days comes in steps of 1/16 s: objects would stand still for frames, and then jump."""
+    seen = view([4] * 8, [864_000.0 + k / 60 for k in range(8)], SIDE, SIDE)
+    on_circles = seen.poses.centre[:, seen.scenes.present[0], :2]
+    steps = on_circles.diff(dim=0).norm(dim=-1)
+    assert steps.amax() > 1e-3
+    assert (steps.amax(0) < 1.01 * steps.amin(0) + 1e-6).all()
