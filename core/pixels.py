@@ -62,5 +62,5 @@ def as_tensor(pixels_HWC: NDArray[Any]) -> torch.Tensor:
     # torch has no read-only tensors and warns of views of a ring's slot. The memory goes by its address instead; the
     # tensor must not outlive the view, which holds for everything that the frame path does with it.
     address = pixels_HWC.__array_interface__["data"][0]
-    lasting = np.frombuffer((ctypes.c_uint8 * pixels_HWC.nbytes).from_address(address), np.uint8)
+    lasting = np.frombuffer(memoryview((ctypes.c_uint8 * pixels_HWC.nbytes).from_address(address)), np.uint8)
     return torch.from_numpy(lasting.reshape(pixels_HWC.shape))
