@@ -311,7 +311,7 @@ class RingReader:
     def _ready(self) -> _Attachment | None:
         """Where a newer frame can be read now, or None."""
         at = self._at
-        if at is None or at.u64[NEWEST_64] >> 8 <= at.last or not at.mapping.whole():
+        if at is None or at.u64[NEWEST_64] >> 8 <= at.last or not at.mapping.whole() or os.getpid() != self._pid:
             at = self._attached()
             if at is None or at.u64[NEWEST_64] >> 8 <= at.last:
                 return None
@@ -584,9 +584,12 @@ class RingReader:
             frame.valid = False
             return
         frame.valid = self._intact(at, sequence_word, sequence)
+        # Once detached the entry may be another reader's, and in a forked child it is its parent's.
+        if at is not self._at or os.getpid() != self._pid:
+            return
         if word is not None:
             at.u32[word] = 0
-        elif at is self._at:
+        else:
             self._take(at, sequence)
 
     def close(self) -> None:

@@ -403,8 +403,11 @@ class RingWriter:
         try:
             yield hand
         except BaseException:
-            self._abandon()
+            # Not in a forked child: the slot is its parent's.
+            if self._lock.held:
+                self._abandon()
             raise
+        self._check_open()
         self._commit(
             plan,
             hand.frame_id,

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -45,6 +46,26 @@ def some_pixels(f: Format, height: int = 6, width: int = 10) -> np.ndarray:
     pixel = layout.PIXEL_FORMATS[f]
     shape = (height, width, pixel.channels) if pixel.channels > 1 else (height, width)
     return (np.arange(np.prod(shape)).reshape(shape) % 251).astype(DTYPES[pixel.component])
+
+
+def in_child(act: Callable[..., object], *given: object) -> str:
+    """What becomes of a call in a forked child: "done", or the name of the ring's error."""
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        said = "crashed"
+        try:
+            act(*given)
+            said = "done"
+        except ring.RingError as error:
+            said = type(error).__name__
+        finally:
+            os.write(write_end, said.encode())
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(write_end)
+    with open(read_end) as answer:
+        return answer.read()
 
 
 @pytest.mark.parametrize(("kind", "f"), FORMATS)
@@ -516,6 +537,47 @@ def test_a_forked_child_that_closes_its_parents_reader_leaves_the_parents_entry_
             writer.write({Kind.COLOUR: picture(number)}, source_frame_id=number)
         with pytest.raises(ReaderTimeout):
             writer.write({Kind.COLOUR: picture(6)}, source_frame_id=6)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+def test_a_child_forked_while_its_parent_holds_a_view_or_a_slot_touches_neither(tmp_path: pathlib.Path) -> None:
+    with RingWriter("a", 1 << 14, directory=tmp_path) as writer, RingReader("a", directory=tmp_path) as reader:
+        writer.write({Kind.COLOUR: picture(1)}, source_frame_id=1)
+        view = reader.latest()
+        held = view.__enter__()
+        assert held is not None and in_child(view.__exit__, None, None, None) == "done"
+        for number in range(2, 8):
+            writer.write({Kind.COLOUR: picture(number)}, source_frame_id=number)
+        assert number_of(held.planes[Kind.COLOUR]) == 1
+        view.__exit__(None, None, None)
+        assert held.valid
+        # There is a newer frame; it is the parent's to take.
+        assert in_child(reader.read) == in_child(reader.latest().__enter__) == "RingClosed"
+        assert reader.read() is not None
+        for left in ((None, None, None), (KeyError, KeyError(), None)):
+            slot = writer.slot([PlaneSpec(Kind.COLOUR, Format.RGBA8, 64, 48)])
+            slot.__enter__().planes[Kind.COLOUR][:] = picture(9)
+            assert in_child(slot.__exit__, *left) == ("done" if left[0] else "RingClosed")
+            assert writer._u64[writer._slot_words[writer._slot]] == 2 * writer.sequence + 1
+            assert reader.read() is None
+            slot.__exit__(None, None, None)
+            frame = reader.read()
+            assert frame is not None and number_of(frame.planes[Kind.COLOUR]) == 9
+
+
+def test_a_view_that_outlives_its_reader_leaves_the_next_owner_of_the_entry_alone(tmp_path: pathlib.Path) -> None:
+    with RingWriter("a", 1 << 14, directory=tmp_path) as writer, RingReader("a", directory=tmp_path) as other:
+        writer.write({Kind.COLOUR: picture(1)}, source_frame_id=1)
+        with RingReader("a", directory=tmp_path) as closed:
+            view = closed.latest()
+            view.__enter__()
+        with other.latest() as held:
+            assert held is not None
+            view.__exit__(None, None, None)
+            for number in range(2, 8):
+                writer.write({Kind.COLOUR: picture(number)}, source_frame_id=number)
+            assert number_of(held.planes[Kind.COLOUR]) == 1
+        assert held.valid
 
 
 def test_a_reader_that_comes_while_a_dead_writers_ring_is_taken_over_sees_no_old_picture(
