@@ -361,9 +361,12 @@ static inline frameloom_status frameloom_i_sleep(frameloom_reader *r, uint32_t t
         if (frameloom_i_newest(r) >> 8 <= r->last && frameloom_i_state(r) == FRAMELOOM_STATE_LIVE) {
             uint32_t wait_ms = left_ms < FRAMELOOM_I_LOOK_MS ? (uint32_t)left_ms : FRAMELOOM_I_LOOK_MS;
             frameloom_i_wake_wait(&r->wake, word, seen, wait_ms, naps);
-            /* A frame that came without a wake-up, twice in a row: this writer cannot wake us (section 7, Wine). */
-            if (!naps && frameloom_i_get32(word) != seen)
-                r->unwoken = frameloom_i_now_ns() - now_ns >= (uint64_t)wait_ms * 1000000u ? r->unwoken + 1 : 0;
+            /* A whole sleep in which a frame came without a wake-up, twice in a row: this writer cannot wake us (section 7,
+             * Wine). A shorter one may well end just as a frame comes. */
+            if (!naps && frameloom_i_get32(word) != seen) {
+                int late = wait_ms == FRAMELOOM_I_LOOK_MS && frameloom_i_now_ns() - now_ns >= FRAMELOOM_I_LOOK_MS * 1000000u;
+                r->unwoken = late ? r->unwoken + 1 : 0;
+            }
         }
         if (!naps) frameloom_i_put32(frameloom_i_waiting(r, waiter), 0);
     }
@@ -565,6 +568,8 @@ FRAMELOOM_API frameloom_status frameloom_latest(frameloom_reader *reader, framel
         return FRAMELOOM_OK;
     }
     if (pin) frameloom_i_put32(pin, 0);
+    /* All attempts failed: see frameloom_i_copy. */
+    if (status == FRAMELOOM_NOTHING_NEW) frameloom_i_nap_ms(1);
     return status;
 }
 
@@ -576,6 +581,8 @@ FRAMELOOM_API int frameloom_release(frameloom_reader *reader, frameloom_frame *f
     if (kind != 1) return kind == 2;
     if (!r->mapping.memory || !frameloom_i_whole(&r->mapping)) return 0;
     int intact = frameloom_i_intact(frameloom_i_slot(r, r->held_slot), r->held_sequence);
+    /* In a forked child the entry is its parent's. */
+    if (r->pid != frameloom_i_pid()) return intact;
     if (r->lossless)
         frameloom_i_taken(r, r->held_sequence);
     else
@@ -990,11 +997,15 @@ FRAMELOOM_API frameloom_status frameloom_begin(frameloom_writer *writer, const f
 FRAMELOOM_API void frameloom_abandon(frameloom_writer *writer) {
     if (!writer->in_hand) return;
     writer->in_hand = 0;
-    frameloom_i_put64(frameloom_i_target(writer, writer->slot), 0);
+    /* In a forked child the slot is its parent's. */
+    if (writer->pid == frameloom_i_pid()) frameloom_i_put64(frameloom_i_target(writer, writer->slot), 0);
 }
 
 FRAMELOOM_API frameloom_status frameloom_commit(frameloom_writer *writer, const frameloom_frame *frame, frameloom_error *error) {
     frameloom_writer *w = writer;
+    if (w->pid != frameloom_i_pid())
+        return frameloom_i_fail(error, FRAMELOOM_RING_CLOSED,
+                                "channel %s: this writer is a parent process's; open a new one", w->place.channel);
     if (!w->in_hand)
         return frameloom_i_fail(error, FRAMELOOM_MISUSE, "channel %s: begin a slot before you commit it", w->place.channel);
     if (frame->origin > FRAMELOOM_ORIGIN_BOTTOM_LEFT || frame->colour_space > FRAMELOOM_COLOUR_SPACE_LINEAR) {
@@ -1079,7 +1090,8 @@ FRAMELOOM_API frameloom_status frameloom_write(frameloom_writer *writer, const f
 }
 
 FRAMELOOM_API void frameloom_beat(frameloom_writer *writer) {
-    frameloom_i_put64(writer->mapping.memory + FRAMELOOM_AT_HEADER_HEARTBEAT_NS, frameloom_i_now_ns());
+    if (frameloom_i_whole(&writer->mapping))
+        frameloom_i_put64(writer->mapping.memory + FRAMELOOM_AT_HEADER_HEARTBEAT_NS, frameloom_i_now_ns());
 }
 
 FRAMELOOM_API uint64_t frameloom_writer_generation(const frameloom_writer *writer) { return writer->g.generation; }

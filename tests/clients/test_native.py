@@ -12,6 +12,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -371,6 +373,115 @@ def test_an_engine_writes_through_the_shared_library(tmp_path: Path, library: ct
         assert begin() == b"TruncatedSegment" and b"open a new writer" in error.message
     library.frameloom_writer_close(writer)
     assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_a_child_forked_while_its_parent_holds_a_view_or_a_slot_touches_neither(
+    tmp_path: Path, library: ctypes.CDLL
+) -> None:
+    folder = ctypes.create_string_buffer(str(tmp_path).encode())
+    options = struct.pack("<QQQIIIxxxx", ctypes.addressof(folder), 4096, 0, 0, 0, 0)
+    writer, error = opened(library.frameloom_writer_open, b"a", options)
+    reader, _ = opened(library.frameloom_reader_open, b"a", folder, 0)
+    plane = struct.pack("<IIIIQQQ", Kind.COLOUR, layout.Format.RGBA8, 4, 4, 0, 0, 0)
+    frame, held = ctypes.create_string_buffer(4096), ctypes.create_string_buffer(4096)
+    pid = os.getpid()
+
+    def publish(forked: bool = False) -> None:
+        assert library.frameloom_begin(writer, plane, 1, frame, ctypes.byref(error)) == 0
+        if forked and os.fork() == 0:
+            refused = library.frameloom_commit(writer, frame, ctypes.byref(error))
+            library.frameloom_abandon(writer)
+            os._exit(0 if library.frameloom_status_name(refused) == b"RingClosed" else 1)
+        if forked:
+            assert os.wait()[1] == 0
+        assert library.frameloom_commit(writer, frame, ctypes.byref(error)) == 0
+
+    publish(forked=True)
+    assert library.frameloom_latest(reader, held, 1000, ctypes.byref(error)) == 0
+    if os.fork() == 0:
+        library.frameloom_release(reader, frame)
+        os._exit(0)
+    os.wait()
+    for _ in range(8):
+        publish()
+    assert library.frameloom_release(reader, held) == 1 and os.getpid() == pid
+    library.frameloom_reader_close(reader)
+    library.frameloom_writer_close(writer)
+
+
+def test_a_damaged_ring_makes_nobody_spin(tmp_path: Path, library: ctypes.CDLL) -> None:
+    """`newest` promises a frame that no slot holds: nothing new, and no sooner than a millisecond later."""
+    reader, error = opened(library.frameloom_reader_open, b"a", str(tmp_path).encode(), 0)
+    frame = ctypes.create_string_buffer(4096)
+    with RingWriter("a", 4096, directory=tmp_path) as writer:
+        poke(ring_file(tmp_path, writer), *header_field("newest", 5 << 8 | 1))
+        for take in (
+            lambda: library.frameloom_read(reader, None, ctypes.c_size_t(0), frame, 1000, ctypes.byref(error)),
+            lambda: library.frameloom_latest(reader, frame, 1000, ctypes.byref(error)),
+        ):
+            began = time.monotonic()
+            assert {take() for _ in range(20)} == {1}
+            assert time.monotonic() - began >= 0.02
+    library.frameloom_reader_close(reader)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody sleeps by the word")
+def test_a_short_wait_that_ends_just_as_a_frame_comes_does_not_end_sleeping(
+    tmp_path: Path, library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, error = opened(library.frameloom_reader_open, b"a", str(tmp_path).encode(), 0)
+    frame = ctypes.create_string_buffer(4096)
+    picture = {Kind.COLOUR: np.zeros((4, 4, 4), np.uint8)}
+
+    def take(timeout_ms: int) -> int:
+        return int(library.frameloom_latest(reader, frame, timeout_ms, ctypes.byref(error)))
+
+    with RingWriter("a", 4096, directory=tmp_path) as writer, ThreadPoolExecutor() as thread:
+        waiting = slice(HEADER.offset("waiting"), HEADER.offset("waiting") + 4 * layout.READER_ENTRIES)
+        asleep = bytes(waiting.stop - waiting.start)
+
+        def write_into_sleep(timeout_ms: int) -> bool:
+            """Whether the reader slept on its word before a frame came."""
+            taking = thread.submit(take, timeout_ms)
+            while not (slept := writer._mapping.memory[waiting] != asleep) and not taking.done():
+                pass
+            writer.write(picture)
+            taken = taking.result()
+            while taken == 1:
+                taken = take(1000)
+            library.frameloom_release(reader, frame)
+            return slept
+
+        with monkeypatch.context() as silent:
+            # Frames that wake nobody, found at the end of a sleep of 50 ms.
+            silent.setattr(RingWriter, "_wake_readers", lambda self: None)
+            for _ in range(4):
+                write_into_sleep(50)
+        assert write_into_sleep(60_000)
+    library.frameloom_reader_close(reader)
+
+
+def test_a_record_that_cannot_be_written_is_no_space_and_leaves_nothing(tmp_path: Path, peer: Peer) -> None:
+    source = tmp_path / "full.c"
+    source.write_text(
+        """
+#include <errno.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+ssize_t write(int fd, const void *data, size_t count) {
+    if (count == 64 && memcmp(data, "FLPOINT", 7) == 0) return errno = ENOSPC, -1;
+    return syscall(SYS_write, fd, data, count);
+}
+"""
+    )
+    full, ring = tmp_path / "full.so", tmp_path / "ring"
+    build([compiler("gcc"), "-D_GNU_SOURCE", "-shared", "-fPIC", str(source), "-o", str(full)])
+    ring.mkdir()
+    with stage(ring) as at:
+        result = at.start(replace(peer, environment={"LD_PRELOAD": str(full)}), "write", frames=1).result()
+    assert result["error"]["type"] == "NoSpace" and "free some room" in result["error"]["message"], result
+    assert not os.listdir(ring)
 
 
 def test_the_makefile_builds_what_it_says(tmp_path: Path) -> None:
