@@ -30,6 +30,7 @@ namespace Frameloom
         public static readonly int Create = Linux ? 0x40 : 0x200;
         public static readonly int Exclusive = Linux ? 0x80 : 0x800;
         public static readonly int CloseOnExec = Linux ? 0x80000 : 0x1000000;
+        public static readonly int NonBlocking = Linux ? 0x800 : 0x4;
 
         // O_NOFOLLOW is one of the few flags that differ between processors on Linux.
         public static readonly int NoFollow =
@@ -146,12 +147,15 @@ namespace Frameloom
             return Marshal.PtrToStringAnsi(ErrorTextRaw(error));
         }
 
-        /// <summary>A descriptor that forked programs do not keep, or -1. Files are created for their owner only.</summary>
+        /// <summary>
+        /// A descriptor that forked programs do not keep, or -1. Files are created for their owner only; a pipe that somebody planted
+        /// under this name holds nobody up.
+        /// </summary>
         public static int Open(string path, int flags)
         {
             var mode = (IntPtr)0x180;
             return OpenVariadic(
-                Path(path), flags | CloseOnExec, mode, IntPtr.Zero, IntPtr.Zero, IntPtr.Zero, IntPtr.Zero, IntPtr.Zero, mode);
+                Path(path), flags | CloseOnExec | NonBlocking, mode, IntPtr.Zero, IntPtr.Zero, IntPtr.Zero, IntPtr.Zero, IntPtr.Zero, mode);
         }
 
         public static int Read(int fd, byte[] buffer)

@@ -148,9 +148,7 @@ namespace Frameloom
             {
                 if (!Libc.Status(fd, null, out FileStatus status))
                     throw RingPlace.AccessError(path, Libc.LastError);
-                RingPlace.CheckOwner(path, status);
-                if (!status.IsRegular)
-                    throw new NotARingException($"{path} is not a file; remove it and start the writer again");
+                RingPlace.CheckFile(path, status);
                 found.TrueSize = status.Size;
                 Array.Resize(ref found.Head, Math.Max(0, Libc.Read(fd, found.Head)));
                 return found;

@@ -112,8 +112,11 @@ namespace Frameloom
             return new AccessDeniedException($"{path}: {text}; free what it names or use another channel");
         }
 
-        public static void CheckOwner(string path, FileStatus status)
+        /// <summary>Only plain files of this user or of root.</summary>
+        public static void CheckFile(string path, FileStatus status)
         {
+            if (!status.IsRegular)
+                throw new NotARingException($"{path} is not a file; remove it and start the writer again");
             if (status.User != Libc.UserId() && status.User != 0)
                 throw new AccessDeniedException(
                     $"{path}: belongs to user id {status.User}; ask for its removal or use another channel");
@@ -161,7 +164,7 @@ namespace Frameloom
             try
             {
                 if (Libc.Status(fd, null, out FileStatus status))
-                    CheckOwner(RecordPath, status);
+                    CheckFile(RecordPath, status);
                 var content = new byte[RingLayout.Page];
                 Array.Resize(ref content, Math.Max(0, Libc.Read(fd, content)));
                 return content;

@@ -125,27 +125,31 @@ namespace Frameloom
             }
             var next = new Attachment(place, found.Map(place, geometry.SegmentSize), geometry);
             // Before the old entry is given back: the writer takes a moment without either for our death.
-            if (lossless)
-                Register(next);
+            if (lossless && !Register(next))
+                return at;
             Detach();
             at = next;
             lookAtNs = RingClock.NowNs + (ulong)(LookS * 1e9);
             return next;
         }
 
-        private void Register(Attachment next)
+        /// <summary>Become the one lossless reader; false when the writer has left this generation meanwhile.</summary>
+        private bool Register(Attachment next)
         {
             // The writer tests this lock, which takes it for a moment where a test cannot do otherwise.
             ulong deadline = RingClock.NowNs + 250000000;
             bool claimed = next.Claim(RingLayout.LosslessEntry, ReaderKind.Free);
-            while (!claimed && RingClock.NowNs < deadline)
+            while (!claimed && next.State == SegmentState.Live && RingClock.NowNs < deadline)
             {
                 Thread.Sleep(10);
                 claimed = next.Claim(RingLayout.LosslessEntry, ReaderKind.Free);
             }
             if (!claimed)
             {
+                bool gone = next.State != SegmentState.Live;
                 next.Detach();
+                if (gone)
+                    return false;
                 throw new ReaderExistsException($"channel {Channel} already has a lossless reader; stop it or read newest-wins");
             }
             ulong oldest = ulong.MaxValue;
@@ -159,6 +163,7 @@ namespace Frameloom
             byte* entry = next.Entry(RingLayout.LosslessEntry);
             Volatile.Write(ref *(ulong*)(entry + RingLayout.Entry.Taken), next.Last);
             Volatile.Write(ref *(uint*)(entry + RingLayout.Entry.Kind), (uint)ReaderKind.Lossless);
+            return true;
         }
 
         private void Detach()
@@ -326,6 +331,8 @@ namespace Frameloom
                 Take(now, sequence);
                 return frame;
             }
+            // A damaged ring may promise a frame that never comes; whoever asks in a loop must not spin.
+            Thread.Sleep(1);
             return null;
         }
 
@@ -417,7 +424,11 @@ namespace Frameloom
                     now.Mapping.LetGo();
             }
             if (!found)
+            {
+                // As in `Copy`.
+                Thread.Sleep(1);
                 return null;
+            }
             heldAt = now;
             holding = true;
             heldIsCopy = false;
@@ -486,7 +497,10 @@ namespace Frameloom
             private uint* pin;
             private bool pinSought;
 
-            /// <summary>Sleeps that a writer should have ended and did not; some cannot.</summary>
+            /// <summary>
+            /// Whole sleeps in a row in which a frame came without a wake-up; some writers cannot wake. One alone may have ended just
+            /// as the frame came.
+            /// </summary>
             private int missedWakes;
 
             public Attachment(RingPlace place, RingMapping mapping, RingGeometry geometry)
@@ -570,9 +584,9 @@ namespace Frameloom
                     double sleepS = wakes ? timeoutS : Math.Min(timeoutS, 0.01);
                     ulong began = RingClock.NowNs;
                     wake.Wait(seen, sleepS);
-                    bool toTheEnd = wakes && timeoutS >= LookS && RingClock.NowNs - began >= (ulong)(sleepS * 1e9);
-                    if (toTheEnd && Volatile.Read(ref *(uint*)(Mapping.Base + RingLayout.Header.Wake)) != seen)
-                        missedWakes++;
+                    bool toTheEnd = timeoutS >= LookS && RingClock.NowNs - began >= (ulong)(LookS * 1e9);
+                    if (wakes && Volatile.Read(ref *(uint*)(Mapping.Base + RingLayout.Header.Wake)) != seen)
+                        missedWakes = toTheEnd ? missedWakes + 1 : 0;
                 }
                 if (waiting != null)
                     Volatile.Write(ref *waiting, 0u);
