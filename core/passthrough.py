@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from core.codec import opaque
 from core.denoiser import Spread
 from core.guidance import Scales, active_guidance
 from core.params import Params
@@ -77,8 +78,10 @@ class PassthroughStream:
 
     def decode(self, finished: Latents[Any]) -> Picture[Any]:
         """See `Stream.decode`."""
-        rgba_FHWC = nnf.pad(finished.latent_Fchw[..., :3], (0, 1), value=255)
-        return Picture(rgba_FHWC, finished.tag)
+        frame_FHWC = finished.latent_Fchw
+        if frame_FHWC.shape[-1] == 3:
+            return Picture(nnf.pad(frame_FHWC, (0, 1), value=255), finished.tag)
+        return Picture(opaque(frame_FHWC.contiguous().view(torch.int32).squeeze(-1)), finished.tag)
 
     def step(self, frame_FHWC: Tensor, tag: Any, plan: Plan) -> Picture[Any] | None:
         """See `Stream.step`."""

@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from core.codec import Codec, DecodeVae, EncodeTiny, pack_rgba
+from core.params import Params
+from core.passthrough import PassthroughModel
 from core.pixels import PixelError, to_rgb8
+from core.stream import StreamConfig
 from tests.random_model import SIZE_PX, random_frames, random_model
 
 
@@ -93,3 +96,17 @@ def test_linear_bytes_are_brought_to_the_display_too():
     assert to_rgb8(rgba, linear=True).tolist() == expected
     assert to_rgb8(rgba[..., [2, 1, 0, 3]], linear=True, blue_first=True).tolist() == expected
     assert to_rgb8(rgba[:, :, 1], linear=True).tolist() == [[[128] * 3, [188] * 3]]
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("side", [8, 16])
+def test_the_model_that_changes_nothing_gives_opaque_pictures(channels: int, side: int) -> None:
+    model = PassthroughModel()
+    stream = model.stream(StreamConfig(8, 8))
+    frame = torch.randint(0, 256, (1, side, side, channels), dtype=torch.uint8)
+    plan = stream.plan(Params(steps=1))
+    picture = stream.step(frame, 7, plan)
+    assert picture is not None and picture.tag == 7
+    assert picture.frame_FHWC.shape == (1, 8, 8, 4) and (picture.frame_FHWC[..., 3] == 255).all()
+    if side == 8:
+        assert torch.equal(picture.frame_FHWC[..., :3], frame[..., :3])
