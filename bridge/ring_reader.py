@@ -152,9 +152,9 @@ class _Attachment:
         return self._wake, self._wait_index
 
     def woke(self, late: bool) -> None:
-        """Count frames that came without a wake-up; after two in a row we nap, since the writer cannot wake us.
+        """Count whole sleeps in which a frame came without a wake-up; after two in a row we nap.
 
-        One alone may have come just as a sleep ended.
+        The writer cannot wake us then; one alone may have ended just as the frame came.
         """
         self._late = self._late + 1 if late else 0
         if self._late == 2:
@@ -363,7 +363,7 @@ class RingReader:
                     asleep = time.monotonic()
                     wake.wait(seen, min(left_s, LOOK_S))
                     if u32[WAKE_32] != seen:
-                        at.woke(late=time.monotonic() - asleep >= LOOK_S)
+                        at.woke(late=left_s >= LOOK_S and time.monotonic() - asleep >= LOOK_S)
                 if word is not None:
                     u32[word] = 0
             ready = self._ready()

@@ -627,7 +627,8 @@ class RingWriter:
 
     def beat(self) -> None:
         """Refresh the heartbeat, for display, while there is nothing to write."""
-        self._u64[HEARTBEAT_64] = now_ns()
+        if self._mapping.whole():
+            self._u64[HEARTBEAT_64] = now_ns()
 
     def close(self) -> None:
         """Leave the channel: readers see the writer gone, the files are removed. Harmless when closed already."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import stat
@@ -482,6 +483,35 @@ def test_a_lossless_reader_that_replaced_a_dead_one_is_waited_for_over_a_resize(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the default place is a folder of shared memory on Linux only")
+def test_a_lossless_reader_that_comes_just_as_a_dead_one_is_let_go_loses_nothing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RingWriter("a", 1 << 14, policy=Policy.LOSSLESS, directory=tmp_path, timeout_s=60) as writer:
+        with RingReader("a", lossless=True, directory=tmp_path) as dead, contextlib.ExitStack() as stack:
+            assert dead.read() is None and dead._at is not None
+            dead._at._held[layout.LOSSLESS_ENTRY].abandon()
+            for number in range(1, 5):
+                writer.write({Kind.COLOUR: picture(number)}, source_frame_id=number)
+            lock = writer._reader_locks[-1]
+            tested = lock.taken_elsewhere
+            seen = []
+
+            def meanwhile() -> bool:
+                monkeypatch.setattr(lock, "taken_elsewhere", tested)
+                alive = tested()
+                second = stack.enter_context(RingReader("a", lossless=True, directory=tmp_path))
+                seen.append((alive, second, second.read()))
+                return alive
+
+            monkeypatch.setattr(lock, "taken_elsewhere", meanwhile)
+            writer.write({Kind.COLOUR: picture(5)}, source_frame_id=5)
+            ((alive, second, first),) = seen
+            assert not alive and first is not None and first.source_frame_id == 1
+            with pytest.raises(ReaderTimeout):
+                writer.write({Kind.COLOUR: picture(6)}, source_frame_id=6, timeout_s=0.05)
+            assert [second.read().source_frame_id for _ in range(4)] == [2, 3, 4, 5]
+
+
 def test_the_default_place_is_private_and_left_clean() -> None:
     channel = f"test-{uuid.uuid4().hex[:12]}"
     place = segment.place(channel)

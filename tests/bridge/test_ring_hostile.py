@@ -269,11 +269,27 @@ def test_a_segment_cut_under_a_mapping_is_an_error_at_both_ends(tmp_path: pathli
             writer.write({Kind.COLOUR: picture(2)})
         with pytest.raises(TruncatedSegment, match="start the writer again"):
             RingReader("a", directory=tmp_path).read()
+        os.truncate(path, 0)
+        writer.beat()
         writer.close()
         with RingWriter("a", 1 << 14, directory=tmp_path) as writer:
             writer.write({Kind.COLOUR: picture(3)}, source_frame_id=3)
             frame = reader.read()
             assert frame is not None and frame.source_frame_id == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cuts no file that is mapped")
+def test_a_segment_cut_between_check_and_mapping(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attach = segment.attach
+
+    def cut(place: segment.Placement, pointer: segment.Pointer, size: int, fd: int) -> segment.Mapping:
+        os.truncate(place.segment_path(pointer.generation), 8192)
+        return attach(place, pointer, size, fd)
+
+    with ring(tmp_path), RingReader("a", directory=tmp_path) as reader:
+        monkeypatch.setattr(segment, "attach", cut)
+        with pytest.raises(TruncatedSegment, match="start the writer again"):
+            reader.read()
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, 4095])
