@@ -15,6 +15,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -41,6 +42,15 @@ __all__ = [
 ]
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+_VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+# Settings of a U-Net that wants more than latent, timestep and text: SDXL, unCLIP, upscalers.
+_OTHER_INPUTS = (
+    "addition_embed_type",
+    "class_embed_type",
+    "num_class_embeds",
+    "encoder_hid_dim",
+    "encoder_hid_dim_type",
+)
 _CODECS: dict[str, tuple[Any, Any]] = {
     "AutoencoderTiny": (AutoencoderTiny, EncodeTiny),
     "AutoencoderKL": (AutoencoderKL, EncodeKl),
@@ -152,11 +162,14 @@ class Model:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{path} is missing; restore the model folder (git checkout, or download it again)") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read ({error}); restore the model folder") from None
+    if not isinstance(values, dict):
+        raise ModelError(f"{path} holds no settings; restore the model folder")
+    return values
 
 
 def _check_weights(folder: Path) -> None:
@@ -184,6 +197,63 @@ def check_folder(folder: Path) -> None:
     for part in ("unet", "vae", "text_encoder"):
         _read_json(folder / part / "config.json")
         _check_weights(folder / part)
+    _read_json(folder / "scheduler" / "scheduler_config.json")
+    # A tokenizer without its words loads as an empty one, and every prompt would mean nothing.
+    if not any(all((folder / "tokenizer" / name).is_file() for name in names) for names in _VOCABULARIES):
+        raise ModelError(f"{folder / 'tokenizer'} holds no vocabulary; restore the model folder")
+
+
+# What diffusers, transformers and the parsers below them raise for files that are whole but do not make sense.
+_SENSELESS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    StrictDataclassError,
+)
+
+
+def _part(folder: Path, kind: Any, **options: Any) -> Any:
+    """One part by its class's own loader. Raises `ModelError`."""
+    try:
+        return kind.from_pretrained(str(folder), local_files_only=True, **options)
+    except _SENSELESS as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(f"{folder} cannot be loaded ({reason}); restore the model folder") from error
+
+
+def _network(folder: Path, kind: Any, **options: Any) -> Any:
+    """One network with every weight from its files: the loaders fill what is missing with random values."""
+    network, report = _part(folder, kind, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    wrong = [*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])]
+    if wrong:
+        raise ModelError(
+            f"{folder}: {len(wrong)} of the weights that its config.json asks for are missing or of another shape"
+            f" ({wrong[0]}); restore the model folder"
+        )
+    if not all(bool(weight.isfinite().all()) for weight in network.state_dict().values()):
+        raise ModelError(f"{folder}: the weights hold values that are no numbers; restore the model folder")
+    return network
+
+
+def _check_shape(folder: Path, unet: Any, vae: Any, encoder: Any, tokenizer: Any) -> None:
+    """Raise `ModelError` for parts that this project cannot run, or that do not belong together."""
+    config = unet.config
+    fits = (
+        config.in_channels == config.out_channels == vae.config.latent_channels
+        and config.cross_attention_dim == encoder.config.hidden_size
+        and len(tokenizer) <= encoder.config.vocab_size
+        and isinstance(tokenizer.model_max_length, int)
+        and isinstance(config.sample_size, int)
+    )
+    if not fits or any(config[name] is not None for name in _OTHER_INPUTS):
+        raise ModelError(f"{folder} is not shaped like Stable Diffusion 1.x or 2.x; use a model of that shape")
+    scale, shift = vae.config.scaling_factor, vae.config.shift_factor
+    if not isinstance(scale, (int, float)) or not scale > 0 or not isinstance(shift, (int, float, type(None))):
+        raise ModelError(f"{folder / 'vae'}: scaling_factor {scale!r}, shift_factor {shift!r} are no scale; restore it")
 
 
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype, backend: str | None = None) -> Model:
@@ -196,27 +266,16 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype, backend: 
     check_folder(folder)
     scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
     prediction = scheduler.get("prediction_type", "epsilon")
-    if prediction not in PREDICTIONS:
+    if prediction not in tuple(PREDICTIONS):
         raise ModelError(f"prediction_type {prediction!r} is not supported; use one of {', '.join(PREDICTIONS)}")
     kind = _read_json(folder / "vae" / "config.json").get("_class_name", "AutoencoderKL")
-    if kind not in _CODECS:
+    if kind not in tuple(_CODECS):
         raise ModelError(f"autoencoder {kind!r} is not supported; use one of {', '.join(_CODECS)}")
-    options: dict[str, Any] = {"torch_dtype": dtype, "low_cpu_mem_usage": False, "local_files_only": True}
-    try:
-        unet = UNet2DConditionModel.from_pretrained(str(folder / "unet"), **options)
-        vae = _CODECS[kind][0].from_pretrained(str(folder / "vae"), **options)
-        encoder = CLIPTextModel.from_pretrained(str(folder / "text_encoder"), dtype=dtype, local_files_only=True)
-        tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(
-            f"{folder} cannot be loaded ({str(error).splitlines()[0]}); restore the model folder"
-        ) from error
-    shapes = (unet.config.in_channels, unet.config.cross_attention_dim)
-    if unet.config.addition_embed_type is not None or shapes != (
-        vae.config.latent_channels,
-        encoder.config.hidden_size,
-    ):
-        raise ModelError(f"{folder} is not shaped like Stable Diffusion 1.x or 2.x; use a model of that shape")
+    unet = _network(folder / "unet", UNet2DConditionModel, torch_dtype=dtype, low_cpu_mem_usage=False)
+    vae = _network(folder / "vae", _CODECS[kind][0], torch_dtype=dtype, low_cpu_mem_usage=False)
+    encoder = _network(folder / "text_encoder", CLIPTextModel, dtype=dtype)
+    tokenizer = _part(folder / "tokenizer", CLIPTokenizer)
+    _check_shape(folder, unet, vae, encoder, tokenizer)
     try:
         return assemble(folder, unet, vae, encoder, tokenizer, scheduler, device, dtype, backend)
     except ScheduleError as error:

@@ -17,6 +17,7 @@ from core.params import STAGE_GRID
 
 SIGMA_DATA = 0.5
 TIMESTEP_SCALING = 10.0
+MAX_TIMESTEPS = 10_000
 
 
 def _lcm_boundary(t: float) -> tuple[float, float]:
@@ -41,20 +42,24 @@ class ScheduleError(ValueError):
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """alpha_bar over the training timesteps: shape (T,), float64, decreasing, in (0, 1)."""
+    """alpha_bar over the training timesteps: shape (T,), float32, decreasing, in (0, 1)."""
 
     alphas_cumprod_T: Tensor
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> NoiseSchedule:
         """Build from a diffusers scheduler_config.json. Raises `ScheduleError` for what would be another schedule."""
-        count = int(config.get("num_train_timesteps", 1000))
-        if count < STAGE_GRID:
-            raise ScheduleError(f"num_train_timesteps {count} is not supported; use at least {STAGE_GRID}")
+        count, low, high = (
+            config.get(name, default)
+            for name, default in (("num_train_timesteps", 1000), ("beta_start", 0.0001), ("beta_end", 0.02))
+        )
+        if not isinstance(count, int) or not STAGE_GRID <= count <= MAX_TIMESTEPS:
+            raise ScheduleError(f"num_train_timesteps {count!r} is not supported; use {STAGE_GRID} to {MAX_TIMESTEPS}")
+        if not isinstance(low, (int, float)) or not isinstance(high, (int, float)) or not 0.0 < low <= high < 1.0:
+            raise ScheduleError(f"beta_start {low!r}, beta_end {high!r} are not supported; use rising ones in (0, 1)")
         for name in ("trained_betas", "rescale_betas_zero_snr"):
             if config.get(name):
                 raise ScheduleError(f"{name} is not supported; use a model with a plain beta_schedule")
-        low, high = float(config.get("beta_start", 0.0001)), float(config.get("beta_end", 0.02))
         kind = config.get("beta_schedule", "linear")
         # float32 as in the checkpoints' own training code: its rounding is part of the published constants.
         if kind == "scaled_linear":
