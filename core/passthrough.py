@@ -49,9 +49,8 @@ class PassthroughStream:
 
     def plan(self, params: Params) -> Plan:
         """See `Stream.plan`."""
-        stages = min(len(params.stages()), self.config.max_steps)
         guidance = active_guidance(params.guidance, params.guidance_scale)
-        return Plan(params, stages, (), guidance, Scales(params.guidance_scale, params.delta))
+        return Plan(params, len(params.stages()), (), guidance, Scales(params.guidance_scale, params.delta))
 
     def warm_up(self, plan: Plan) -> None:
         """See `Stream.warm_up`: there is nothing to warm."""

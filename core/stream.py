@@ -22,7 +22,7 @@ from torch import Tensor
 from core.codec import Codec
 from core.denoiser import Denoiser, PromptText, TextRows
 from core.guidance import NEGATIVE, POSITIVE, Guidance, Scales, active_guidance
-from core.params import MAX_STEPS, Params
+from core.params import MAX_STEPS, ParamError, Params
 from core.pixels import PixelError
 from core.schedule import SCHEDULES, Coefficients, NoiseSchedule, ScheduleError
 from core.similarity import SimilarityFilter
@@ -157,7 +157,8 @@ class Stream(Generic[Tag]):
     def plan(self, params: Params) -> Plan:
         """Everything that the frame path needs for `params`. May be called from another thread than the frame path.
 
-        Texts, noise and constants that did not change since the last call are taken over, not computed again.
+        Texts, noise and constants that did not change since the last call are taken over, not computed again. Raises
+        `ParamError` for more stages than the stream is built for.
         """
         last = self._last_plan
         if last is not None and last.params == params:
@@ -167,7 +168,9 @@ class Stream(Generic[Tag]):
         if last is not None and guidance is last.guidance and _same_passes(params, last.params):
             plan = replace(last, params=params, scales=scales)
         else:
-            stages = params.stages()[: self.config.max_steps]
+            stages = params.stages()
+            if len(stages) > self.config.max_steps:
+                raise ParamError(f"steps: got {len(stages)}; this stream is built for at most {self.config.max_steps}")
             plan = Plan(params, len(stages), self._passes(params, stages, guidance), guidance, scales)
         self._last_plan = plan
         return plan
@@ -217,7 +220,8 @@ class Stream(Generic[Tag]):
     def encode(self, frame_FHWC: Tensor) -> Tensor:
         """Latents (F, c, h, w) of uint8 pictures (F, H, W, 3 or 4). Raises `PixelError` for anything else."""
         frames, shape = self.config.frame_buffer, tuple(frame_FHWC.shape)
-        if frame_FHWC.dtype != torch.uint8 or len(shape) != 4 or shape[0] != frames or shape[3] not in (3, 4):
+        fits = len(shape) == 4 and shape[0] == frames and shape[3] in (3, 4) and 0 not in shape
+        if frame_FHWC.dtype != torch.uint8 or not fits:
             raise PixelError(
                 f"pictures of shape {shape} and type {frame_FHWC.dtype} cannot be used; send uint8 of shape"
                 f" ({frames}, height, width, 3 or 4)"

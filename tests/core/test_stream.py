@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from core.model import ModelError
-from core.params import GUIDANCE_KINDS, Params
+from core.params import GUIDANCE_KINDS, ParamError, Params
 from core.pixels import PixelError
 from core.stream import StreamConfig
 from tests.random_model import SIZE_PX, random_frames, random_model
@@ -395,12 +395,22 @@ def test_frames_of_other_sizes_are_brought_to_the_stream_size(model):
         torch.zeros(3, SIZE_PX, SIZE_PX, 3, dtype=torch.uint8),
         torch.zeros(SIZE_PX, SIZE_PX, 3, dtype=torch.uint8),
         torch.zeros(2, 3, SIZE_PX, SIZE_PX, dtype=torch.uint8),
+        torch.zeros(2, 0, SIZE_PX, 3, dtype=torch.uint8),
         torch.zeros(2, SIZE_PX, SIZE_PX, 3),  # 0..1 would come out black
     ],
 )
 def test_pictures_that_are_none_are_refused(model, pictures):
     with pytest.raises(PixelError, match=r"send uint8 of shape \(2, height, width"):
         make(model, frame_buffer=2).encode(pictures)
+
+
+def test_more_steps_than_the_stream_is_built_for_are_refused(model):
+    """Cutting the list of stages off would leave the picture half denoised."""
+    stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX, max_steps=2))
+    assert stream.plan(BASE.with_values(steps=2)).stages == 2
+    for params in (BASE.with_values(steps=3), BASE.with_values(t_index=(10, 20, 30))):
+        with pytest.raises(ParamError, match="steps: got 3; this stream is built for at most 2"):
+            stream.plan(params)
 
 
 @pytest.mark.parametrize("wrong", [{"max_steps": 0}, {"frame_buffer": 0}, {"schedule": "ddim"}])
