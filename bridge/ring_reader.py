@@ -283,11 +283,14 @@ class RingReader:
         """Become the one lossless reader; False when the writer has left this generation meanwhile."""
         entry = at.geometry.entry_32(LOSSLESS_ENTRY)
         # Patiently: under Wine a writer tests a lock by taking it for a moment.
-        if not at.claim(LOSSLESS_ENTRY, ReaderKind.FREE, patiently=True):
-            gone = at.u32[STATE_32] != _LIVE
+        claimed = at.claim(LOSSLESS_ENTRY, ReaderKind.FREE, patiently=True)
+        state = at.u32[STATE_32]
+        # One that follows the writer gives this entry back while we ask for it; its frames here are taken.
+        if state == SegmentState.SUPERSEDED or not (claimed or state == _LIVE):
             at.detach()
-            if gone:
-                return False
+            return False
+        if not claimed:
+            at.detach()
             raise ReaderExists(f"channel {self.channel} already has a lossless reader; stop it or read newest-wins")
         stored = [at.u64[start // 8] for start in at.slot_starts]
         oldest = min((word >> 1 for word in stored if word and not word & 1), default=at.geometry.first_sequence)

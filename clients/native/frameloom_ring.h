@@ -245,7 +245,8 @@ static inline void frameloom_i_detach(frameloom_reader *r) {
 /* Section 9: become the one lossless reader of a new attachment. */
 static inline frameloom_status frameloom_i_register(frameloom_reader *r, frameloom_error *error) {
     int claimed = frameloom_i_claim(r, FRAMELOOM_LOSSLESS_ENTRY, FRAMELOOM_READER_FREE);
-    if (claimed < 0) return FRAMELOOM_NOTHING_NEW;
+    /* One that follows the writer gives this entry back while we ask for it; its frames here are taken. */
+    if (claimed < 0 || frameloom_i_state(r) == FRAMELOOM_STATE_SUPERSEDED) return FRAMELOOM_NOTHING_NEW;
     if (!claimed)
         return frameloom_i_fail(error, FRAMELOOM_READER_EXISTS,
                                 "channel %s already has a lossless reader; stop it or read newest-wins", r->place.channel);

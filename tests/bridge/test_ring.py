@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from bridge import layout, ring, ring_reader, segment
+from bridge.lock import Lock
 from bridge.ring import (
     BufferMismatch,
     ColourSpace,
@@ -673,6 +674,31 @@ def test_a_lossless_reader_that_comes_while_a_generation_is_left_looks_again(
         assert reader.read() is None
         frame = reader.read()
         assert frame is not None and frame.source_frame_id == 1
+
+
+def test_a_second_lossless_reader_is_refused_also_while_the_first_follows_the_writer(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        RingWriter("a", 1 << 14, policy=Policy.LOSSLESS, directory=tmp_path) as writer,
+        RingReader("a", lossless=True, directory=tmp_path) as first,
+        RingReader("a", lossless=True, directory=tmp_path) as second,
+    ):
+        writer.write({Kind.COLOUR: picture(1)}, source_frame_id=1)
+        assert first.read() is not None
+        acquire = ring_reader.acquire_patiently
+
+        def meanwhile(lock: Lock) -> bool:
+            monkeypatch.setattr(ring_reader, "acquire_patiently", acquire)
+            assert not lock.acquire()
+            writer.write({Kind.COLOUR: picture(2, 128)}, source_frame_id=2)
+            assert first.read() is not None
+            return acquire(lock)
+
+        monkeypatch.setattr(ring_reader, "acquire_patiently", meanwhile)
+        assert second.read() is None
+        with pytest.raises(ReaderExists):
+            second.read()
 
 
 def test_a_frame_that_comes_just_as_a_sleep_ends_is_no_sign_of_a_writer_that_cannot_wake(

@@ -144,12 +144,16 @@ namespace Frameloom
                 Thread.Sleep(10);
                 claimed = next.Claim(RingLayout.LosslessEntry, ReaderKind.Free);
             }
+            SegmentState state = next.State;
+            // One that follows the writer gives this entry back while we ask for it; its frames here are taken.
+            if (state == SegmentState.Superseded || (!claimed && state != SegmentState.Live))
+            {
+                next.Detach();
+                return false;
+            }
             if (!claimed)
             {
-                bool gone = next.State != SegmentState.Live;
                 next.Detach();
-                if (gone)
-                    return false;
                 throw new ReaderExistsException($"channel {Channel} already has a lossless reader; stop it or read newest-wins");
             }
             ulong oldest = ulong.MaxValue;
