@@ -293,7 +293,10 @@ def assemble(
     dtype: torch.dtype,
     backend: str | None = None,
 ) -> Model:
-    """Put parts of `dtype` together: moved to `device`, frozen, given to the back end."""
+    """Put parts of `dtype` together: moved to `device`, frozen, given to the back end.
+
+    scheduler: what scheduler_config.json holds. backend: as for `load_model`. Raises `BackendError`, `ScheduleError`.
+    """
     backend = pick_backend(device, backend)
     for part in (unet, vae, encoder):
         part.to(device).eval().requires_grad_(False)

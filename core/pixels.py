@@ -56,7 +56,7 @@ def _to_srgb(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def as_tensor(pixels_HWC: NDArray[Any]) -> torch.Tensor:
-    """The pixels as a tensor on the same memory, which is only ever read."""
+    """Pixels (uint8, C-contiguous, any shape) as a tensor on the same memory, which is only ever read."""
     if pixels_HWC.flags.writeable:
         return torch.from_numpy(pixels_HWC)
     # torch has no read-only tensors and warns of views of a ring's slot. The memory goes by its address instead; the

@@ -71,7 +71,7 @@ class NoiseSchedule:
         return cls(torch.cumprod(1.0 - beta_T, dim=0))
 
     def timestep(self, t_index: int) -> int:
-        """The training timestep of a point of the 50-point grid: 999, 979, ..., 19 for T = 1000."""
+        """The training timestep of a point (0 to 49) of the 50-point grid: 999, 979, ..., 19 for T = 1000."""
         stride = len(self.alphas_cumprod_T) // STAGE_GRID
         return stride * (STAGE_GRID - t_index) - 1
 

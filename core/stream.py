@@ -99,6 +99,7 @@ class Picture(Generic[Tag]):
 
 
 NoiseSource = Callable[[int, int, tuple[int, ...]], Tensor]
+"""(seed >= 0, stages, (F, c, h, w)) to noise of shape (stages, F, c, h, w), as `seeded_noise`."""
 
 
 def seeded_noise(seed: int, stages: int, shape: tuple[int, ...]) -> Tensor:
@@ -117,7 +118,9 @@ class Stream(Generic[Tag]):
 
     Set-up verbs `plan` and the constructor may allocate and compute; `encode`, `advance`, `decode` and their
     composition `step` are the frame path. The three parts of `step` may run on three threads for three different
-    frames, each part on one thread only.
+    frames, each part on one thread only. `core.model.Model.stream` builds one.
+
+    noise: the schedule that the model was trained with. latent_shape: (c, h, w).
     """
 
     def __init__(
