@@ -314,7 +314,7 @@ class RingReader:
     def _ready(self) -> _Attachment | None:
         """Where a newer frame can be read now, or None."""
         at = self._at
-        if at is None or at.u64[NEWEST_64] >> 8 <= at.last or not at.mapping.whole() or os.getpid() != self._pid:
+        if at is None or not at.mapping.whole() or at.u64[NEWEST_64] >> 8 <= at.last or os.getpid() != self._pid:
             at = self._attached()
             if at is None or at.u64[NEWEST_64] >> 8 <= at.last:
                 return None
@@ -365,6 +365,9 @@ class RingReader:
                 if at.u64[NEWEST_64] >> 8 <= at.last and u32[STATE_32] == _LIVE:
                     asleep = time.monotonic()
                     wake.wait(seen, min(left_s, LOOK_S))
+                    # Cut while we slept, the ring has no words left to touch.
+                    if not at.mapping.whole():
+                        return self._ready()
                     if u32[WAKE_32] != seen:
                         at.woke(late=left_s >= LOOK_S and time.monotonic() - asleep >= LOOK_S)
                 if word is not None:

@@ -440,12 +440,15 @@ class RingWriter:
                 f"channel {self.channel}: this writer is closed or belongs to a parent process; make a new one"
             )
 
+    def _check_whole(self) -> None:
+        if not self._mapping.whole():
+            raise TruncatedSegment(f"channel {self.channel}: its segment was cut by somebody; make a new writer")
+
     def _begin(self, timeout_s: float | None) -> int:
         """Choose a slot that is neither the newest nor pinned and mark it as being written."""
         if not self._lock.held:
             self._check_open()
-        if not self._mapping.whole():
-            raise TruncatedSegment(f"channel {self.channel}: its segment was cut by somebody; make a new writer")
+        self._check_whole()
         u64, u32, pins = self._u64, self._u32, self._pin_words
         mark = 2 * self._sequence + 1
         while True:
@@ -623,6 +626,7 @@ class RingWriter:
                     "start or speed up that reader, or use the newest-wins policy"
                 )
             self._progress_wake.wait(seen, min(_NAP_S, left_s))
+            self._check_whole()
         u32[WRITER_WAITING_32] = 0
 
     def beat(self) -> None:

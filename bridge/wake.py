@@ -101,13 +101,13 @@ class Naps:
     """Bounded polling: look at the word after 1 ms, then ever later, at most every 10 ms."""
 
     def __init__(self, mapping: Mapping, word: int) -> None:
-        self._u32 = mapping.u32
+        self._mapping = mapping
         self._word = word
 
     def wait(self, expected: int, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         nap_s = 0.001
-        while self._u32[self._word] == expected:
+        while self._mapping.whole() and self._mapping.u32[self._word] == expected:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 return

@@ -318,7 +318,7 @@ static inline frameloom_status frameloom_i_follow(frameloom_reader *r, frameloom
 
 /* OK when a newer frame can be read now, else NOTHING_NEW or an error. */
 static inline frameloom_status frameloom_i_ready(frameloom_reader *r, frameloom_error *error) {
-    if (r->mapping.memory && frameloom_i_newest(r) >> 8 > r->last && frameloom_i_whole(&r->mapping)) return FRAMELOOM_OK;
+    if (r->mapping.memory && frameloom_i_whole(&r->mapping) && frameloom_i_newest(r) >> 8 > r->last) return FRAMELOOM_OK;
     frameloom_status status = frameloom_i_follow(r, error);
     if (status == FRAMELOOM_OK && frameloom_i_newest(r) >> 8 <= r->last) status = FRAMELOOM_NOTHING_NEW;
     return status;
@@ -345,31 +345,33 @@ static inline frameloom_status frameloom_i_sleep(frameloom_reader *r, uint32_t t
         uint64_t now_ns = frameloom_i_now_ns();
         if (status != FRAMELOOM_NOTHING_NEW || now_ns >= deadline) return status;
         uint64_t left_ms = (deadline - now_ns) / 1000000u + 1;
-        if (!r->mapping.memory || frameloom_i_state(r) != FRAMELOOM_STATE_LIVE) {
+        int live = r->mapping.memory && frameloom_i_state(r) == FRAMELOOM_STATE_LIVE;
+        int waiter = live ? frameloom_i_waiter(r) : -1;
+        if (waiter < 0 || r->unwoken > 1) {
             frameloom_i_nap_ms(nap_ms < left_ms ? nap_ms : (uint32_t)left_ms);
             nap_ms += nap_ms < 10;
             continue;
         }
-        int waiter = frameloom_i_waiter(r);
         uint8_t *word = r->mapping.memory + FRAMELOOM_AT_HEADER_WAKE;
         /* SYNC POINT R4: the wake word is read before `newest`, so that a publication in between makes the sleep return
          * at once. Meets W4. */
         uint32_t seen = frameloom_i_get32(word);
-        int naps = waiter < 0 || r->unwoken > 1;
-        if (!naps) frameloom_i_put32(frameloom_i_waiting(r, waiter), 1);
+        frameloom_i_put32(frameloom_i_waiting(r, waiter), 1);
         /* SYNC POINT R5: `waiting` is visible before the last look. Meets W5. */
         frameloom_i_fence();
         if (frameloom_i_newest(r) >> 8 <= r->last && frameloom_i_state(r) == FRAMELOOM_STATE_LIVE) {
             uint32_t wait_ms = left_ms < FRAMELOOM_I_LOOK_MS ? (uint32_t)left_ms : FRAMELOOM_I_LOOK_MS;
-            frameloom_i_wake_wait(&r->wake, word, seen, wait_ms, naps);
+            frameloom_i_wake_wait(&r->wake, word, seen, wait_ms);
+            /* Cut while we slept, the ring has no words left to touch. */
+            if (!frameloom_i_whole(&r->mapping)) continue;
             /* A whole sleep in which a frame came without a wake-up, twice in a row: this writer cannot wake us (section 7,
              * Wine). A shorter one may well end just as a frame comes. */
-            if (!naps && frameloom_i_get32(word) != seen) {
+            if (frameloom_i_get32(word) != seen) {
                 int late = wait_ms == FRAMELOOM_I_LOOK_MS && frameloom_i_now_ns() - now_ns >= FRAMELOOM_I_LOOK_MS * 1000000u;
                 r->unwoken = late ? r->unwoken + 1 : 0;
             }
         }
-        if (!naps) frameloom_i_put32(frameloom_i_waiting(r, waiter), 0);
+        frameloom_i_put32(frameloom_i_waiting(r, waiter), 0);
     }
 }
 
@@ -827,6 +829,11 @@ static inline uint64_t frameloom_i_may_overwrite(const frameloom_writer *w) {
     return w->let_go ? FRAMELOOM_I_EVERYTHING : w->g.first_sequence - 1;
 }
 
+static inline frameloom_status frameloom_i_cut(const frameloom_writer *w, frameloom_error *error) {
+    return frameloom_i_fail(error, FRAMELOOM_TRUNCATED_SEGMENT, "channel %s: its segment was cut by somebody; open a new writer",
+                            w->place.channel);
+}
+
 /* Section 9: sleep until the lossless reader is further than `before`, leaves or dies. `before` is what the search for a
  * slot went by: a newer value would make us wait for a reader that has taken everything already. */
 static inline frameloom_status frameloom_i_await_reader(frameloom_writer *w, uint64_t before, frameloom_error *error) {
@@ -863,7 +870,8 @@ static inline frameloom_status frameloom_i_await_reader(frameloom_writer *w, uin
             break;
         }
         uint64_t left_ms = (deadline - now_ns) / 1000000u + 1;
-        frameloom_i_wake_wait(&w->progress_wake, progress, seen, left_ms < 50 ? (uint32_t)left_ms : 50, 0);
+        frameloom_i_wake_wait(&w->progress_wake, progress, seen, left_ms < 50 ? (uint32_t)left_ms : 50);
+        if (!frameloom_i_whole(&w->mapping)) return frameloom_i_cut(w, error);
     }
     frameloom_i_put32(waiting, 0);
     return status;
@@ -965,9 +973,7 @@ FRAMELOOM_API frameloom_status frameloom_begin(frameloom_writer *writer, const f
                                 "a frame of %llu bytes is beyond the capacity of %llu; write a smaller frame or give the writer "
                                 "a larger max_capacity_bytes",
                                 (unsigned long long)data_size, (unsigned long long)w->max_capacity);
-    if (!frameloom_i_whole(&w->mapping))
-        return frameloom_i_fail(error, FRAMELOOM_TRUNCATED_SEGMENT,
-                                "channel %s: its segment was cut by somebody; open a new writer", w->place.channel);
+    if (!frameloom_i_whole(&w->mapping)) return frameloom_i_cut(w, error);
     if (data_size > w->g.slot_stride - w->g.slot_header_size) {
         frameloom_i_mapping old = w->mapping;
         frameloom_i_geometry old_g = w->g;

@@ -917,29 +917,27 @@ static inline void frameloom_i_wake_close(frameloom_i_wake *wake) {
 #endif
 }
 
-/* Sleep until the word may differ from `seen`, at most timeout_ms. May return early. nap: poll, nobody will wake us. */
-static inline void frameloom_i_wake_wait(const frameloom_i_wake *wake, uint8_t *word, uint32_t seen, uint32_t timeout_ms,
-                                         int nap) {
+/* Sleep until the word may differ from `seen`, at most timeout_ms. May return early. */
+static inline void frameloom_i_wake_wait(const frameloom_i_wake *wake, uint8_t *word, uint32_t seen, uint32_t timeout_ms) {
+#ifdef __linux__
+    (void)wake;
+    struct timespec timeout;
+    timeout.tv_sec = (time_t)(timeout_ms / 1000);
+    timeout.tv_nsec = (long)(timeout_ms % 1000) * 1000000;
+    /* Interrupted, changed and timed out all mean: look again. */
+    syscall(SYS_futex, word, FUTEX_WAIT, seen, &timeout, NULL, 0);
+#else
 #ifdef _WIN32
-    if (wake->event && !nap) {
+    if (wake->event) {
         WaitForSingleObject(wake->event, timeout_ms);
         return;
     }
-#elif defined(__linux__)
-    (void)wake;
-    if (!nap) {
-        struct timespec timeout;
-        timeout.tv_sec = (time_t)(timeout_ms / 1000);
-        timeout.tv_nsec = (long)(timeout_ms % 1000) * 1000000;
-        /* Interrupted, changed and timed out all mean: look again. */
-        syscall(SYS_futex, word, FUTEX_WAIT, seen, &timeout, NULL, 0);
-        return;
-    }
 #else
-    (void)wake, (void)nap;
+    (void)wake;
 #endif
     uint64_t deadline = frameloom_i_now_ns() + (uint64_t)timeout_ms * 1000000u;
     for (uint32_t ms = 1; frameloom_i_get32(word) == seen && frameloom_i_now_ns() < deadline; ms += ms < 10) frameloom_i_nap_ms(ms);
+#endif
 }
 
 static inline void frameloom_i_wake_all(const frameloom_i_wake *wake, uint8_t *word) {

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import os
+import time
 from pathlib import Path
 
 import pytest
 
+from bridge.layout import HEADER, READER_ENTRIES
+from bridge.ring import RingWriter
 from tests.conformance import runs
-from tests.conformance.peers import Peer, stage
+from tests.conformance.peers import PATIENCE_S, Peer, stage
 
 LANGUAGES = ("python", "c", "c#", "c on wine")
 PAIRS = list(itertools.product(LANGUAGES, LANGUAGES))
@@ -55,6 +59,33 @@ def test_a_second_writer_is_refused_in_every_language(built: dict[str, Peer], tm
         first.leave()
 
 
+@pytest.mark.parametrize("name", ["python", "c", "c#"])
+def test_a_segment_cut_to_nothing_under_sleepers_is_an_error_and_no_crash(
+    built: dict[str, Peer], tmp_path: Path, name: str
+) -> None:
+    def cut(word: int, count: int) -> None:
+        """Cut the ring as soon as one of these words says that somebody sleeps, well before that sleep ends."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not any(any(path.read_bytes()[word : word + 4 * count]) for path in tmp_path.glob("*.seg")):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        time.sleep(0.02)
+        for path in tmp_path.glob("*.seg"):
+            os.truncate(path, 0)
+
+    for how in ("read", "latest", "lossless"):
+        with RingWriter("a", 64 * 48 * 4, directory=tmp_path), stage(tmp_path) as at:
+            reading = at.start(peer(built, name), "read", until=1, how=how)
+            cut(HEADER.offset("waiting"), READER_ENTRIES)
+            result = reading.result()
+            assert result["status"] == 1 and result["error"]["type"] == "TruncatedSegment", result
+    with stage(tmp_path) as at:
+        writing = at.start(peer(built, name), "write", frames=9, policy="lossless")
+        cut(HEADER.offset("writer_waiting"), 1)
+        result = writing.result()
+        assert result["status"] == 1 and result["error"]["type"] == "TruncatedSegment", result
+
+
 @pytest.mark.parametrize("name", LANGUAGES)
 def test_words_not_understood_are_refused(built: dict[str, Peer], name: str) -> None:
     for words in ({}, {"until": 3, "width": 4}):
@@ -68,7 +99,7 @@ def test_what_a_reader_finds_wrong_it_says(built: dict[str, Peer], tmp_path: Pat
     """The judges are no rubber stamps: a frame whose pixels are not those of its number counts as torn, and so on."""
     import numpy as np
 
-    from bridge.ring import Kind, RingWriter
+    from bridge.ring import Kind
 
     with RingWriter("a", 64 * 48 * 4, directory=tmp_path) as writer, stage(tmp_path) as at:
         reading = at.start(peer(built, name), "read", until=5, how="latest")

@@ -588,6 +588,9 @@ namespace Frameloom
                     double sleepS = wakes ? timeoutS : Math.Min(timeoutS, 0.01);
                     ulong began = RingClock.NowNs;
                     wake.Wait(seen, sleepS);
+                    // Cut while we slept, the ring has no words left to touch.
+                    if (!Mapping.Whole)
+                        return;
                     bool toTheEnd = timeoutS >= LookS && RingClock.NowNs - began >= (ulong)(LookS * 1e9);
                     if (wakes && Volatile.Read(ref *(uint*)(Mapping.Base + RingLayout.Header.Wake)) != seen)
                         missedWakes = toTheEnd ? missedWakes + 1 : 0;

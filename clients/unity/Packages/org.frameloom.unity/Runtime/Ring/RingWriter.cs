@@ -563,6 +563,7 @@ namespace Frameloom
                         "the newest-wins policy");
                 }
                 progressWake.Wait(seen, Math.Min(NapS, (deadline - now) / 1e9));
+                CheckOpen();
             }
             Volatile.Write(ref *sleeping, 0u);
         }
