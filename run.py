@@ -239,7 +239,8 @@ def pip_failure(said: str, log: Path) -> SetupError:
             "No network: the package index did not answer; check the connection (or the proxy settings of pip) "
             "and run the same command again, it goes on where it was."
         )
-    missing = re.search(r"No matching distribution found for (\S+)", said)
+    # A pin that the index does not have for this Python is called a conflict with the constraint, not a missing package.
+    missing = re.search(r"(?:No matching distribution found for|The user requested \(constraint\)) (\S+)", said)
     if missing:
         return SetupError(
             f"No ready-made package of {missing.group(1)} for Python {sys.version_info[0]}.{sys.version_info[1]} "

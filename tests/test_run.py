@@ -153,6 +153,13 @@ def test_every_direct_requirement_is_pinned() -> None:
             "ERROR: No matching distribution found for torch==2.13.0",
             "No ready-made package of torch==2.13.0 for Python 3",
         ),
+        (
+            "ERROR: Cannot install numpy>=1 because these package versions have conflicting dependencies.\n\n"
+            "The conflict is caused by:\n    The user requested numpy>=1\n"
+            "    The user requested (constraint) numpy==99.9.9\n\n"
+            "ERROR: ResolutionImpossible: for help visit the manual of pip",
+            "No ready-made package of numpy==99.9.9 for Python 3",
+        ),
         ("something\nERROR: the moon is full\n", "Installing failed (ERROR: the moon is full); "),
         ("", "Installing failed (nothing was said); "),
     ],
