@@ -493,6 +493,13 @@ def test_unknown_addresses_and_wrong_types_never_end_it(peer: Peer, live: LivePa
     assert live.current == before
 
 
+def test_weights_that_are_no_numbers_are_refused(peer: Peer) -> None:
+    for weight in ("1" + "0" * 400, "1e400", "NaN", "true", '"1"'):
+        peer.send("/prompt_list", f'[["one", {weight}]]')
+        (answer,) = peer.settle()
+        assert answer[:2] == ("/error", "/prompt_list") and "a pair [item, weight]" in answer[2]
+
+
 def test_reports_come_by_themselves(server: tuple[StreamDiffusionTd, Peer], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streamdiffusiontd_osc, "HEARTBEAT_S", 0.02)
     reports, peer = server
