@@ -239,7 +239,7 @@ def pip_failure(said: str, log: Path) -> SetupError:
             "No network: the package index did not answer; check the connection (or the proxy settings of pip) "
             "and run the same command again, it goes on where it was."
         )
-    # A pin that the index does not have for this Python is called a conflict with the constraint, not a missing package.
+    # pip calls a pin that the index does not have for this Python a conflict with the constraint.
     missing = re.search(r"(?:No matching distribution found for|The user requested \(constraint\)) (\S+)", said)
     if missing:
         return SetupError(
