@@ -7,6 +7,7 @@ decision knows how many stages are in flight: every frame that is run is followe
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -19,16 +20,33 @@ def skip_probability(similarity: float, threshold: float) -> float:
     return max(0.0, 1.0 - (1.0 - similarity) / (1.0 - threshold))
 
 
+CHUNK = 1 << 16
+"""Values compared at a time: as float32 they stay in the processor's cache, where a whole picture's would not."""
+
+
+def _colours(picture: Tensor) -> Iterator[Tensor]:
+    """The picture's values as float32, `CHUNK` by `CHUNK`, with 0 for alpha."""
+    for part in picture.reshape(-1).split(CHUNK):
+        values = part.to(torch.float32)
+        if picture.shape[-1] == 4:
+            values[3::4] = 0.0
+        yield values
+
+
 def similarity_of(first: Tensor, second: Tensor) -> float:
-    """Likeness of two uint8 pictures of one shape, 0..1: the cosine of the angle between them, over all pixels, times
-    the ratio of their lengths.
+    """Likeness of two uint8 pictures of one shape (..., 3 or 4), 0..1: the cosine of the angle between them, over all
+    pixels, times the ratio of their lengths. Alpha is ignored.
 
     The cosine alone (paper, equation 7) calls a picture and the same one at half its brightness equal, and with them
     any two flat colours of one hue: a scene that fades would stand still on the screen.
     """
-    a, b = first.flatten().to(torch.float32), second.flatten().to(torch.float32)
-    longest = max(float(torch.dot(a, a)), float(torch.dot(b, b)))
-    return 1.0 if longest == 0.0 else min(1.0, float(torch.dot(a, b)) / longest)
+    a_a = a_b = b_b = 0.0
+    for a, b in zip(_colours(first), _colours(second), strict=True):
+        a_a += float(torch.dot(a, a))
+        a_b += float(torch.dot(a, b))
+        b_b += float(torch.dot(b, b))
+    longest = max(a_a, b_b)
+    return 1.0 if longest == 0.0 else min(1.0, a_b / longest)
 
 
 class SimilarityFilter:
@@ -50,7 +68,7 @@ class SimilarityFilter:
         self._last = None
 
     def admit(self, frame: Tensor, *, depth: int, threshold: float, max_skip: int, key: object = None) -> bool:
-        """True when `frame` (uint8, CPU, any fixed shape) has to be run.
+        """True when `frame` (uint8, CPU, any fixed shape (..., 3 or 4)) has to be run.
 
         depth: turns that a frame stays in flight after its own (stages - 1 in throughput mode, 0 in latency mode).
         max_skip: longest run of skipped frames; the frame after it runs. key: whatever else the picture depends on; a

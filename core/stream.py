@@ -316,7 +316,7 @@ def admit(similarity: SimilarityFilter, frame: Tensor, plan: Plan) -> bool:
         similarity.changed()
         return True
     return similarity.admit(
-        frame[..., :3],
+        frame,
         depth=plan.depth,
         threshold=params.similarity_threshold,
         max_skip=params.similarity_max_skip,

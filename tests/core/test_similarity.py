@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from core.similarity import SimilarityFilter, similarity_of, skip_probability
+from core.similarity import CHUNK, SimilarityFilter, similarity_of, skip_probability
 
 OPTIONS = {"threshold": 0.98, "max_skip": 10}
 
@@ -34,6 +34,16 @@ def test_pictures_of_one_brightness_are_as_alike_as_the_paper_says():
     cosine = torch.nn.functional.cosine_similarity(one.flatten().float(), other.flatten().float(), dim=0)
     assert similarity_of(one, other) == pytest.approx(float(cosine), abs=1e-5)
     assert similarity_of(one, one.clone()) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_pieces_of_a_large_picture_add_up_without_alpha(channels):
+    generator = torch.Generator().manual_seed(0)
+    one, other = (torch.randint(0, 256, (203, 301, channels), dtype=torch.uint8, generator=generator) for _ in "ab")
+    assert one.numel() > 2 * CHUNK
+    a, b = (picture[..., :3].flatten().double() for picture in (one, other))
+    assert similarity_of(one, other) == pytest.approx(float(a @ b / max(a @ a, b @ b)), abs=1e-4)
+    assert similarity_of(one, one.clone()) == 1.0
 
 
 @pytest.mark.parametrize("bright", [picture(0) // 2, torch.full((8, 8, 3), 60, dtype=torch.uint8)])
