@@ -517,14 +517,19 @@ class RingReader:
             if found is None:
                 continue
             head, known = found
+            start = at.slot_starts[place[1]]
             if buffer is None:
                 arrays = {kind: shown.copy() for kind, shown in known.views.items()}
             else:
                 source = known.views.get(_COLOUR)
-                target = _fit(buffer, source)
+                try:
+                    target = _fit(buffer, source)
+                except BufferMismatch:
+                    if self._intact(at, start // 8, place[0]):
+                        raise
+                    continue
                 target[...] = source
                 arrays = {_COLOUR: target}
-            start = at.slot_starts[place[1]]
             frame = self._frame(at, start, head, known, arrays)
             if self._intact(at, start // 8, place[0]):
                 self._take(at, place[0])

@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,6 +194,25 @@ def test_read_into(tmp_path: pathlib.Path) -> None:
         writer.write({Kind.MASK: np.ones((4, 4), np.uint8)})
         with pytest.raises(BufferMismatch, match="no colour plane"):
             reader.read_into(exact)
+
+
+def test_a_buffer_is_not_refused_for_a_frame_that_is_being_overwritten(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RingWriter("a", 1 << 16, directory=tmp_path) as writer, RingReader("a", directory=tmp_path) as reader:
+        writer.write({Kind.COLOUR: picture(1)}, source_frame_id=1)
+        check = reader._check
+
+        def meanwhile(*what: Any) -> Any:
+            monkeypatch.setattr(reader, "_check", check)
+            # The fourth comes into the slot whose description is read at this moment.
+            for number, width in enumerate((64, 64, 64, 128, 64), 2):
+                writer.write({Kind.COLOUR: picture(number, width)}, source_frame_id=number)
+            return check(*what)
+
+        monkeypatch.setattr(reader, "_check", meanwhile)
+        frame = reader.read_into(np.zeros(64 * 48 * 4, np.uint8))
+        assert frame is not None and frame.source_frame_id == 6
 
 
 def test_a_larger_frame_makes_the_next_generation_and_readers_follow(tmp_path: pathlib.Path) -> None:
