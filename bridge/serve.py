@@ -39,6 +39,9 @@ LIBRARY_HABITS = {
 """Read by the model libraries at their import. This program reports progress itself and never downloads a model."""
 PROGRESS_S = 2.0
 STATUS_S = 10.0
+SAME_REQUEST_S = 0.5
+"""A signal that follows the first one so soon is its copy: `timeout`, shells and supervisors send it to the process and
+to its group."""
 
 
 class ServeError(RuntimeError):
@@ -180,13 +183,17 @@ class StopRequest:
     def __init__(self) -> None:
         self.event = threading.Event()
         self._before = {number: signal.signal(number, self._on_signal) for number in ending_signals()}
+        self._first_s = 0.0
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
         hangup = sys.platform != "win32" and number == signal.SIGHUP
         if self.event.is_set() and not hangup:
+            if time.monotonic() - self._first_s < SAME_REQUEST_S:
+                return
             # Not by an exception: a thread that is loading a model would be waited for all the same.
             os._exit(128 + number)
+        self._first_s = time.monotonic()
         self.event.set()
         if not hangup:
             with contextlib.suppress(OSError):

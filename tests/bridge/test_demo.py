@@ -219,6 +219,7 @@ def test_a_second_ctrl_c_ends_a_demo_that_is_still_loading(tmp_path: Path) -> No
             read_until(child, "loading the model")
             child.send_signal(signal.SIGINT)
             read_until(child, "stopping; once more ends it at once")
+            time.sleep(1.0)  # a person's second one, and not a copy of the first
             child.send_signal(signal.SIGINT)
             assert child.wait(60) == 130
         finally:

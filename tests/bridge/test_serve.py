@@ -26,6 +26,22 @@ def channel(request: pytest.FixtureRequest) -> str:
     return f"test-serve-{os.getpid()}-{abs(hash(request.node.name)) % 10**6}"
 
 
+def test_a_signal_that_comes_twice_at_once_is_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, ended = [100.0], []
+    monkeypatch.setattr(serve.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(serve.os, "_exit", ended.append)
+    stop = serve.StopRequest()
+    try:
+        stop._on_signal(signal.SIGTERM, None)
+        stop._on_signal(signal.SIGTERM, None)
+        assert stop.event.is_set() and ended == []
+        now[0] += serve.SAME_REQUEST_S
+        stop._on_signal(signal.SIGINT, None)
+        assert ended == [128 + signal.SIGINT]
+    finally:
+        stop.restore()
+
+
 def test_settings_become_parameters() -> None:
     words = [
         "steps=4",
