@@ -96,6 +96,7 @@ class Side {
     this.waiting = null;
     this.painting = false;
     this.paintedAt = [];
+    this.size = "";
     this.ringState = { state: "connecting", message: "" };
   }
 
@@ -145,7 +146,7 @@ class Side {
   show({ state, message }) {
     this.ringState = { state, message };
     this.figure.dataset.state = state;
-    this.message.textContent = message;
+    this.message.textContent = message || (this.size ? "" : "waiting for the first picture");
   }
 
   take(buffer) {
@@ -177,7 +178,9 @@ class Side {
     const now = performance.now();
     this.paintedAt.push(now);
     while (this.paintedAt[0] < now - 3000) this.paintedAt.shift();
+    const first = !this.size;
     this.size = `${packet.width} × ${packet.height}`;
+    if (first) this.show(this.ringState);
     if (this.paintedAt.length % 8 === 1) this.describe();
   }
 

@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bridge.gateway import Channel, Gateway
 from bridge.live import LiveParams
+from bridge.ring import Kind, RingWriter
 from bridge.statistics import Statistics
 from core.params import SPECS
 from tests import chromium
@@ -245,6 +247,18 @@ def test_a_bad_value_is_shown_at_its_control_and_a_good_one_clears_it(on_the_pag
         await page.call("Input.insertText", text="x" * 100_000)
         await page.until(text_of("[data-name=prompt] .error") + ".includes('at most 2000 characters')")
         assert scene.live.current.prompt == before.prompt
+
+    assert on_the_page(scenario) == []
+
+
+def test_a_host_that_has_no_picture_yet_is_told(on_the_page):
+    async def scenario(scene, page):
+        message = text_of("#side-out .message")
+        with RingWriter(f"{scene.channel}.out", capacity_bytes=1 << 16) as ring:
+            await page.until("document.querySelector('#side-out').dataset.state === 'live'")
+            assert await page.evaluate(message) == "waiting for the first picture"
+            ring.write({Kind.COLOUR: np.zeros((64, 96, 3), np.uint8)})
+            await page.until(f"{message} === ''")
 
     assert on_the_page(scenario) == []
 
