@@ -168,16 +168,39 @@ class Environment:
             digest.update(path.read_bytes())
         return digest.hexdigest()
 
+    def packages(self) -> set:
+        """The folders of the installed packages, whatever their versions; none when all are gone."""
+        folders = [self.folder / "Lib"] if WINDOWS else (self.folder / "lib").glob("python*")
+        found = [path for folder in folders for path in (folder / "site-packages").glob("*") if path.is_dir()]
+        return {path.name for path in found if path.suffix != ".dist-info" and path.name != "__pycache__"}
+
+    def lost(self, name: str) -> set:
+        """What was installed under the stamp `name` and is gone. Raises `OSError` or `ValueError`: no such stamp."""
+        key, *installed = self.stamp(name).read_text(encoding="utf-8").splitlines()
+        if key != self.key():
+            raise ValueError(f"{name} is out of date")
+        return set(installed) - self.packages()
+
     def is_current(self, name: str) -> bool:
-        """True when the stamp matches and the interpreter is there."""
+        """True when the stamp matches and the interpreter and all packages are there."""
         try:
-            return self.stamp(name).read_text(encoding="ascii") == self.key() and self.python.exists()
-        except (OSError, UnicodeDecodeError):
+            return not self.lost(name) and self.python.exists()
+        except (OSError, ValueError):
             return False
+
+    def is_torn(self) -> bool:
+        """True when packages were deleted since they were installed: pip would believe that they are still there."""
+        for name in ("base", "test"):
+            try:
+                if self.lost(name):
+                    return True
+            except (OSError, ValueError):
+                pass
+        return False
 
     def set_stamp(self, name: str) -> None:
         draft = self.stamp(name).with_suffix(".draft")
-        draft.write_text(self.key(), encoding="ascii")
+        draft.write_text("\n".join([self.key(), *sorted(self.packages())]), encoding="utf-8")
         os.replace(str(draft), str(self.stamp(name)))
 
     def works(self) -> bool:
@@ -203,7 +226,7 @@ class Environment:
     def make(self) -> None:
         """Make `.venv`, or remake it when it is half-made or broken. Raises `SetupError`."""
         if os.path.lexists(str(self.folder)):
-            if self.works():
+            if self.works() and not self.is_torn():
                 return
             say(".venv is broken or half-made: making it anew")
             self.remove()

@@ -268,6 +268,20 @@ def test_a_lost_interpreter_is_noticed(bare: run.Environment) -> None:
     assert not bare.works()
 
 
+def test_a_lost_package_is_noticed(bare: run.Environment) -> None:
+    folder = sorted(bare.folder.glob("[Ll]ib*/**/site-packages"))[0] / "numpy"
+    folder.mkdir()
+    bare.set_stamp("base")
+    assert bare.is_current("base") and not bare.is_torn()
+    (folder.parent / "added later").mkdir()
+    assert bare.is_current("base") and not bare.is_torn()
+    folder.rmdir()
+    assert not bare.is_current("base")
+    assert bare.is_torn(), "pip goes by its records, and would not install it again"
+    (bare.root / "constraints.txt").write_text("numpy==1\n", encoding="utf-8")
+    assert not bare.is_torn(), "other requirements may need other packages"
+
+
 def test_half_a_stamp_does_not_count(bare: run.Environment) -> None:
     bare.stamp("base").write_bytes(b"\xff\x00")
     assert not bare.is_current("base")
