@@ -66,7 +66,7 @@ from bridge.slot import (
 )
 from bridge.wake import STRONG, Naps, Wake, fence, wake_for
 
-SHORT_S = 0.0005
+SHORT_S = 0.001
 """After a wait that gave a frame within so long, the next one looks for so long before it sleeps: frames that come back
 to back are not held up by a core that has to wake up first. At the frame rates of a show every wait is longer, and
 nobody looks."""
