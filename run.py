@@ -298,7 +298,8 @@ class PipRun:
             size = line[line.index("(") :] if "(" in line else ""
             self.doing = f"{self.found} packages found, downloading {name} {size}".rstrip()
         elif line.startswith("Installing collected packages"):
-            self.doing = f"unpacking {line.count(',') + 1} packages"
+            count = line.count(",") + 1
+            self.doing = f"unpacking {count} package{'s' * (count > 1)}"
 
     def run(self, words: list) -> int:
         """Start pip with `words`, report progress at least every few seconds, return its exit status."""
