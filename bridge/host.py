@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +60,13 @@ class Work:
 
 @dataclass(frozen=True)
 class FrameTag:
-    """What the output has to say about the frame it was made from. `again`: a repeat that only flushes the batch."""
+    """What the output has to say about the frame it was made from. `number`: how many were encoded up to it. `again`: a
+    repeat that only flushes the batch."""
 
     source_frame_id: int
     capture_ns: int
     revision: int
+    number: int
     again: bool = False
 
 
@@ -147,6 +149,8 @@ class Host:
         self._resizing = False
         self._in_old_size: tuple[Any, int, int] | None = None
         self._seen = (0, 0)
+        self._number = 0
+        self._accounted = 0
         self._unseen: tuple[Any, int, int] | None = None
         self._last: Encoded | None = None
         self._repeats = 0
@@ -360,13 +364,13 @@ class Host:
             self._stop.wait(WAIT_S)
             return None
         except RECOVERABLE as error:
+            self.statistics.count("dropped")
             self._lost("encoding", error)
             return None
         self._last_frame_s = time.monotonic()
         if encoded is None:
             return None
         if not frame.valid:
-            self.statistics.count("dropped")
             return None
         self._last, self._repeats = encoded, 0
         return encoded
@@ -412,7 +416,8 @@ class Host:
         self.statistics.record("ingest", encode_ns - started_ns)
         self.statistics.record("encode", done_ns - encode_ns)
         self._encode_s = _smooth(self._encode_s, (done_ns - started_ns) / 1e9)
-        return Encoded(work, latents, FrameTag(frame.source_frame_id, frame.capture_ns, work.revision))
+        self._number += 1
+        return Encoded(work, latents, FrameTag(frame.source_frame_id, frame.capture_ns, work.revision, self._number))
 
     def _repeats_due(self) -> bool:
         """Whether something has to run although no frame came: the last one was skipped, frames are in flight behind
@@ -441,14 +446,13 @@ class Host:
         if self._unseen is not None:
             picture, source_frame_id, capture_ns = self._unseen
             self._unseen, self._repeats = None, 0
-            tag = FrameTag(source_frame_id, capture_ns, work.revision, again=True)
+            tag = FrameTag(source_frame_id, capture_ns, work.revision, self._number, again=True)
             self._last = Encoded(work, work.stream.encode(picture[None]), tag)
             return self._last
         assert last is not None
         if work.plan is last.work.plan:
             self._repeats += 1
-        tag = FrameTag(last.tag.source_frame_id, last.tag.capture_ns, work.revision, again=True)
-        self._last = Encoded(work, last.latents, tag)
+        self._last = Encoded(work, last.latents, replace(last.tag, revision=work.revision, again=True))
         return self._last
 
     def _turn(self, encoded: Encoded) -> Finished | None:
@@ -468,15 +472,16 @@ class Host:
     def _publish(self, finished: Finished) -> None:
         """Decode, stamp, publish."""
         started_ns = time.monotonic_ns()
+        tag: FrameTag = finished.latents.tag
         try:
             picture = finished.work.stream.decode(finished.latents)
             pixels = picture.frame_FHWC[-1].numpy(force=True)
         except RECOVERABLE as error:
+            self._account(tag, published=False)
             self._lost("decoding", error)
             return
         self._failures = 0
         decoded_ns = time.monotonic_ns()
-        tag: FrameTag = picture.tag
         height, width = pixels.shape[:2]
         try:
             with urgent(), self._writer.slot([PlaneSpec(Kind.COLOUR, Format.RGBA8, width, height)]) as slot:
@@ -486,13 +491,13 @@ class Host:
                 slot.param_revision = tag.revision
         except TruncatedSegment as error:
             self._complain("publish", f"{self.channel}.out: {error}; starting a new one")
-            self.statistics.count("dropped")
+            self._account(tag, published=False)
             self._writer.close()
             self._writer = self._open_writer()
             return
         except RingError as error:
             self._complain("publish", f"{self.channel}.out: {error}")
-            self.statistics.count("dropped")
+            self._account(tag, published=False)
             return
         now_ns = time.monotonic_ns()
         self.statistics.record("decode", decoded_ns - started_ns)
@@ -500,6 +505,16 @@ class Host:
         if not tag.again:
             self.statistics.record("capture_to_publish", now_ns - tag.capture_ns)
         self.statistics.count("frames_out")
+        self._account(tag, published=True)
+
+    def _account(self, tag: FrameTag, *, published: bool) -> None:
+        """Count the frames that no result can show any more. Results leave in order, so that is whatever lies between
+        this one's frame and the one before: overtaken by newer ones, lost to an error, or given up in flight when the
+        steps, the mode or the size changed."""
+        since = tag.number - self._accounted
+        if since > 0:
+            self.statistics.count("dropped", since - published)
+            self._accounted = tag.number
 
     # -- loops -----------------------------------------------------------------------------------------------------
 
@@ -524,7 +539,7 @@ class Host:
         while not self._stop.is_set():
             finished = self._turn(self._encoded.get())
             if finished is not None:
-                self.statistics.count("dropped", self._finished.put(finished))
+                self._finished.put(finished)
 
     def _publish_loop(self) -> None:
         while not self._stop.is_set():
@@ -532,7 +547,6 @@ class Host:
 
     def _lost(self, where: str, error: Exception) -> None:
         """A frame was lost to an error that the next one may not meet: say so and go on, but not for ever."""
-        self.statistics.count("dropped")
         self._failures += 1
         if self._failures >= GIVE_UP_FAILURES:
             raise HostError(

@@ -17,8 +17,8 @@ STAGES = ("capture_to_publish", "ingest", "encode", "unet", "decode", "publish")
 """The stages of a frame, in nanoseconds each; the first is the end-to-end latency, capture stamp to publish stamp."""
 
 COUNTERS = ("frames_in", "frames_out", "dropped", "skipped")
-"""frames_in: taken from the input ring; frames_out: published; dropped: overtaken by newer ones or torn;
-skipped: left out by the similarity filter."""
+"""frames_in: taken from the input ring; frames_out: published; dropped: overtaken by newer ones, torn,
+lost to an error, or given up in flight when steps, mode or size changed; skipped: left out by the similarity filter."""
 
 PERCENTILES = (50, 95, 99)
 

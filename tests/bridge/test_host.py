@@ -53,6 +53,12 @@ class Rig:
                 return frame
         raise AssertionError(f"no such frame came out; host: {self.host.failure}, {self.host.statistics.snapshot()}")
 
+    def wait(self, condition):
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < deadline, f"{self.host.failure}, {self.host.statistics.snapshot()}"
+            time.sleep(0.001)
+
 
 def picture(value: int, size=(64, 64), channels=4) -> np.ndarray:
     return np.full((size[1], size[0], channels), value % 256, np.uint8)
@@ -278,6 +284,30 @@ def test_frames_overtaken_in_the_ring_count_as_dropped(channel):
         count = rig.host.statistics.counter
         assert count("frames_in") + count("dropped") == 299
         assert count("dropped") > 0
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_every_frame_that_was_taken_is_shown_or_counted_as_dropped(channel, overlap):
+    """Also those that are given up in flight when the steps change, and those that meet an error."""
+    with Rig(channel, Params(steps=4, mode="throughput"), model="passthrough", overlap=overlap) as rig:
+        shown: set[int] = set()
+        publish = rig.host._publish
+
+        def seen(finished):
+            shown.add(finished.latents.tag.source_frame_id)
+            publish(finished)
+
+        rig.host._publish = seen
+        sent = 0
+        for steps in (4, 1, 3, 2, 4, 1):
+            for _ in range(5):
+                sent += 1
+                rig.writer.write({Kind.COLOUR: picture(sent)}, source_frame_id=sent)
+                rig.wait(lambda taken=sent: rig.host.statistics.counter("frames_in") == taken)
+            rig.host.live.set("steps", steps)
+        rig.until(lambda f: f.source_frame_id == sent)
+        rig.wait(lambda: len(shown) + rig.host.statistics.counter("dropped") == sent)
+        assert rig.host.statistics.counter("dropped") > 0
 
 
 @pytest.mark.parametrize("part", ["encode", "advance", "decode"])
