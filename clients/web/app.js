@@ -238,7 +238,7 @@ function takeValues(values, revision) {
   page.revision = revision;
   for (const control of page.controls.values()) control.follow(values[control.spec.name]);
   for (const chip of byId("examples").children) {
-    chip.setAttribute("aria-pressed", String(chip.textContent === values.prompt));
+    chip.setAttribute("aria-pressed", String(chip.title === values.prompt));
   }
 }
 
@@ -451,12 +451,22 @@ function buildControls(specs) {
   }
 }
 
+/** The examples without the words that all of them end with: in a demo they differ in the style alone. */
+function shortened(examples) {
+  const parts = examples.map((text) => text.split(", "));
+  const shortest = Math.min(...parts.map((words) => words.length));
+  let same = 0;
+  while (same + 1 < shortest && parts.every((words) => words.at(-1 - same) === parts[0].at(-1 - same))) same += 1;
+  return parts.length < 2 ? examples : parts.map((words) => words.slice(0, words.length - same).join(", "));
+}
+
 function buildExamples(examples) {
+  const labels = shortened(examples);
   const box = byId("examples");
   box.hidden = examples.length === 0;
   box.replaceChildren(
-    ...examples.map((text) => {
-      const chip = element("button", { type: "button" }, text);
+    ...examples.map((text, i) => {
+      const chip = element("button", { type: "button", title: text }, labels[i]);
       chip.onclick = () => {
         const control = page.controls.get("prompt");
         control.look.write(text);
@@ -516,17 +526,19 @@ function drawGraph(canvas, title, unit, lines) {
   context.scale(ratio, ratio);
   context.font = `11px ${getComputedStyle(document.body).fontFamily}`;
   context.textBaseline = "middle";
-  const left = 50;
   const top = 20;
   const bottom = height - 6;
   const known = page.history.flatMap((sample) => lines.map((line) => sample[line.key])).filter((v) => v !== null);
   const step = niceStep(Math.max(1e-3, ...known, 1));
   const high = Math.max(1, Math.ceil(Math.max(0, ...known) / step)) * step;
+  const values = Array.from({ length: Math.round(high / step) + 1 }, (_, i) => i * step);
+  const written = (value) => `${Number(value.toFixed(3))}${unit}`;
+  const left = Math.ceil(Math.max(43, ...values.map((value) => context.measureText(written(value)).width))) + 7;
   const now = performance.now() / 1000;
   const x = (at) => left + (width - left - 4) * (1 - (now - at) / HISTORY_S);
   const y = (value) => bottom - (bottom - top) * (value / high);
   context.lineWidth = 1;
-  for (let value = 0; value <= high + step / 2; value += step) {
+  for (const value of values) {
     const at = Math.round(y(value)) + 0.5;
     context.strokeStyle = style.getPropertyValue("--line");
     context.beginPath();
@@ -535,7 +547,7 @@ function drawGraph(canvas, title, unit, lines) {
     context.stroke();
     context.fillStyle = style.getPropertyValue("--quiet");
     context.textAlign = "right";
-    context.fillText(`${Number(value.toFixed(3))}${unit}`, left - 7, at);
+    context.fillText(written(value), left - 7, at);
   }
   let labelAt = width - 4;
   for (const line of lines) {

@@ -68,7 +68,7 @@ class Scene:
         self.gateway.start()
 
     def new_gateway(self, port):
-        examples = ("wax style, green box", "ink style, red cone")
+        examples = ("wax style, green box", "ink style, green box")
         return Gateway([Channel(self.channel, self.live, self.statistics, examples)], port=port)
 
     async def write(self):
@@ -174,6 +174,8 @@ def test_the_prompt_applies_while_typing_and_on_enter(on_the_page):
         })()""")
         await scene.until(lambda: scene.live.current.prompt == "ink style, green cone" + "!" * 20)
         assert scene.live.revision == before + 1
+        # What all examples end with is not written on each of them.
+        assert await page.evaluate("document.querySelector('#examples button').textContent") == "wax style"
         await page.evaluate("document.querySelector('#examples button').click()")
         await scene.until(lambda: scene.live.current.prompt == "wax style, green box")
         await page.until("document.querySelector('#examples button').getAttribute('aria-pressed') === 'true'")
