@@ -22,7 +22,7 @@ from bridge.ends import add_end_options, open_ends
 from bridge.foreign import AdaptorError
 from bridge.live import LiveParams
 from bridge.ring_errors import RingError
-from bridge.sources import ending_signals, parse_size, say
+from bridge.sources import ending_signals, parse_size, say, setter
 from bridge.statistics import Statistics
 from core.params import SPECS, ParamError, Params, params_for
 
@@ -182,23 +182,23 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.event = threading.Event()
+        self._ask = setter(self.event)
+        self._first_s: float | None = None
         self._before = {number: signal.signal(number, self._on_signal) for number in ending_signals()}
-        self._first_s = 0.0
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
         hangup = sys.platform != "win32" and number == signal.SIGHUP
-        if self.event.is_set() and not hangup:
-            if time.monotonic() - self._first_s < SAME_REQUEST_S:
-                return
+        if self._first_s is None:
+            self._first_s = time.monotonic()
+            self._ask()
+            if not hangup:
+                with contextlib.suppress(OSError):
+                    # Not by `say`: this thread may be writing just now.
+                    os.write(2, b"stopping; once more ends it at once\n")
+        elif not hangup and time.monotonic() - self._first_s >= SAME_REQUEST_S:
             # Not by an exception: a thread that is loading a model would be waited for all the same.
             os._exit(128 + number)
-        self._first_s = time.monotonic()
-        self.event.set()
-        if not hangup:
-            with contextlib.suppress(OSError):
-                # Not by `say`: this thread may be writing just now.
-                os.write(2, b"stopping; once more ends it at once\n")
 
     def restore(self) -> None:
         for number, handler in self._before.items():

@@ -13,12 +13,13 @@ import argparse
 import contextlib
 import json
 import os
+import queue
 import re
 import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -387,15 +388,32 @@ def ending_signals() -> list[signal.Signals]:
     return ending
 
 
+def setter(event: threading.Event) -> Callable[[], None]:
+    """A call by which a signal handler sets `event`, soon, on another thread.
+
+    `event.set` itself takes a lock. The thread that the handler interrupted may hold it, inside `event.wait` or inside
+    the handler of a signal just before (a closed terminal sends two), and would wait for itself for ever.
+    """
+    asked: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def wait() -> None:
+        asked.get()
+        event.set()
+
+    threading.Thread(target=wait, name="signals", daemon=True).start()
+    return lambda: asked.put(None)
+
+
 class Stop:
     """Set by one of `ending_signals`, or the end of standard input when a parent holds it."""
 
     def __init__(self) -> None:
         self.event = threading.Event()
+        self._ask = setter(self.event)
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         del number, frame
-        self.event.set()
+        self._ask()
 
     def watch(self, fd: int) -> None:
         def wait_for_end() -> None:

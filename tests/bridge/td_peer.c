@@ -439,6 +439,11 @@ static int receiver(char **argv) {
         }
         if (!take(info_lock))
             fail("held for five seconds", about);
+        if (!info->magic) { /* just being made */
+            give(info_lock);
+            nap(10);
+            continue;
+        }
         if ((uint32_t)info->magic != INFO_MAGIC)
             fail("wrong magic", about);
         info->supported = true;

@@ -34,10 +34,21 @@ def test_a_signal_that_comes_twice_at_once_is_one_request(monkeypatch: pytest.Mo
     try:
         stop._on_signal(signal.SIGTERM, None)
         stop._on_signal(signal.SIGTERM, None)
-        assert stop.event.is_set() and ended == []
+        assert stop.event.wait(60) and ended == []
         now[0] += serve.SAME_REQUEST_S
         stop._on_signal(signal.SIGINT, None)
         assert ended == [128 + signal.SIGINT]
+    finally:
+        stop.restore()
+
+
+def test_a_signal_that_interrupts_the_wait_for_it_is_not_lost() -> None:
+    """The handler runs on the thread that waits, also while that thread holds the event's own lock."""
+    stop = serve.StopRequest()
+    try:
+        with stop.event._cond:
+            stop._on_signal(signal.SIGTERM, None)
+        assert stop.event.wait(60)
     finally:
         stop.restore()
 

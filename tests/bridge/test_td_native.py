@@ -446,9 +446,10 @@ def test_a_foreign_receiver(peer: Peer, name: str, said: list[str], version: int
 
 
 def test_a_foreign_receiver_says_that_it_follows(peer: Peer, sink: TdOutput, name: str) -> None:
+    # Before it starts, lest it opens memory that is just being made.
+    sink.put(frame(noise(1)))
     playing = peer.start("in", name, 1, int(PATIENCE_S * 1000))
     try:
-        sink.put(frame(noise(1)))
         playing.line("picture")
         for each in info_names(name)[:1]:
             info = open_memory(each)
