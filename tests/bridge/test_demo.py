@@ -168,7 +168,8 @@ def test_a_closed_terminal_ends_everything(picture: str) -> None:
     ours, theirs = os.openpty()
     # The first terminal that the leader of a session opens is the one whose end it is told.
     take_terminal = (
-        "import os, sys\n"
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup\n"
         "terminal = os.open(sys.argv[1], os.O_RDWR)\n"
         "for fd in range(3): os.dup2(terminal, fd)\n"
         "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])\n"
