@@ -22,7 +22,7 @@ from bridge.ends import add_end_options, open_ends
 from bridge.foreign import AdaptorError
 from bridge.live import LiveParams
 from bridge.ring_errors import RingError
-from bridge.sources import ending_signals, parse_size, say, setter
+from bridge.sources import ending_signals, parse_size, say, set_by_signal
 from bridge.statistics import Statistics
 from core.params import SPECS, ParamError, Params, params_for
 
@@ -182,7 +182,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.event = threading.Event()
-        self._ask = setter(self.event)
+        self._ask = set_by_signal(self.event)
         self._first_s: float | None = None
         self._before = {number: signal.signal(number, self._on_signal) for number in ending_signals()}
 

@@ -388,7 +388,7 @@ def ending_signals() -> list[signal.Signals]:
     return ending
 
 
-def setter(event: threading.Event) -> Callable[[], None]:
+def set_by_signal(event: threading.Event) -> Callable[[], None]:
     """A call by which a signal handler sets `event`, soon, on another thread.
 
     `event.set` itself takes a lock. The thread that the handler interrupted may hold it, inside `event.wait` or inside
@@ -409,7 +409,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.event = threading.Event()
-        self._ask = setter(self.event)
+        self._ask = set_by_signal(self.event)
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         del number, frame
