@@ -1,5 +1,6 @@
 // The page of one channel: shows both rings, sets the live parameters, draws the statistics.
 // The messages are described in README.md beside this file; every control is made from /api/params.
+import { shortened } from "./prompts.js";
 import { PACKET } from "./ring_layout.js";
 
 const TYPING_MS = 150; // pause after the last key before a text applies
@@ -449,15 +450,6 @@ function buildControls(specs) {
     const place = !spec.main ? places[2] : spec.kind === "str" ? places[0] : places[1];
     place.append(control.root);
   }
-}
-
-/** The examples without the words that all of them end with: in a demo they differ in the style alone. */
-function shortened(examples) {
-  const parts = examples.map((text) => text.split(", "));
-  const shortest = Math.min(...parts.map((words) => words.length));
-  let same = 0;
-  while (same + 1 < shortest && parts.every((words) => words.at(-1 - same) === parts[0].at(-1 - same))) same += 1;
-  return parts.length < 2 ? examples : parts.map((words) => words.slice(0, words.length - same).join(", "));
 }
 
 function buildExamples(examples) {

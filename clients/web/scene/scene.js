@@ -16,6 +16,7 @@ import {
 } from "three";
 import { address } from "../frameloom-feed.js";
 import { FrameloomTexture } from "../frameloom-three.js";
+import { shortened } from "../prompts.js";
 
 const GROUND = "#14171c";
 const SCREEN_M = 2; // height of a picture
@@ -248,12 +249,13 @@ function showPanel() {
   byId("prompting").hidden = !about.host;
   const box = byId("examples");
   if (box.dataset.channel !== about.name) {
+    const labels = shortened(about.examples);
     box.dataset.channel = about.name;
     box.replaceChildren(
-      ...about.examples.map((text) => {
+      ...about.examples.map((text, i) => {
         const chip = document.createElement("button");
         chip.type = "button";
-        chip.textContent = text;
+        chip.textContent = labels[i];
         chip.title = text;
         chip.onclick = () => setPrompt(text);
         return chip;
