@@ -314,6 +314,7 @@ def show(args: argparse.Namespace, channel: str, stop: threading.Event) -> tuple
     serving = Serving(
         channel,
         params,
+        cache=args.cache,
         port=args.port,
         osc_port=args.osc_port,
         any_port=True,
@@ -355,6 +356,7 @@ def show(args: argparse.Namespace, channel: str, stop: threading.Event) -> tuple
         "client_restarts": client.restarts,
         "device": serving.host.device_name,
         "dtype": serving.host.dtype_name,
+        "backend": serving.host.backend_name,
         "model": str(args.model),
         "source": args.source,
         "size": list(args.size),
@@ -397,7 +399,7 @@ def _follow(
                 alive_s = now_s
                 if measured.first_output_s is None:
                     heartbeat.stop()
-                    say(f"first picture after {now_s:.1f} s on {serving.host.device_name} ({serving.host.dtype_name})")
+                    say(f"first picture after {now_s:.1f} s on {serving.runs_on}")
                     open_page(args, serving.url)
                     told_s = now_s
                 measured.note_output(frames_out)

@@ -8,11 +8,9 @@ when something that the program needs is broken.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import platform
-import re
 import shutil
 import socket
 import sys
@@ -29,6 +27,7 @@ import numpy as np
 from bridge.channel_doctor import check_channel
 from bridge.finding import Finding, Findings
 from bridge.ring import Kind, RingError, RingReader, RingWriter, now_ns
+from bridge.serve import LIBRARY_HABITS
 
 PAGE_PORT = 8790
 OSC_PORT = 9000
@@ -55,11 +54,14 @@ def check_packages() -> Findings:
     except metadata.PackageNotFoundError:
         yield Finding("bad", "packages", "frameloom is not installed here", "start it with: python3 run.py doctor")
         return
+    from packaging.requirements import Requirement
+
     found, missing = [], []
-    for requirement in required:
-        if "extra ==" in requirement:
-            continue
-        name = re.split(r"[<>=!~;\[ ]", requirement)[0]
+    for text in required:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue  # an extra's, or of another system
+        name = requirement.name
         try:
             found.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
@@ -76,19 +78,19 @@ def check_devices() -> Findings:
     try:
         import torch
 
-        from core.device import available_devices, pick_device, pick_dtype
+        from core.device import available_devices, dtype_name, native_dtypes, pick_device
     except ImportError as error:
         yield Finding("bad", "torch", f"cannot be imported ({error})", "delete .venv and run python3 run.py doctor")
         return
     devices = available_devices()
     best = pick_device(devices[0])
-    dtype = str(pick_dtype(best)).removeprefix("torch.")
+    dtypes = ", ".join(map(dtype_name, native_dtypes(best)))
     yield Finding("ok", "torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'not in this build'}")
     card = ""
     if "cuda" in devices:
         about = torch.cuda.get_device_properties(0)
         card = f" ({about.name}, {about.total_memory / 2**30:.0f} GiB)"
-    yield Finding("ok", "device", f"{best.type}{card}, dtype {dtype}; usable here: {', '.join(devices)}")
+    yield Finding("ok", "device", f"{best.type}{card}, computes in {dtypes}; usable here: {', '.join(devices)}")
     if "cuda" not in devices and shutil.which("nvidia-smi"):
         yield Finding(
             "warn",
@@ -111,11 +113,42 @@ def check_compiler() -> Findings:
         )
 
 
-def check_back_ends() -> Findings:
-    if importlib.util.find_spec("tensorrt_rtx"):
-        yield Finding("ok", "back ends", "torch, tensorrt_rtx")
-    else:
-        yield Finding("ok", "back ends", "torch (tensorrt_rtx is not installed; it is optional)")
+def check_speed() -> Findings:
+    """How the embedded model is run on this processor: what was measured at its first start, or now."""
+    try:
+        import torch
+
+        from bridge import tuning
+        from bridge.serve import CACHE
+        from core.backend import BACKENDS, executions
+        from core.model import ModelError, load_model
+        from core.params import params_for
+        from core.tiny import WEIGHTS
+    except ImportError as error:
+        yield Finding("bad", "back ends", f"cannot be loaded ({error})", "delete .venv and run python3 run.py doctor")
+        return
+    cpu = torch.device("cpu")
+    missing = [name for name, backend in BACKENDS.items() if not backend.dtypes(cpu)]
+    if missing:
+        yield Finding(
+            "warn",
+            "back ends",
+            f"{', '.join(missing)} cannot be had on this machine; others do its work, more slowly",
+            "use 64-bit Linux, Windows on x86, or a Mac with Apple's own processor",
+        )
+    yield Finding("ok", "back ends", ", ".join(name for name in BACKENDS if name not in missing))
+    for name, value in LIBRARY_HABITS.items():
+        os.environ.setdefault(name, value)
+    tuning.everything()
+    try:
+        model = load_model(WEIGHTS, cpu, torch.float32, "eager")
+    except ModelError:
+        return  # said by check_weights
+    size = (model.native_size, model.native_size)
+    memory = tuning.Memory(CACHE / "tuning.json")
+    tuned = tuning.tune(model, executions(cpu, store=CACHE / "networks"), size, params_for("embedded"), memory)
+    for number, figure in enumerate(tuned.figures):
+        yield Finding("ok", "speed", f"{figure}{' (taken)' if number == 0 else ''}")
 
 
 def check_weights() -> Findings:
@@ -235,8 +268,8 @@ def examine(channel: str | None) -> Findings:
         check_packages,
         check_devices,
         check_compiler,
-        check_back_ends,
         check_weights,
+        check_speed,
         check_shared_memory,
         partial(check_port, "page port", PAGE_PORT, socket.SOCK_STREAM, "--port"),
         partial(check_port, "OSC port", OSC_PORT, socket.SOCK_DGRAM, "--osc-port"),

@@ -21,7 +21,6 @@ from bridge.layout import ColourSpace, Format, Kind, Origin, Policy
 from bridge.live import LiveParams
 from bridge.ring import Frame, PlaneSpec, RingError, RingReader, RingWriter, TruncatedSegment
 from bridge.scheduling import short_slices, urgent
-from bridge.spread import Spread
 from bridge.statistics import Statistics
 from core.params import Params
 
@@ -93,8 +92,9 @@ class Host:
     channel: frames come from CHANNEL.in and go to CHANNEL.out. model: "embedded", "passthrough" or a folder in the
     diffusers layout. size: (width, height) in pixels to work at; None follows the frames' aspect at the model's own
     area. device, dtype: see `core.device`. backend: see `core.backend`. live: the parameters to follow. statistics:
-    where times are recorded. threads: CPU threads per tensor operation; None leaves it to `core.device.host_threads`.
-    lossless: take every frame and publish every result, waiting for both sides. overlap: False is the serial twin.
+    where times are recorded. lossless: take every frame and publish every result, waiting for both sides. overlap:
+    False is the serial twin. threads: CPU threads of one network call. What of backend, dtype, overlap and threads is
+    None is measured on a CPU (`bridge.tuning`). cache: a folder for what one start leaves to the next, or None.
     directory: a folder for file-backed rings. on_failure: called with a message when the host ends by itself.
     """
 
@@ -111,8 +111,9 @@ class Host:
         live: LiveParams | None = None,
         statistics: Statistics | None = None,
         lossless: bool = False,
-        overlap: bool = True,
+        overlap: bool | None = None,
         threads: int | None = None,
+        cache: Path | None = None,
         directory: str | None = None,
         on_failure: Callable[[str], None] | None = None,
     ) -> None:
@@ -125,6 +126,7 @@ class Host:
         """Why the host ended by itself, if it did."""
         self.device_name = ""
         self.dtype_name = ""
+        self.backend_name = ""
         self._model_name = model
         self._size = size
         self._device = device
@@ -133,6 +135,7 @@ class Host:
         self._lossless = lossless
         self._overlap = overlap
         self._threads_wanted = threads
+        self._cache = cache
         self._directory = directory
         self._on_failure = on_failure
         self._stop = threading.Event()
@@ -141,7 +144,6 @@ class Host:
         self._threads: list[threading.Thread] = []
         self._encoded: Handoff[Encoded] = Handoff(1)
         self._finished: Handoff[Finished] = Handoff(2, newest_wins=not lossless)
-        self._spread: Spread | None = None
         self._model: Any = None
         self._work: Work | None = None
         self._source_size: tuple[int, int] | None = None
@@ -252,8 +254,6 @@ class Host:
                 unsubscribe()
             for worker in workers:
                 worker.join()
-            if self._spread is not None:
-                self._spread.close()
             self._reader.close()
             self._writer.close()
 
@@ -261,32 +261,50 @@ class Host:
         if self._model_name == "passthrough":
             from core.passthrough import PassthroughModel
 
-            self.device_name, self.dtype_name = "none", "uint8"
+            self.device_name, self.dtype_name, self.backend_name = "none", "uint8", "passthrough"
+            self._overlap = self._overlap is not False
             return PassthroughModel()
         import torch
 
-        from core.device import DeviceError, host_threads, pick_device, pick_dtype
-
-        try:
-            device = pick_device(self._device)
-            dtype = pick_dtype(device, self._dtype)
-        except DeviceError as error:
-            raise HostError(str(error)) from None
-        threads = self._threads_wanted or (host_threads(device) if self._overlap else None)
-        if threads is not None:
-            torch.set_num_threads(threads)
-        if self._overlap and device.type == "cpu":
-            self._spread = Spread()
-        self.device_name, self.dtype_name = str(device), str(dtype).removeprefix("torch.")
-        from core.backend import BackendError
+        from bridge import tuning
+        from core.backend import BackendError, executions
+        from core.device import DeviceError, dtype_called, dtype_name, pick_device
         from core.model import ModelError, load_model
         from core.tiny import WEIGHTS
 
+        everything = tuning.everything()
         folder = WEIGHTS if self._model_name == "embedded" else Path(self._model_name)
+        store = None if self._cache is None else self._cache / "networks"
         try:
-            return load_model(folder, device, dtype, self._backend)
-        except (ModelError, BackendError) as error:
+            device = pick_device(self._device)
+            ways = executions(
+                device, self._backend, dtype_called(self._dtype), threads=self._threads_wanted, store=store
+            )
+            measured = device.type == "cpu"
+            # Measured ways may differ in dtype: cast from float32, whichever wins.
+            dtype, backend = (torch.float32, "eager") if measured else (ways[0].dtype, ways[0].backend)
+            model = load_model(folder, device, dtype, backend)
+        except (DeviceError, ModelError, BackendError) as error:
             raise HostError(str(error)) from None
+        if measured:
+            size = self._size or (model.native_size, model.native_size)
+            memory = tuning.Memory(None if self._cache is None else self._cache / "tuning.json")
+            tuned = tuning.tune(
+                model,
+                ways,
+                model.fit(*size, size[0] * size[1]),
+                self._wanted()[0],
+                memory,
+                overlap=self._overlap,
+                threads=self._threads_wanted,
+            )
+            model, self._overlap = tuned.model, tuned.overlap
+        elif self._overlap is None:
+            self._overlap = True
+        torch.set_num_threads(model.execution.torch_threads(everything))
+        self.device_name, self.dtype_name = str(device), dtype_name(model.execution.dtype)
+        self.backend_name = model.execution.backend
+        return model
 
     # -- set-up: sizes and parameters ------------------------------------------------------------------------------
 
@@ -298,11 +316,11 @@ class Host:
         if work is not None and (work.stream.config.width, work.stream.config.height) == (width, height):
             return
         with self._planning:
-            stream = self._model.stream(StreamConfig(width, height), spread=self._spread)
+            stream = self._model.stream(StreamConfig(width, height))
             params, revision = self._wanted()
             plan = stream.plan(params)
             # One turn on nothing, so that compilers, allocators and caches are warm before the first frame.
-            self._model.stream(StreamConfig(width, height), spread=self._spread).warm_up(plan)
+            self._model.stream(StreamConfig(width, height)).warm_up(plan)
             self._work = Work(stream, plan, revision)
 
     def _wanted(self) -> tuple[Params, int]:

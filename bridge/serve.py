@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import Any, Protocol
 
@@ -37,6 +38,8 @@ LIBRARY_HABITS = {
     "HF_HUB_OFFLINE": "1",
 }
 """Read by the model libraries at their import. This program reports progress itself and never downloads a model."""
+CACHE = Path(__file__).resolve().parent.parent / ".cache"
+"""What one start leaves to the next: converted networks, and which way to run them was fastest."""
 PROGRESS_S = 2.0
 STATUS_S = 10.0
 SAME_REQUEST_S = 0.5
@@ -59,8 +62,8 @@ class Part(Protocol):
 class Serving:
     """One host, its OSC server and its page, from `start` to `stop`. Raises `ServeError` with one plain sentence.
 
-    any_port: take a free port, with a note, when the wanted one is taken. page: see `page_options`. options: passed on
-    to `bridge.host.Host`.
+    any_port: take a free port, with a note, when the wanted one is taken. page: see `page_options`. cache, options:
+    passed on to `bridge.host.Host`.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Serving:
         channel: str,
         params: Params,
         *,
+        cache: Path | None = None,
         port: int = PAGE_PORT,
         osc_port: int = OSC_PORT,
         osc_host: str = "127.0.0.1",
@@ -85,7 +89,12 @@ class Serving:
         """Set when the host ended by itself; `failure` says why."""
         try:
             self.host = Host(
-                channel, live=self.live, statistics=self.statistics, on_failure=lambda _: self.ended.set(), **options
+                channel,
+                cache=cache,
+                live=self.live,
+                statistics=self.statistics,
+                on_failure=lambda _: self.ended.set(),
+                **options,
             )
         except RingError as error:
             raise ServeError(str(error)) from None
@@ -96,6 +105,11 @@ class Serving:
         self._any_port = any_port
         self._page = page
         self._servers: list[Any] = []
+
+    @property
+    def runs_on(self) -> str:
+        """Device, back end and dtype in words."""
+        return f"{self.host.device_name} ({self.host.backend_name} {self.host.dtype_name})"
 
     @property
     def failure(self) -> str | None:
@@ -210,7 +224,8 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="embedded", help="embedded (default), passthrough, or a diffusers folder")
     parser.add_argument("--device", default=None, help="auto (default), cpu, cuda or mps")
     parser.add_argument("--dtype", default=None, help="auto (default), float32, float16 or bfloat16")
-    parser.add_argument("--backend", default=None, help="auto (default), eager, packed, traced or compiled")
+    parser.add_argument("--backend", default=None, help="auto (default: measured), openvino, eager or compiled")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="folder for what one start leaves to the next")
     parser.add_argument("--port", type=int, default=PAGE_PORT, help=f"of the page (default {PAGE_PORT}; 0: any)")
     parser.add_argument("--osc-port", type=int, default=OSC_PORT, help=f"UDP (default {OSC_PORT}; 0: any)")
     parser.add_argument(
@@ -323,6 +338,7 @@ def main(argv: list[str] | None = None) -> int:
         serving = Serving(
             channel,
             params_from(args.settings, params_for(args.model)),
+            cache=args.cache,
             port=args.port,
             osc_port=args.osc_port,
             osc_host=args.osc_host,
@@ -333,7 +349,7 @@ def main(argv: list[str] | None = None) -> int:
             dtype=args.dtype,
             backend=args.backend,
             lossless=args.lossless,
-            overlap=not args.serial,
+            overlap=False if args.serial else None,
         )
         with contextlib.ExitStack() as undo:
             undo.callback(serving.stop)
@@ -369,8 +385,7 @@ def _watch(serving: Serving, stop: threading.Event) -> None:
         if not ready and serving.host.ready.is_set():
             ready = True
             told = now
-            where = f"{serving.host.device_name} ({serving.host.dtype_name})"
-            say(f"ready on {where} after {now - started:.1f} s; taking frames")
+            say(f"ready on {serving.runs_on} after {now - started:.1f} s; taking frames")
         elif now - told >= (STATUS_S if ready else PROGRESS_S):
             told = now
             say(status_line(serving) if ready else f"loading the model ({now - started:.0f} s)")

@@ -161,7 +161,7 @@ def peak_memory_mb() -> float | None:
     if sys.platform == "linux":
         # VmHWM starts afresh at exec; getrusage's figure would inherit the size of the process that started us.
         try:
-            with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            with open("/proc/self/status", encoding="utf-8", errors="replace") as status:
                 for line in status:
                     if line.startswith("VmHWM:"):
                         return round(int(line.split()[1]) / 1024.0, 1)

@@ -1,170 +1,156 @@
-"""Ways to run the networks, one table: as they are, with weights laid out for the processor, recorded, or compiled.
+"""Ways to run the networks, one table: as they are, compiled by torch, or by OpenVINO.
 
-A back end prepares a loaded network in place, before its first call, and may record a call of it; all of them compute
-the same.
+A back end turns a network into a `Call`. Which dtype it computes in, how it lays out memory and how many threads it
+takes is its own business; all of them compute the same, and "eager" is the plain twin of the others.
 """
 
 from __future__ import annotations
 
-import functools
-import sys
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from core import openvino_backend
+from core.device import DTYPES, dtype_name, native_dtypes
+
 
 class BackendError(ValueError):
-    """A back end that cannot be had here; the message names those that can."""
+    """A back end or dtype that cannot be had here; the message names those that can."""
 
 
-# The same two operators in TorchScript: recording them from Python fails on their empty list of scalars.
-_SCRIPT = """
-def convolution(x: Tensor, weight: Tensor, bias: Optional[Tensor], padding: List[int], stride: List[int],
-                dilation: List[int], groups: int, activation: str) -> Tensor:
-    return torch.ops.mkldnn._convolution_pointwise(
-        x, weight, bias, padding, stride, dilation, groups, activation, [], "")
+class Call(Protocol):
+    """A network that takes float32 tensors of R rows each and gives a float32 tensor of R rows."""
 
-def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-"""
+    def __call__(self, x_R: Tensor, *others: Any) -> Tensor: ...
+
+    def prepare(self, rows: int) -> None:
+        """Set-up verb: make ready for calls of so many rows. Harmless when that was done before."""
 
 
-@functools.cache
-def _script() -> Any:
-    return torch.jit.CompilationUnit(_SCRIPT)
+@dataclass(frozen=True)
+class Execution:
+    """How networks are run.
+
+    backend: key of `BACKENDS`. dtype: what it computes in. threads: CPU threads of one call; None leaves it to the
+    library. store: a folder where converted networks are kept for the next start, or None.
+    """
+
+    device: torch.device
+    backend: str
+    dtype: torch.dtype
+    threads: int | None = None
+    store: Path | None = None
+
+    @property
+    def weights_dtype(self) -> torch.dtype:
+        """The dtype that the torch weights have to be in."""
+        return torch.float32 if BACKENDS[self.backend].engine else self.dtype
+
+    def torch_threads(self, everything: int) -> int:
+        """CPU threads that torch's own operations should take; `everything` is what it takes untold. Beside an engine
+        one is enough for the little that is left, and a second would spin on a core that the engine needs."""
+        return 1 if BACKENDS[self.backend].engine else self.threads or everything
 
 
-class _PackedConv(nn.Module):
-    """A convolution whose weights are kept in oneDNN's own layout, so that no call has to reorder them."""
+class _Torch:
+    """A network called by torch, with its input in the dtype and the layout that suit the device."""
 
-    def __init__(self, conv: nn.Conv2d, activation: str) -> None:
-        super().__init__()
-        padding, stride, dilation = list(conv.padding), list(conv.stride), list(conv.dilation)
-        self._geometry = (padding, stride, dilation, conv.groups)
-        dense = conv.weight.detach().contiguous(memory_format=torch.channels_last)
-        weight = torch.ops.mkldnn._reorder_convolution_weight(dense, *self._geometry, None)
-        self.register_buffer("_weight", weight, persistent=False)
-        self.register_buffer("_bias", None if conv.bias is None else conv.bias.detach(), persistent=False)
-        self._activation = activation
+    def __init__(self, network: Callable[..., Tensor], example: tuple[Any, ...], execution: Execution) -> None:
+        self._network = network
+        self._dtype = execution.dtype
+        self._format = torch.channels_last if execution.device.type != "mps" else torch.contiguous_format
 
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.jit.is_tracing():
-            return _script().convolution(x, self._weight, self._bias, *self._geometry, self._activation)
-        return torch.ops.mkldnn._convolution_pointwise(
-            x, self._weight, self._bias, *self._geometry, self._activation, [], ""
-        )
+    def __call__(self, x_R: Tensor, *others: Any) -> Tensor:
+        x = x_R.to(self._dtype).contiguous(memory_format=self._format)
+        return self._network(x, *others).to(torch.float32)
+
+    def prepare(self, rows: int) -> None:
+        pass
 
 
-class _PackedLinear(nn.Module):
-    """A linear layer whose weights are kept in oneDNN's own layout."""
+class _Compiled(_Torch):
+    """The same through torch.compile, which compiles anew, for tens of seconds, for another number of rows."""
 
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
-        self.register_buffer("_weight", weight, persistent=False)
-        self.register_buffer("_bias", None if linear.bias is None else linear.bias.detach(), persistent=False)
+    def __init__(self, network: nn.Module, example: tuple[Any, ...], execution: Execution) -> None:
+        super().__init__(torch.compile(network), example, execution)
+        self._example = example
 
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.jit.is_tracing():
-            return _script().linear(x, self._weight, self._bias)
-        return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+    @torch.inference_mode()
+    def prepare(self, rows: int) -> None:
+        self(*tree_map(lambda tensor: tensor[:1].repeat(rows, *(1,) * (tensor.dim() - 1)), self._example))
 
 
-def _packed(network: nn.Module) -> None:
-    for name, child in list(network.named_children()):
-        if type(child) is nn.Conv2d:
-            setattr(network, name, _PackedConv(child, "none"))
-        elif type(child) is nn.Linear and child.weight.dtype == torch.bfloat16:
-            # In float32 the plain layer is as fast: its matrix product reads the weights as they are.
-            setattr(network, name, _PackedLinear(child))
-        else:
-            _packed(child)
-    if isinstance(network, nn.Sequential):
-        _fuse_relu(network)
-
-
-def _fuse_relu(layers: nn.Sequential) -> None:
-    """Let a packed convolution apply the ReLU behind it while its result is still in the cache."""
-    for i in range(len(layers) - 1):
-        first, second = layers[i], layers[i + 1]
-        if isinstance(first, _PackedConv) and type(second) is nn.ReLU:
-            first._activation = "relu"
-            layers[i + 1] = nn.Identity()
-
-
-def _packed_where_possible(network: nn.Module) -> None:
-    if torch.backends.mkldnn.is_available():
-        _packed(network)
-
-
-def _compiled(network: nn.Module) -> None:
-    network.compile()
-
-
-def _untouched(network: nn.Module) -> None:
-    pass
-
-
-Call = Callable[..., Tensor]
-RECORDS = sys.version_info < (3, 14)
-"""From Python 3.14 on torch says that its recorder may break."""
-
-
-def _as_it_is(network: nn.Module, example: tuple[Any, ...]) -> Call:
+def _as_it_is(network: nn.Module, example: tuple[Any, ...], store: Path | None) -> nn.Module:
     return network
 
 
-def _traced(network: nn.Module, example: tuple[Any, ...]) -> Call:
-    """The call as a TorchScript graph: no Python, hence no wait for the interpreter's lock, between two operations.
+def _openvino(model: Any, example: tuple[Any, ...], execution: Execution) -> Call:
+    return openvino_backend.Graph(model, execution.dtype, execution.threads)
 
-    A stage of the host that holds the lock for a few microseconds per operation stalls the other two just as often;
-    recorded, a call takes the lock once. Sizes that follow from the inputs stay free: one recording serves any number
-    of rows.
-    """
-    with torch.no_grad(), warnings.catch_warnings():
-        example = tree_map(torch.clone, example)  # what was made in inference mode cannot be recorded
-        # Deprecated for compilers; those want a C++ compiler on the user's machine and minutes. torch is pinned.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        return torch.jit.trace(network, example, check_trace=False)
+
+def _openvino_dtypes(device: torch.device) -> tuple[torch.dtype, ...]:
+    return openvino_backend.dtypes(native_dtypes(device)) if device.type == "cpu" else ()
 
 
 @dataclass(frozen=True)
 class Backend:
-    """prepare: changes a loaded network in place. record: a faster form of calling a module with arguments like the
-    example's, in set-up; of the same device, dtype, height and width, and any number of rows."""
+    """One way to run networks.
 
-    prepare: Callable[[nn.Module], None] = _untouched
-    record: Callable[[nn.Module, tuple[Any, ...]], Call] = _as_it_is
+    call: makes the `Call` of what `convert` gave. convert: (network, example, store) to whatever can be shared by all
+    executions with the same weights; the arguments of calls look like the example's, of the same height and width, but
+    for the number of rows. dtypes: what it computes in on a device without detours, the likely fastest first; empty
+    where it cannot be had. engine: it works outside torch: is given float32 weights whatever it computes in, and has
+    threads of its own. measured: cheap enough to be tried by whoever looks for the fastest.
+    """
+
+    call: Callable[[Any, tuple[Any, ...], Execution], Call]
+    convert: Callable[[nn.Module, tuple[Any, ...], Path | None], Any] = _as_it_is
+    dtypes: Callable[[torch.device], tuple[torch.dtype, ...]] = native_dtypes
+    engine: bool = False
+    measured: bool = True
 
 
 BACKENDS: Mapping[str, Backend] = {
-    "eager": Backend(),
-    "packed": Backend(_packed),
-    "traced": Backend(_packed_where_possible, _traced),
-    "compiled": Backend(_compiled),
+    "openvino": Backend(_openvino, openvino_backend.converted, _openvino_dtypes, engine=True),
+    "eager": Backend(_Torch),
+    "compiled": Backend(_Compiled, measured=False),
 }
+"""The likely fastest first."""
 
 
-def pick_backend(device: torch.device, name: str | None = None) -> str:
-    """The back end called `name`, or for None or "auto" the fastest that needs no compiler.
+def executions(
+    device: torch.device,
+    backend: str | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    threads: int | None = None,
+    store: Path | None = None,
+) -> list[Execution]:
+    """Everything that can run here and is as asked for, the likely fastest first; never empty.
 
-    Raises `BackendError` when it is unknown or does not suit the device.
+    backend: key of `BACKENDS`; None or "auto" stands for all that are cheap to try. dtype: None stands for all that
+    the device multiplies in hardware. Raises `BackendError` when nothing is left.
     """
-    on_cpu = device.type == "cpu"
-    cannot = set() if on_cpu else {"packed", "traced"}
-    if not torch.backends.mkldnn.is_available():
-        cannot.add("packed")
-    if not RECORDS:
-        cannot.add("traced")
-    here = [b for b in BACKENDS if b not in cannot]
-    if name is None or name == "auto":
-        return next(b for b in ("traced", "packed", "eager") if b in here)
-    if name not in here:
-        raise BackendError(f"back end {name!r} cannot be had on {device.type}; use one of auto, {', '.join(here)}")
-    return name
+    here = {name: entry.dtypes(device) for name, entry in BACKENDS.items() if entry.dtypes(device)}
+    any_backend = backend is None or backend == "auto"
+    if not any_backend and backend not in here:
+        raise BackendError(f"back end {backend!r} cannot be had on {device.type}; use one of auto, {', '.join(here)}")
+    names = [name for name in here if (BACKENDS[name].measured if any_backend else name == backend)]
+    known = [d for d in DTYPES.values() if any(d in here[name] for name in names)]
+    if dtype is not None and dtype not in known:
+        raise BackendError(
+            f"dtype {dtype_name(dtype)} cannot be computed in hardware by this {device.type} (back end"
+            f" {', '.join(names)}); use one of auto, {', '.join(map(dtype_name, known))}"
+        )
+    order = dict.fromkeys(d for name in names for d in here[name])
+    return [
+        Execution(device, name, d, threads, store)
+        for d in order
+        for name in names
+        if d in here[name] and dtype in (None, d)
+    ]

@@ -5,41 +5,42 @@ Shapes: F frames, H W pixels, C colour channels, c h w latent. Pictures are uint
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-Encode = Callable[[Tensor], Tensor]
-Decode = Callable[[Tensor], Tensor]
+from core.backend import Call
 
 
 class Codec:
     """A diffusers autoencoder (AutoencoderTiny or AutoencoderKL) at the edge of the stream.
 
-    config: the autoencoder's. encode, decode: its two networks, pictures in -1..1 to unscaled latents and back.
-    size: (height, width) in pixels that pictures are brought to before encoding; a multiple of the latent's scale.
+    config: the autoencoder's. encode, decode: its two networks as a back end runs them, pictures in -1..1 to unscaled
+    latents and back. size: (height, width) in pixels that pictures are brought to before encoding; a multiple of the
+    latent's scale.
     """
 
     def __init__(
         self,
         config: Any,
-        encode: Encode,
-        decode: Decode,
+        encode: Call,
+        decode: Call,
         size: tuple[int, int],
         device: torch.device,
-        dtype: torch.dtype,
     ) -> None:
         self._encode = encode
         self._decode = decode
         self._size = size
         self._device = device
-        self._dtype = dtype
         self._scale = float(config.scaling_factor)
         self._shift = float(config.shift_factor or 0.0)
-        self._format = torch.channels_last if device.type != "mps" else torch.contiguous_format
+
+    def prepare(self, frames: int) -> None:
+        """Set-up verb: make ready for so many pictures at once."""
+        self._encode.prepare(frames)
+        self._decode.prepare(frames)
 
     @torch.inference_mode()
     def encode(self, frame_FHWC: Tensor) -> Tensor:
@@ -48,14 +49,12 @@ class Codec:
         x = x.to(torch.float32)
         if x.shape[-2:] != self._size:
             x = nnf.interpolate(x, self._size, mode="bilinear", antialias=True)
-        x = (x / 127.5 - 1.0).to(self._dtype).contiguous(memory_format=self._format)
-        return (self._encode(x).to(torch.float32) - self._shift) * self._scale
+        return (self._encode(x / 127.5 - 1.0) - self._shift) * self._scale
 
     @torch.inference_mode()
     def decode(self, latent_Fchw: Tensor) -> Tensor:
         """uint8 pictures (F, H, W, 4), RGBA with alpha 255; values beyond the range are clipped, NaN becomes black."""
-        z = (latent_Fchw / self._scale + self._shift).to(self._dtype).contiguous(memory_format=self._format)
-        x = self._decode(z).to(torch.float32)
+        x = self._decode(latent_Fchw / self._scale + self._shift)
         x = torch.nan_to_num(x, nan=-1.0).add(1.0).mul(127.5).round_().clamp_(0.0, 255.0)
         return pack_rgba(x)
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
+from core.backend import Call
 from core.schedule import NoiseSchedule
 
 
@@ -38,10 +39,6 @@ class TextRows:
 
     embedding_RNC: Tensor
     keys_values: tuple[tuple[Tensor, Tensor], ...] = ()
-
-    def part(self, first: int, end: int) -> TextRows:
-        """Rows first to end - 1."""
-        return TextRows(self.embedding_RNC[first:end], tuple((k[first:end], v[first:end]) for k, v in self.keys_values))
 
 
 class Denoiser(Protocol):
@@ -160,26 +157,17 @@ class UnetCall(nn.Module):
         )[0]
 
 
-Spread = Callable[[Sequence[Callable[[], Tensor]]], list[Tensor]]
-"""Runs the functions it is given, at once where it can, and returns their results in order."""
-
-
-SPREAD_ROWS = 6
-"""From so many rows on a call is spread over two halves. Fewer rows leave encode and decode, which run meanwhile, just
-the time that they need, and half of few rows costs more than half a call."""
-
-
 class UnetDenoiser:
     """A diffusers UNet2DConditionModel as a `Denoiser`.
 
-    call: `UnetCall`, or a recording of it. cross: its layers. prediction: key of `PREDICTIONS`. cache_text: project
-    keys and values of a prompt once instead of once per call (StreamDiffusion, arXiv 2312.12491, appendix A.2); False
-    is the plain twin. spread: runs the two halves of a call of `SPREAD_ROWS` and more; None keeps every call whole.
+    call: `UnetCall` as a back end runs it. cross: its layers. prediction: key of `PREDICTIONS`. dtype: of the weights.
+    cache_text: project keys and values of a prompt once instead of once per call (StreamDiffusion, arXiv 2312.12491,
+    appendix A.2); False is the plain twin.
     """
 
     def __init__(
         self,
-        call: Callable[..., Tensor],
+        call: Call,
         cross: Sequence[Any],
         noise: NoiseSchedule,
         prediction: str,
@@ -187,14 +175,11 @@ class UnetDenoiser:
         dtype: torch.dtype,
         *,
         cache_text: bool = True,
-        spread: Spread | None = None,
     ) -> None:
         self._network = call
         self._cross = cross
-        self._spread = spread
         self._convert = PREDICTIONS[prediction]
         self._dtype = dtype
-        self._format = torch.channels_last if device.type != "mps" else torch.contiguous_format
         alpha_bar = noise.alphas_cumprod_T.to(device)
         self._a_T = alpha_bar.sqrt().to(torch.float32)
         self._b_T = (1.0 - alpha_bar).sqrt().to(torch.float32)
@@ -215,6 +200,7 @@ class UnetDenoiser:
     @torch.inference_mode()
     def rows(self, prompts: Sequence[PromptText]) -> TextRows:
         """See `Denoiser.rows`."""
+        self._network.prepare(len(prompts))
         per_layer = zip(*(p.keys_values for p in prompts), strict=True)
         return TextRows(
             torch.stack([p.embedding_NC for p in prompts]),
@@ -224,24 +210,6 @@ class UnetDenoiser:
     @torch.inference_mode()
     def __call__(self, x_Rchw: Tensor, t_R: Tensor, text: TextRows) -> Tensor:
         """See `Denoiser.__call__`."""
-        rows = x_Rchw.shape[0]
-        if self._spread is None or rows < SPREAD_ROWS:
-            out = self._forward(x_Rchw, t_R, text)
-        else:
-            half = (rows + 1) // 2
-            # inference_mode belongs to a thread, and the spread may use another one.
-            part = torch.inference_mode()(self._forward)
-            out = torch.cat(
-                self._spread(
-                    [
-                        lambda: part(x_Rchw[:half], t_R[:half], text.part(0, half)),
-                        lambda: part(x_Rchw[half:], t_R[half:], text.part(half, rows)),
-                    ]
-                )
-            )
+        out = self._network(x_Rchw, t_R, text.embedding_RNC, text.keys_values)
         a, b = (table[t_R].view(-1, 1, 1, 1) for table in (self._a_T, self._b_T))
         return self._convert(out, x_Rchw, a, b)
-
-    def _forward(self, x_Rchw: Tensor, t_R: Tensor, text: TextRows) -> Tensor:
-        x = x_Rchw.to(self._dtype).contiguous(memory_format=self._format)
-        return self._network(x, t_R, text.embedding_RNC, text.keys_values).to(torch.float32)

@@ -1,13 +1,17 @@
-"""Which device and which dtype: decided once, from one argument each."""
+"""Which device, and which dtypes it computes in as fast as it can."""
 
 from __future__ import annotations
-
-import os
 
 import torch
 
 DEVICES = ("cpu", "cuda", "mps")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+# The names that torch.cpu.get_capabilities gives to multiplication in a dtype, on x86 and on Arm.
+_NATIVE = {
+    torch.bfloat16: ("amx_bf16", "avx512_bf16", "bf16"),
+    torch.float16: ("amx_fp16", "avx512_fp16", "fp16"),
+}
 
 
 class DeviceError(RuntimeError):
@@ -38,34 +42,32 @@ def pick_device(name: str | None = None) -> torch.device:
     return torch.device(name)
 
 
-def cpu_has_fast_bf16() -> bool:
-    """True when the processor multiplies bfloat16 natively (AMX tiles or AVX-512 BF16; FEAT_BF16 on Arm)."""
-    capabilities = torch.cpu.get_capabilities()
-    return any(bool(capabilities.get(name)) for name in ("amx_tile", "amx_bf16", "avx512_bf16", "bf16"))
-
-
-def pick_dtype(device: torch.device, name: str | None = None) -> torch.dtype:
-    """The dtype called `name`, or the one that is fastest on `device` without harm to the picture.
-
-    Raises `DeviceError` for an unknown name.
-    """
-    if name is not None and name != "auto":
-        if name not in DTYPES:
-            raise DeviceError(f"dtype {name!r} is unknown; use one of auto, {', '.join(DTYPES)}")
-        return DTYPES[name]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    if device.type == "mps":
-        return torch.float16
-    return torch.bfloat16 if cpu_has_fast_bf16() else torch.float32
-
-
-def host_threads(device: torch.device) -> int | None:
-    """CPU threads that one tensor operation should use in a host whose three stages run at once; None: torch's choice.
-
-    On a CPU the stages share its cores: half of them each is faster than all three taking all of them in turn, since
-    small operations gain little from a second thread.
-    """
-    if device.type != "cpu":
+def dtype_called(name: str | None) -> torch.dtype | None:
+    """The dtype called `name`; None for None or "auto". Raises `DeviceError` for an unknown name."""
+    if name is None or name == "auto":
         return None
-    return max(1, (os.cpu_count() or 2) // 2)
+    if name not in DTYPES:
+        raise DeviceError(f"dtype {name!r} is unknown; use one of auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a dtype as `DTYPES` has it."""
+    return str(dtype).removeprefix("torch.")
+
+
+def native_dtypes(device: torch.device) -> tuple[torch.dtype, ...]:
+    """The dtypes that `device` multiplies in hardware, the likely fastest first; float32 is always one of them.
+
+    A processor that lacks one computes in it all the same, about a hundred times slower, or not at all.
+    """
+    if device.type == "cuda":
+        half = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return (half, *(d for d in DTYPES.values() if d not in (half, torch.float32)), torch.float32)
+    if device.type == "mps":
+        return (torch.float16, torch.float32)
+    capabilities = torch.cpu.get_capabilities()
+    # ATen held to an older instruction set (ATEN_CPU_CAPABILITY) still reports what the processor has.
+    held = torch.backends.cpu.get_cpu_capability() in ("AVX2", "DEFAULT") and "avx2" in capabilities
+    has = {d for d, names in _NATIVE.items() if not held and any(capabilities.get(name) for name in names)}
+    return tuple(d for d in (torch.bfloat16, torch.float32, torch.float16) if d in has or d == torch.float32)

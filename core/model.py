@@ -5,9 +5,9 @@ Importing it costs seconds, so it is imported where a model is about to be loade
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from core.backend import BACKENDS, pick_backend
+from core.backend import BACKENDS, Call, Execution, executions
 from core.codec import Codec, DecodeVae, EncodeKl, EncodeTiny
-from core.denoiser import PREDICTIONS, Spread, UnetCall, UnetDenoiser, keys_values
+from core.denoiser import PREDICTIONS, UnetCall, UnetDenoiser, keys_values
 from core.schedule import NoiseSchedule, ScheduleError
 from core.stream import NoiseSource, Stream, StreamConfig, seeded_noise
 from core.text import TextConditioner
@@ -71,11 +72,25 @@ class Model:
     text: TextConditioner
     noise: NoiseSchedule
     prediction: str
-    device: torch.device
-    dtype: torch.dtype
-    backend: str
+    execution: Execution
     call: UnetCall
-    recordings: dict[tuple[Any, ...], Callable[..., Tensor]] = field(default_factory=dict)
+    forms: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+    """The networks as back ends convert them, by back end, kind and size; shared by all that share the weights."""
+    calls: dict[tuple[Any, ...], Call] = field(default_factory=dict)
+    """The networks as this execution runs them, by kind and size."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.execution.device
+
+    def run_by(self, execution: Execution) -> Model:
+        """The same model run in another way, on the same device. Weights are shared unless they have to be cast; cast
+        them from float32 only."""
+        if execution.weights_dtype == self.execution.weights_dtype:
+            return replace(self, execution=execution, calls={})
+        # By torch's own `to`: that of diffusers warns of layers to be kept in float32, of which there are none here.
+        unet, vae = (nn.Module.to(copy.deepcopy(part), execution.weights_dtype) for part in (self.unet, self.vae))
+        return replace(self, unet=unet, vae=vae, execution=execution, call=UnetCall(unet), forms={}, calls={})
 
     @property
     def native_size(self) -> int:
@@ -110,54 +125,49 @@ class Model:
         *,
         cache_text: bool = True,
         noise_source: NoiseSource = seeded_noise,
-        spread: Spread | None = None,
     ) -> Stream[Any]:
-        """A new stream. spread: see `core.denoiser.UnetDenoiser`; used where calls are recorded. Raises `ModelError`
-        when the size does not suit the model."""
+        """A new stream. Raises `ModelError` when the size does not suit the model."""
         step = self.size_multiple
         if config.width % step or config.height % step or config.width < step or config.height < step:
             raise ModelError(f"size {config.width}x{config.height} does not suit this model: use multiples of {step}")
         rows, columns = config.height // self.latent_scale, config.width // self.latent_scale
         latent = (int(self.unet.config.in_channels), rows, columns)
-        format_ = torch.channels_last if self.device.type != "mps" else torch.contiguous_format
 
         def blank(*shape: int) -> Tensor:
-            return torch.zeros(shape, device=self.device, dtype=self.dtype).contiguous(memory_format=format_)
+            return torch.zeros(shape, device=self.device)
 
         codec = Codec(
             self.vae.config,
-            self._recorded(_CODECS[type(self.vae).__name__][1](self.vae), blank(1, 3, config.height, config.width)),
-            self._recorded(DecodeVae(self.vae), blank(1, *latent)),
+            self._call(_CODECS[type(self.vae).__name__][1](self.vae), blank(1, 3, config.height, config.width)),
+            self._call(DecodeVae(self.vae), blank(1, *latent)),
             (config.height, config.width),
             self.device,
-            self.dtype,
         )
-        plain = self.call
-        call: Callable[..., Tensor] = plain
-        if cache_text:
-            embedding = self.text.embed("").to(self.dtype).expand(2, -1, -1)
-            prepared = tuple(keys_values(attn, embedding) for attn in plain.cross)
-            t = torch.zeros(2, dtype=torch.long, device=self.device)
-            call = self._recorded(plain, blank(2, *latent), t, embedding, prepared)
-        denoiser = UnetDenoiser(
-            call,
-            plain.cross,
-            self.noise,
-            self.prediction,
-            self.device,
-            self.dtype,
-            cache_text=cache_text,
-            # The plain call is Python: its halves would wait for each other at the interpreter's lock.
-            spread=None if isinstance(call, UnetCall) else spread,
-        )
+        codec.prepare(config.frame_buffer)
+        denoiser = self.denoiser(latent, cache_text=cache_text)
         return Stream(config, denoiser, codec, self.text, self.noise, latent, self.device, noise_source)
 
-    def _recorded(self, call: nn.Module, picture: Tensor, *others: Any) -> Callable[..., Tensor]:
-        """The back end's form of a call, made once per kind of call and size."""
-        key = (type(call).__name__, *picture.shape)
-        if key not in self.recordings:
-            self.recordings[key] = BACKENDS[self.backend].record(call, (picture, *others))
-        return self.recordings[key]
+    def denoiser(self, latent: tuple[int, int, int], *, cache_text: bool = True) -> UnetDenoiser:
+        """The U-Net for latents of shape (c, h, w)."""
+        dtype = self.execution.weights_dtype
+        embedding = self.text.embed("").to(dtype).expand(2, -1, -1)
+        prepared = tuple(keys_values(attn, embedding) for attn in self.call.cross) if cache_text else ()
+        t = torch.zeros(2, dtype=torch.long, device=self.device)
+        call = self._call(self.call, torch.zeros(2, *latent, device=self.device), t, embedding, prepared)
+        return UnetDenoiser(
+            call, self.call.cross, self.noise, self.prediction, self.device, dtype, cache_text=cache_text
+        )
+
+    def _call(self, network: nn.Module, *example: Any) -> Call:
+        """The network as the back end runs it, made once per kind of network and size."""
+        execution = self.execution
+        backend = BACKENDS[execution.backend]
+        key = (execution.backend, type(network).__name__, *(tuple(leaf.shape) for leaf in tree_leaves(example)))
+        if key not in self.forms:
+            self.forms[key] = backend.convert(network, example, execution.store)
+        if key not in self.calls:
+            self.calls[key] = backend.call(self.forms[key], example, execution)
+        return self.calls[key]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -256,12 +266,20 @@ def _check_shape(folder: Path, unet: Any, vae: Any, encoder: Any, tokenizer: Any
         raise ModelError(f"{folder / 'vae'}: scaling_factor {scale!r}, shift_factor {shift!r} are no scale; restore it")
 
 
-def load_model(folder: Path, device: torch.device, dtype: torch.dtype, backend: str | None = None) -> Model:
+def load_model(
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    backend: str | None = None,
+    *,
+    store: Path | None = None,
+) -> Model:
     """Load a model folder in the diffusers layout from disk; nothing is downloaded.
 
-    backend: key of `core.backend.BACKENDS`, or None for the one that suits the device. Raises `ModelError`, and
-    `BackendError` for a back end that cannot be had.
+    dtype, backend, store: see `core.backend.executions`; the first of them is taken. Raises `ModelError`, and
+    `BackendError` for what cannot be had.
     """
+    execution = executions(device, backend, dtype, store=store)[0]
     folder = Path(folder)
     check_folder(folder)
     scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
@@ -271,13 +289,14 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype, backend: 
     kind = _read_json(folder / "vae" / "config.json").get("_class_name", "AutoencoderKL")
     if kind not in tuple(_CODECS):
         raise ModelError(f"autoencoder {kind!r} is not supported; use one of {', '.join(_CODECS)}")
-    unet = _network(folder / "unet", UNet2DConditionModel, torch_dtype=dtype, low_cpu_mem_usage=False)
-    vae = _network(folder / "vae", _CODECS[kind][0], torch_dtype=dtype, low_cpu_mem_usage=False)
-    encoder = _network(folder / "text_encoder", CLIPTextModel, dtype=dtype)
+    weights_dtype = execution.weights_dtype
+    unet = _network(folder / "unet", UNet2DConditionModel, torch_dtype=weights_dtype, low_cpu_mem_usage=False)
+    vae = _network(folder / "vae", _CODECS[kind][0], torch_dtype=weights_dtype, low_cpu_mem_usage=False)
+    encoder = _network(folder / "text_encoder", CLIPTextModel, dtype=weights_dtype)
     tokenizer = _part(folder / "tokenizer", CLIPTokenizer)
     _check_shape(folder, unet, vae, encoder, tokenizer)
     try:
-        return assemble(folder, unet, vae, encoder, tokenizer, scheduler, device, dtype, backend)
+        return assemble(folder, unet, vae, encoder, tokenizer, scheduler, execution)
     except ScheduleError as error:
         raise ModelError(f"{folder}: {error}") from None
 
@@ -289,28 +308,21 @@ def assemble(
     encoder: Any,
     tokenizer: Any,
     scheduler: dict[str, Any],
-    device: torch.device,
-    dtype: torch.dtype,
-    backend: str | None = None,
+    execution: Execution,
 ) -> Model:
-    """Put parts of `dtype` together: moved to `device`, frozen, given to the back end.
+    """Put parts of the execution's `weights_dtype` together: moved to its device, frozen.
 
-    scheduler: what scheduler_config.json holds. backend: as for `load_model`. Raises `BackendError`, `ScheduleError`.
+    scheduler: what scheduler_config.json holds. Raises `ScheduleError`.
     """
-    backend = pick_backend(device, backend)
     for part in (unet, vae, encoder):
-        part.to(device).eval().requires_grad_(False)
-    for network in (unet, vae.encoder, vae.decoder):
-        BACKENDS[backend].prepare(network)
+        part.to(execution.device).eval().requires_grad_(False)
     return Model(
         folder=folder,
         unet=unet,
         vae=vae,
-        text=TextConditioner(tokenizer, encoder, device),
+        text=TextConditioner(tokenizer, encoder, execution.device),
         noise=NoiseSchedule.from_config(scheduler),
         prediction=scheduler.get("prediction_type", "epsilon"),
-        device=device,
-        dtype=dtype,
-        backend=backend,
+        execution=execution,
         call=UnetCall(unet),
     )

@@ -14,7 +14,6 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from core.codec import opaque
-from core.denoiser import Spread
 from core.guidance import Scales, active_guidance
 from core.params import Params
 from core.similarity import SimilarityFilter
@@ -34,8 +33,8 @@ class PassthroughModel:
         scale = (area / (width * height)) ** 0.5
         return max(1, round(width * scale)), max(1, round(height * scale))
 
-    def stream(self, config: StreamConfig, *, spread: Spread | None = None) -> PassthroughStream:
-        """A new stream; there are no rows to spread."""
+    def stream(self, config: StreamConfig) -> PassthroughStream:
+        """A new stream."""
         return PassthroughStream(config)
 
 

@@ -87,13 +87,13 @@ def random_model(seed: int = 0, prediction: str = "epsilon", backend: str = "eag
     """The parts as a `core.model.Model` on the CPU."""
     from pathlib import Path
 
+    from core.backend import executions
     from core.model import assemble
 
     unet, vae, encoder, tokenizer = random_parts(seed)
     scheduler = {**SCHEDULER, "prediction_type": prediction}
-    return assemble(
-        Path("random"), unet, vae, encoder, tokenizer, scheduler, torch.device("cpu"), torch.float32, backend
-    )
+    execution = executions(torch.device("cpu"), backend, torch.float32)[0]
+    return assemble(Path("random"), unet, vae, encoder, tokenizer, scheduler, execution)
 
 
 def random_frames(count: int, seed: int = 0, size: int = SIZE_PX) -> torch.Tensor:

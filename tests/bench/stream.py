@@ -1,89 +1,73 @@
-"""frameloom bench stream: frames per second and latency of the stream beside the original class.
+"""frameloom bench stream: the stream beside the original class, its networks beside what the processor can do.
 
-The same embedded weights, frames, steps and guidance in float32 on both sides, alternating in one run. Ours runs as
-the host runs it, encode, U-Net and decode on three threads, and, for comparison, the same one after the other
-("serial"). The original is StreamDiffusion 0.1.1, unmodified, with its similarity filter off, where the package is at
-hand (`pip install --no-deps --target FOLDER streamdiffusion==0.1.1`, then --original FOLDER). It takes its network's
-output for noise, so it is given the embedded U-Net behind a conversion from v to noise. Outputs are compared in the
-same run.
+Everything runs in child processes, on the processor as it is and held to AVX2 (`tests.avx2`), where it has more:
+
+* cells: frames per second of ours and of the original for each guidance and number of steps. The same embedded weights,
+  frames, steps and guidance in float32 on both sides, alternating in one run. Ours runs as the host would run it here:
+  back end, threads and overlap as `bridge.tuning` measures them, float32 alone allowed. The original is StreamDiffusion
+  0.1.1, unmodified, with its similarity filter off, where the package is at hand (`pip install --no-deps --target
+  FOLDER streamdiffusion==0.1.1`, then --original FOLDER); with --compile also with its networks through torch.compile.
+  It takes its network's output for noise, so it is given the embedded U-Net behind a conversion from v to noise.
+  Outputs are compared in the same run.
+* ways: every back end, dtype, number of threads and overlap that `auto` chooses among, and what it chose.
+* networks: milliseconds of encoder, U-Net and decoder by each back end, and the share that this is of the rate at
+  which the same threads multiply float32 matrices. ONNX Runtime beside them where it is at hand (`pip install --target
+  FOLDER onnxruntime onnx`, then --onnxruntime FOLDER); nothing else of the project uses it.
+* demo: the figures of `bench demo`.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
+import json
+import os
 import statistics
+import subprocess
 import sys
-import threading
+import tempfile
 import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from tests.bench import demo
 from tests.bench.report import bar, emit, percentile, table
 
-SPEED_BAR = 1.25
+ROOT = Path(__file__).resolve().parent.parent.parent
+SPEED_BAR, COMPILED_BAR, AUTO_BAR = 1.25, 1.0, 0.95
 EQUAL_BAR = 1e-4
+RUN_BY = "openvino float32"
+SHARE_BARS = {"encode": 0.75, "unet": 0.5, "decode": 0.75}
 PROMPT, NEGATIVE = "neon style, red sphere, blue box", "grey style"
 SCALE, DELTA, SEED = 1.4, 0.9, 2
+PARTS = ("cells", "ways", "networks", "demo")
+LONG_S = 60.0
+"""A block of frames is never cut short in a benchmark."""
 
 
 class Ours:
-    """Our stream, driven either as the host drives it or by `step`. spread: as the host gives it, or None."""
+    """A stream of ours, with or without overlap."""
 
-    def __init__(self, model: Any, params: Any, size: int, spread: Any = None) -> None:
+    def __init__(self, model: Any, params: Any, size: int, overlap: bool) -> None:
         from core.stream import StreamConfig
 
-        self.stream = model.stream(StreamConfig(size, size), spread=spread)
+        self.execution = model.execution
+        self.overlap = overlap
+        self.stream = model.stream(StreamConfig(size, size))
         self.plan = self.stream.plan(params)
-        self.stages = self.plan.depth
 
-    def serial(self, frames: list[Any]) -> list[float]:
-        """Milliseconds per frame, one after the other."""
-        out = []
-        for number, frame in enumerate(frames):
-            started = time.perf_counter()
-            self.stream.step(frame, number, self.plan)
-            out.append((time.perf_counter() - started) * 1e3)
-        return out
+    def run(self, frames: Any) -> tuple[float, float]:
+        """(frames per second, median latency in ms)."""
+        import torch
 
-    def overlapped(self, frames: list[Any]) -> tuple[float, list[float]]:
-        """(milliseconds per frame, latencies in ms from a frame's entry to its picture) on three threads."""
-        from bridge.handoff import Closed, Handoff
+        from bridge import tuning
 
-        encoded: Handoff[Any] = Handoff(1)
-        finished: Handoff[Any] = Handoff(1)
-        entered: dict[int, float] = {}
-
-        def encode() -> None:
-            for number, frame in enumerate(frames):
-                entered[number] = time.perf_counter()
-                encoded.put((number, self.stream.encode(frame)))
-            encoded.close()
-
-        def turn() -> None:
-            try:
-                while True:
-                    number, latent = encoded.get()
-                    result = self.stream.advance(latent, number, self.plan)
-                    if result is not None:
-                        finished.put(result)
-            except Closed:
-                finished.close()
-
-        latencies, left = [], []
-        threads = [threading.Thread(target=encode), threading.Thread(target=turn)]
-        for thread in threads:
-            thread.start()
-        try:
-            while True:
-                picture = self.stream.decode(finished.get())
-                left.append(time.perf_counter())
-                if picture.tag in entered:
-                    latencies.append((left[-1] - entered[picture.tag]) * 1e3)
-        except Closed:
-            pass
-        for thread in threads:
-            thread.join()
-        # The inner window: at the ends one of the three stages has nothing to do.
-        return (left[-3] - left[2]) * 1e3 / (len(left) - 5), latencies
+        torch.set_num_threads(self.execution.torch_threads(tuning.everything()))
+        result = (tuning.overlapped if self.overlap else tuning.serial)(self.stream, self.plan, frames, LONG_S)
+        torch.set_num_threads(tuning.everything())
+        return result
 
 
 def as_noise(unet: Any, noise: Any) -> Any:
@@ -116,7 +100,7 @@ class Original:
 
         self.stream = original.build(parts, scheduler, list(params.stages()), params.guidance, size)
         if compiled:
-            self.stream.unet = torch.compile(self.stream.unet)
+            self.stream.unet = torch.compile(self.stream.unet, dynamic=False)
             self.stream.vae.encoder.compile()
             self.stream.vae.decoder.compile()
         self.stream.prepare(
@@ -149,10 +133,10 @@ class Original:
         return out
 
 
-def difference(ours: Ours, theirs: Original, frames: list[Any], frames_01: list[Any]) -> float:
+def difference(ours: Ours, theirs: Original, frames: Any, frames_01: list[Any]) -> float:
     """Largest difference of the clean latents that leave both streams for the same frames."""
     theirs.latents.clear()
-    depth = ours.stages
+    depth = ours.plan.depth
     theirs.run(frames_01)
     worst = 0.0
     for number, frame in enumerate(frames):
@@ -163,38 +147,54 @@ def difference(ours: Ours, theirs: Original, frames: list[Any], frames_01: list[
     return worst
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the benchmark; 0 whenever it could measure."""
-    parser = argparse.ArgumentParser(prog="frameloom bench stream", description=__doc__)
-    parser.add_argument("--frames", type=int, default=24, help="frames per block (default 24)")
-    parser.add_argument("--blocks", type=int, default=3, help="alternating blocks per side (default 3)")
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--steps", type=int, nargs="*", default=[1, 2, 4])
-    parser.add_argument("--guidance", nargs="*", default=None)
-    parser.add_argument("--original", default=None, metavar="FOLDER", help="pip --target folder with streamdiffusion")
-    parser.add_argument(
-        "--compile", action="store_true", help="compile the original (torch.compile; a C++ compiler, minutes)"
-    )
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads per operation, ours (default: host's)")
-    args = parser.parse_args(argv)
+# ---- the parts, each in a child process ----------------------------------------------------------------------------
 
+
+class Setup:
+    """What the parts share: the embedded model, pictures, parameters."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        import torch
+
+        from bridge import tuning
+        from core.model import load_model
+        from core.params import Params, params_for
+        from core.tiny import WEIGHTS
+        from core.world import World
+
+        tuning.everything()
+        self.args = args
+        self.cpu = torch.device("cpu")
+        self.model = load_model(WEIGHTS, self.cpu, torch.float32, "eager")
+        self.size = (args.size, args.size)
+        self.default = params_for("embedded")
+        self.base = Params(prompt=PROMPT, negative_prompt=NEGATIVE, guidance_scale=SCALE, delta=DELTA, seed=SEED)
+        world = World(seed=3)
+        pictures = [
+            world.render(time_s=i / 30.0, width=args.size, height=args.size, style="grey")["colour"] for i in range(16)
+        ]
+        self.frames = [pictures[i % 16][None] for i in range(args.frames)]
+
+    def tuned(self, dtype: Any = None) -> Any:
+        """What `auto` takes at its first start here."""
+        from bridge import tuning
+        from core.backend import executions
+
+        return tuning.tune(self.model, executions(self.cpu, dtype=dtype), self.size, self.default, tuning.Memory(None))
+
+
+def run_cells(setup: Setup) -> list[dict[str, Any]]:
+    """One entry per guidance and number of steps."""
     import torch
 
-    from bridge.spread import Spread
-    from core.device import host_threads, pick_dtype
-    from core.model import load_model
-    from core.params import GUIDANCE_KINDS, Params
-    from core.tiny import WEIGHTS
-    from core.world import World
+    from core.params import GUIDANCE_KINDS
     from tests import original
 
-    cpu = torch.device("cpu")
-    everything = torch.get_num_threads()
-    threads = args.threads or host_threads(cpu) or everything
+    args = setup.args
     with_original = original.installed(args.original)
-    model = load_model(WEIGHTS, cpu, torch.float32)
-    native = load_model(WEIGHTS, cpu, pick_dtype(cpu))
-    plain = load_model(WEIGHTS, cpu, torch.float32, "eager")
+    frames_01 = [f.permute(0, 3, 1, 2).float() / 255.0 for f in setup.frames]
+    plain = setup.model
+    parts = (as_noise(plain.unet, plain.noise), plain.vae, plain.text._encoder, plain.text._tokenizer)
     scheduler = {
         "num_train_timesteps": 1000,
         "beta_start": 0.00085,
@@ -203,112 +203,332 @@ def main(argv: list[str] | None = None) -> int:
         "steps_offset": 1,
         "clip_sample": False,
     }
-    world = World(seed=3)
-    pictures = [
-        world.render(time_s=i / 30.0, width=args.size, height=args.size, style="grey")["colour"] for i in range(16)
-    ]
-    frames = [pictures[i % 16][None] for i in range(args.frames)]
-    frames_01 = [f.permute(0, 3, 1, 2).float() / 255.0 for f in frames]
-    parts = (as_noise(plain.unet, plain.noise), plain.vae, plain.text._encoder, plain.text._tokenizer)
-
-    rows, results, ratios, serial_ratios, worst = [], [], [], [], 0.0
-    spread = Spread()
+    tuned = setup.tuned(torch.float32)
+    cells = []
     with original.cpu_stand_ins():
         for guidance in args.guidance or GUIDANCE_KINDS:
             for steps in args.steps:
-                base = Params(prompt=PROMPT, negative_prompt=NEGATIVE, guidance_scale=SCALE, delta=DELTA, seed=SEED)
-                params = base.with_values(guidance=guidance, steps=steps)
-                ours = Ours(model, params, args.size, spread)
-                serial_ours = Ours(model, params, args.size)
-                alone = Ours(model, params.with_values(mode="latency"), args.size)
-                fast = Ours(native, params, args.size, spread)
-                theirs = Original(parts, scheduler, params, args.size, args.compile) if with_original else None
-                error = difference(ours, theirs, frames[:8], frames_01[:8]) if theirs else None
-                times: dict[str, list[float]] = {k: [] for k in ("ours", "serial", "latency", "native", "original")}
-                latencies: list[float] = []
+                params = setup.base.with_values(guidance=guidance, steps=steps)
+                ours = Ours(tuned.model, params, args.size, tuned.overlap)
+                alone = Ours(tuned.model, params.with_values(mode="latency"), args.size, False)
+                theirs: dict[str, Original] = {}
+                if with_original:
+                    theirs["original"] = Original(parts, scheduler, params, args.size, False)
+                if with_original and args.compile:
+                    theirs["compiled"] = Original(parts, scheduler, params, args.size, True)
+                entry: dict[str, Any] = {"guidance": guidance, "steps": steps}
+                if with_original:
+                    entry["difference"] = difference(ours, theirs["original"], setup.frames[:8], frames_01[:8])
+                rates: dict[str, list[float]] = {"ours": [], "latency mode": []}
+                calls: dict[str, list[float]] = {name: [] for name in theirs}
+                waits: list[float] = []
                 for block in range(args.blocks + 1):  # the first block warms up
-                    torch.set_num_threads(threads)
-                    ms, waits = ours.overlapped(frames)
-                    native_ms, _ = fast.overlapped(frames)
-                    torch.set_num_threads(everything)
-                    serial = serial_ours.serial(frames)
-                    one_by_one = alone.serial(frames)
-                    call = theirs.run(frames_01) if theirs else []
+                    fps, wait_ms = ours.run(setup.frames)
+                    one_fps, _ = alone.run(setup.frames)
+                    took = {name: stream.run(frames_01) for name, stream in theirs.items()}
                     if block:
-                        times["ours"].append(ms)
-                        times["native"].append(native_ms)
-                        times["serial"] += serial
-                        times["latency"] += one_by_one
-                        times["original"] += call
-                        latencies += waits
-                fps = {k: 1e3 / statistics.median(v) for k, v in times.items() if v}
-                entry: dict[str, Any] = {
-                    "guidance": guidance,
-                    "steps": steps,
-                    "fps": {k: round(v, 2) for k, v in fps.items()},
-                    "latency_ms": {"p50": percentile(latencies, 50), "p99": percentile(latencies, 99)},
-                    "serial_ms": {"p50": percentile(times["serial"], 50), "p99": percentile(times["serial"], 99)},
-                    "latency_mode_ms": {
-                        "p50": percentile(times["latency"], 50),
-                        "p99": percentile(times["latency"], 99),
-                    },
+                        rates["ours"].append(fps)
+                        rates["latency mode"].append(one_fps)
+                        waits.append(wait_ms)
+                        for name in theirs:
+                            calls[name] += took[name]
+                rate = {name: statistics.median(values) for name, values in rates.items()}
+                rate |= {name: 1e3 / statistics.median(values) for name, values in calls.items()}
+                entry["fps"] = {name: round(value, 2) for name, value in rate.items()}
+                entry["latency_ms"] = statistics.median(waits)
+                entry["original_ms"] = {
+                    name: {"p50": percentile(values, 50), "p99": percentile(values, 99)}
+                    for name, values in calls.items()
                 }
-                if theirs:
-                    entry["original_ms"] = {q: percentile(times["original"], n) for q, n in (("p50", 50), ("p99", 99))}
-                    entry["ratio"] = fps["ours"] / fps["original"]
-                    entry["ratio_serial"] = fps["serial"] / fps["original"]
-                    entry["difference"] = error
-                    ratios.append(entry["ratio"])
-                    serial_ratios.append(entry["ratio_serial"])
-                    worst = max(worst, error or 0.0)
-                results.append(entry)
-                rows.append(
-                    [
-                        guidance,
-                        steps,
-                        fps["ours"],
-                        fps["serial"],
-                        fps["latency"],
-                        fps["native"],
-                        fps.get("original", float("nan")),
-                        entry.get("ratio", float("nan")),
-                        entry.get("difference", float("nan")) if theirs else float("nan"),
-                    ]
-                )
-                print(f"{guidance}, {steps} steps: done", flush=True)
-    dtype = str(native.dtype).removeprefix("torch.")
-    print(f"frames per second, {args.size} px, float32 but for 'ours {dtype}'; threads per operation: original,")
-    print(f"serial and latency mode {everything}, ours {threads} in each of its three stages")
-    header = [
-        "guidance",
-        "steps",
-        "ours",
-        "ours serial",
-        "ours latency mode",
-        f"ours {dtype}",
-        "original",
-        "ratio",
-        "max diff",
-    ]
-    table(header, rows)
-    bars = []
-    if with_original:
-        bars = [
-            bar("frames per second, ours / original, worst of all steps and guidance", min(ratios), SPEED_BAR),
-            bar("largest difference of clean latents from the original", worst, EQUAL_BAR, at_most=True),
-        ]
-    else:
-        print("the original is not installed: no comparison (see --original)")
-    summary = {
-        "backend": model.backend,
-        "original_compiled": args.compile,
-        "size": args.size,
-        "threads": threads,
-        "median_ratio": statistics.median(ratios) if ratios else None,
-        "median_ratio_serial": statistics.median(serial_ratios) if serial_ratios else None,
-        "cells": results,
+                entry["ratio"] = {name: rate["ours"] / rate[name] for name in theirs}
+                cells.append(entry)
+                print(f"  {guidance}, {steps} steps: {entry['fps']}", file=sys.stderr, flush=True)
+    way = {"backend": tuned.model.execution.backend, "threads": tuned.model.execution.threads}
+    return [{**cell, **way, "overlap": tuned.overlap} for cell in cells]
+
+
+def run_ways(setup: Setup) -> dict[str, Any]:
+    """Frames per second of every way to run the default parameters, in turn, and the one that `auto` chose."""
+    from dataclasses import replace
+
+    from bridge import tuning
+    from core.backend import executions
+    from core.device import dtype_name
+
+    tuned = setup.tuned()
+    chosen = (tuned.model.execution.backend, dtype_name(tuned.model.execution.dtype))
+    chosen_way = (*chosen, tuned.model.execution.threads, tuned.overlap)
+    streams = {}
+    for execution in executions(setup.cpu):
+        for threads, overlap in tuning.ways_to_run(tuning.usable_cores(), None, None):
+            model = setup.model.run_by(replace(execution, threads=threads))
+            way = (execution.backend, dtype_name(execution.dtype), threads, overlap)
+            streams[way] = Ours(model, setup.default, setup.args.size, overlap)
+    rates: dict[Any, list[float]] = {way: [] for way in streams}
+    waits: dict[Any, list[float]] = {way: [] for way in streams}
+    for block in range(setup.args.blocks + 1):
+        for way, stream in streams.items():
+            fps, wait_ms = stream.run(setup.frames)
+            if block:
+                rates[way].append(fps)
+                waits[way].append(wait_ms)
+    fps_of = {way: statistics.median(values) for way, values in rates.items()}
+    best: dict[str, float] = {}
+    for way, fps in fps_of.items():
+        best[way[0]] = max(best.get(way[0], 0.0), fps)
+    return {
+        "chosen": list(chosen_way),
+        "tuning_s": tuned.seconds,
+        "auto_of_best": fps_of[chosen_way] / max(fps_of.values()),
+        "best_of_back_end": best,
+        "ways": [
+            {"way": list(way), "fps": fps, "latency_ms": statistics.median(waits[way])} for way, fps in fps_of.items()
+        ],
     }
-    emit("stream", summary, bars)
+
+
+def run_networks(setup: Setup) -> dict[str, Any]:
+    """Milliseconds and GFLOP/s of each network by each back end, with all threads and with one."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from bridge import tuning
+    from core.backend import BACKENDS, Execution, executions
+    from core.codec import DecodeVae, EncodeTiny
+    from core.denoiser import keys_values
+    from core.device import dtype_name
+
+    model, rows = setup.model, 2
+    side = setup.args.size // model.latent_scale
+    embedding = model.text.embed(PROMPT).expand(rows, -1, -1)
+    prepared = tuple(keys_values(attn, embedding) for attn in model.call.cross)
+    times = torch.full((rows,), 300)
+    networks = {
+        "encode": (EncodeTiny(model.vae), (torch.randn(1, 3, setup.args.size, setup.args.size),)),
+        "unet": (model.call, (torch.randn(rows, 4, side, side), times, embedding, prepared)),
+        "decode": (DecodeVae(model.vae), (torch.randn(1, 4, side, side),)),
+    }
+    gflop = {}
+    for name, (network, example) in networks.items():
+        with FlopCounterMode(display=False) as counter:
+            network(*example)
+        gflop[name] = counter.get_total_flops() / 1e9
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    results: dict[str, Any] = {"gflop": gflop, "rows": rows}
+    for label, threads in (("all threads", None), ("one thread", 1)):
+        calls: dict[tuple[str, str], Callable[[], Any]] = {}
+        chosen = list(executions(setup.cpu, threads=threads))
+        if setup.args.compile:
+            chosen.append(Execution(setup.cpu, "compiled", torch.float32, threads))
+        for execution in chosen:
+            if execution.weights_dtype != torch.float32:
+                continue  # eager in other dtypes is among the ways
+            for name, (network, example) in networks.items():
+                backend = BACKENDS[execution.backend]
+                call = backend.call(backend.convert(network, example, None), example, execution)
+                call.prepare(example[0].shape[0])
+                way = f"{execution.backend} {dtype_name(execution.dtype)}"
+                calls[name, way] = lambda call=call, example=example: call(*example)
+        if setup.args.onnxruntime:
+            for name, (network, example) in networks.items():
+                calls[name, "onnxruntime float32"] = onnx_call(network, example, setup.args.onnxruntime, threads)
+        calls["matrix product", "sgemm"] = lambda: a @ b
+        took: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
+        torch.set_num_threads(threads or tuning.everything())
+        with torch.inference_mode():
+            for block in range(setup.args.blocks + 1):
+                for key, call in calls.items():
+                    for _ in range(5 if block else 3):
+                        started = time.perf_counter()
+                        call()
+                        if block:
+                            took[key].append(time.perf_counter() - started)
+        torch.set_num_threads(tuning.everything())
+        rate = 2 * 1024**3 / 1e9 / statistics.median(took["matrix product", "sgemm"])
+        results[label] = {"sgemm_gflops": rate, "networks": []}
+        for (name, way), seconds in took.items():
+            if name in gflop:
+                ms = statistics.median(seconds) * 1e3
+                results[label]["networks"].append(
+                    {
+                        "network": name,
+                        "way": way,
+                        "ms": {"p50": ms, "p99": percentile(seconds, 99) * 1e3},
+                        "share": gflop[name] / ms * 1e3 / rate,
+                    }
+                )
+    return results
+
+
+def onnx_call(network: Any, example: tuple[Any, ...], folder: str, threads: int | None) -> Callable[[], Any]:
+    """The network through ONNX Runtime, ready to be called with the example."""
+    import torch
+
+    if folder not in sys.path:
+        sys.path.append(folder)
+    import onnxruntime
+    from torch.utils._pytree import tree_flatten
+
+    from core.openvino_backend import _Flat
+
+    leaves, spec = tree_flatten(example)
+    names = [f"i{i}" for i in range(len(leaves))]
+    graph = io.BytesIO()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        flat = _Flat(network, spec).eval()
+        torch.onnx.export(
+            flat, tuple(leaf.clone() for leaf in leaves), graph, dynamo=False, opset_version=18, input_names=names
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    session = onnxruntime.InferenceSession(graph.getvalue(), options, providers=["CPUExecutionProvider"])
+    wanted = {entry.name for entry in session.get_inputs()}
+    feed = {name: leaf.numpy() for name, leaf in zip(names, leaves, strict=True) if name in wanted}
+    return lambda: session.run(None, feed)
+
+
+CHILD_PARTS: dict[str, Callable[[Setup], Any]] = {"cells": run_cells, "ways": run_ways, "networks": run_networks}
+
+
+def child(args: argparse.Namespace) -> None:
+    """Run the parts and leave the results in the file."""
+    setup = Setup(args)
+    results = {}
+    for part in args.parts:
+        if part in CHILD_PARTS:
+            print(f"  {part}", file=sys.stderr, flush=True)
+            results[part] = CHILD_PARTS[part](setup)
+    args.child.write_text(json.dumps(results), encoding="utf-8")
+
+
+# ---- what was asked for, and the report ----------------------------------------------------------------------------
+
+
+def judge(way: str, results: dict[str, Any], at_avx2: bool) -> list[dict[str, Any]]:
+    """The bars of one way to run the processor. at_avx2: it has no more then."""
+    bars = []
+    cells = results.get("cells", [])
+    for name, limit in (("original", SPEED_BAR), ("compiled", COMPILED_BAR)):
+        ratios = [cell["ratio"][name] for cell in cells if name in cell["ratio"]]
+        if ratios:
+            words = "original" if name == "original" else "original compiled"
+            bars.append(bar(f"{way}: frames per second, ours / {words}, worst cell", min(ratios), limit))
+    differences = [cell["difference"] for cell in cells if "difference" in cell]
+    if differences:
+        bars.append(
+            bar(f"{way}: largest difference of latents from the original", max(differences), EQUAL_BAR, at_most=True)
+        )
+    if "ways" in results:
+        bars.append(bar(f"{way}: auto, of the best way to run", results["ways"]["auto_of_best"], AUTO_BAR))
+        bars.append(bar(f"{way}: measuring at the first start, s", results["ways"]["tuning_s"], 2.0, at_most=True))
+    if "networks" in results and at_avx2:
+        measured = results["networks"]["all threads"]["networks"]
+        for name, limit in SHARE_BARS.items():
+            ours = [e["share"] for e in measured if e["network"] == name and e["way"] == RUN_BY]
+            share = max(ours, default=0.0)
+            bars.append(bar(f"{way}: {name}, share of the matrix product's rate", share, limit))
+    if "demo" in results:
+        bars += demo.bars_of(way, results["demo"])
+    return bars
+
+
+def show(way: str, results: dict[str, Any]) -> None:
+    """Tables for people."""
+    print(f"\n{way}")
+    if "cells" in results:
+        others = list(results["cells"][0]["ratio"])
+        header = ["guidance", "steps", "ours", "latency mode", *others, *(f"/ {name}" for name in others), "max diff"]
+        rows = []
+        for cell in results["cells"]:
+            fps, ratio = cell["fps"], cell["ratio"]
+            rates = [fps["ours"], fps["latency mode"], *(fps[n] for n in others), *(ratio[n] for n in others)]
+            rows.append([cell["guidance"], cell["steps"], *rates, f"{cell.get('difference', float('nan')):.1e}"])
+        print("frames per second, float32")
+        table(header, rows)
+    if "ways" in results:
+        ways = results["ways"]
+        print(f"ways to run the default parameters; auto took {ways['chosen']} after {ways['tuning_s']:.1f} s")
+        ordered = sorted(ways["ways"], key=lambda entry: -entry["fps"])
+        rows = [[*map(str, entry["way"]), entry["fps"], entry["latency_ms"]] for entry in ordered]
+        table(["back end", "dtype", "threads", "overlap", "frames/s", "latency ms"], rows)
+    for label in ("all threads", "one thread") if "networks" in results else ():
+        measured = results["networks"][label]
+        print(f"networks, {label}; float32 matrix product {measured['sgemm_gflops']:.0f} GFLOP/s")
+        rows = [[e["network"], e["way"], e["ms"]["p50"], e["ms"]["p99"], e["share"]] for e in measured["networks"]]
+        table(["network", "way", "ms", "p99", "share"], sorted(rows, key=lambda row: (row[0], row[2])))
+    if "demo" in results:
+        table(demo.HEADER, [demo.rows_of(way, results["demo"])])
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """An argument that is a whole number of at least `least`."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"got {text}; give a whole number of at least {least}")
+        return value
+
+    return read
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="frameloom bench stream", description=__doc__)
+    # Fewer could not be told from the frames in flight at either end.
+    parser.add_argument("--frames", type=whole(8), default=24, help="frames per block (default 24, at least 8)")
+    parser.add_argument("--blocks", type=whole(1), default=3, help="alternating blocks per side (default 3)")
+    parser.add_argument("--size", type=whole(64), default=128)
+    parser.add_argument("--steps", type=whole(1), nargs="+", default=[1, 2, 4])
+    parser.add_argument("--guidance", nargs="+", default=None)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--original", default=None, metavar="FOLDER", help="pip --target folder with streamdiffusion")
+    parser.add_argument("--onnxruntime", default=None, metavar="FOLDER", help="pip --target folder with onnxruntime")
+    parser.add_argument(
+        "--compile", action="store_true", help="beside the compiled original too (a C++ compiler; 20 minutes)"
+    )
+    parser.add_argument("--processor", choices=("as it is", "held to AVX2"), default=None, help="one of both alone")
+    parser.add_argument("--child", type=Path, default=None, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the benchmark; 0 whenever it could measure."""
+    args = arguments(argv)
+    if args.child is not None:
+        child(args)
+        return 0
+    results: dict[str, Any] = {}
+    bars: list[dict[str, Any]] = []
+    words = sys.argv[1:] if argv is None else argv
+    with tempfile.TemporaryDirectory() as folder:
+        processors = demo.ways(Path(folder))
+        for number, (way, (variables, how)) in enumerate(processors.items()):
+            if args.processor not in (None, way):
+                continue
+            print(f"{way}{': ' + how if how else ''}", file=sys.stderr, flush=True)
+            own = Path(folder) / str(number)
+            own.mkdir()
+            results[way] = {"held": how}
+            if any(part in CHILD_PARTS for part in args.parts):
+                file = own / "results.json"
+                command = [sys.executable, "-m", "tests.bench.stream", *words, "--child", str(file)]
+                status = subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}, check=False).returncode
+                if status:
+                    print(f"frameloom bench stream: the process that measures ended with status {status}")
+                    return 1
+                results[way] |= json.loads(file.read_text(encoding="utf-8"))
+            if "demo" in args.parts:
+                results[way]["demo"] = demo.measure(own, 400, variables)
+            show(way, results[way])
+            bars += judge(way, results[way], number == len(processors) - 1)
+    if not any("difference" in cell for entry in results.values() for cell in entry.get("cells", [])):
+        print("the original is not installed: no comparison (see --original)")
+    emit("stream", {"size": args.size, "frames": args.frames, "blocks": args.blocks, "processors": results}, bars)
     return 0
 
 

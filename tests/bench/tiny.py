@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
 
     import torch
 
-    from core.device import pick_device, pick_dtype
+    from core.device import dtype_called, dtype_name, pick_device
     from core.model import load_model
     from core.params import Params
     from core.tiny import WEIGHTS
@@ -36,13 +36,14 @@ def main(argv: list[str] | None = None) -> int:
     from core.world import STYLES
 
     device = pick_device(args.device)
-    dtype = pick_dtype(device, args.dtype)
-    model = load_model(WEIGHTS if args.model == "embedded" else Path(args.model), device, dtype)
+    folder = WEIGHTS if args.model == "embedded" else Path(args.model)
+    model = load_model(folder, device, dtype_called(args.dtype))
+    dtype = dtype_name(model.execution.dtype)
     print("training the style judge on true renders ...", flush=True)
     judge, judge_share = StyleJudge.trained()
     held_out = HeldOut(args.scenes)
     colours = ColourJudge(held_out)
-    results, sheets = {"judge_on_truth": judge_share, "scenes": args.scenes, "dtype": str(dtype)}, {}
+    results, sheets = {"judge_on_truth": judge_share, "scenes": args.scenes, "dtype": dtype}, {}
     rows = []
     for steps in (1, 2, 4):
         started = time.monotonic()

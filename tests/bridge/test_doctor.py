@@ -78,9 +78,9 @@ def test_the_whole_examination_runs(capsys: pytest.CaptureFixture[str]) -> None:
     """Every check on the real machine; a channel that nobody serves makes it fail."""
     assert doctor.main(["--json", "--channel", f"test-nobody-{os.getpid()}"]) == 1
     findings = {f["name"]: f for f in json.loads(capsys.readouterr().out)["findings"]}
-    assert {"python", "packages", "torch", "device", "compiler", "back ends", "model", "ring"} <= set(findings)
+    assert {"python", "packages", "torch", "device", "compiler", "back ends", "speed", "model", "ring"} <= set(findings)
     assert findings["packages"]["level"] == "ok", findings["packages"]
-    assert "dtype " in findings["device"]["said"]
+    assert "computes in " in findings["device"]["said"]
     assert findings[f"test-nobody-{os.getpid()}.in"]["said"].startswith("no writer: ")
 
 

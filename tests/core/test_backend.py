@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 
-from bridge.spread import Spread
-from core.backend import BACKENDS, BackendError, pick_backend
-from core.denoiser import UnetCall
+from core import openvino_backend
+from core.backend import BACKENDS, BackendError, Execution, executions
+from core.codec import DecodeVae
+from core.device import DTYPES, native_dtypes
 from core.params import Params
 from core.stream import StreamConfig
 from tests.random_model import SIZE_PX, random_frames, random_model
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[2]
+MEASURED = [name for name in BACKENDS if BACKENDS[name].measured]
 
 
-def latents(backend: str, steps: int = 2, spread: Spread | None = None) -> list[torch.Tensor]:
+def here(backend: str, dtype: torch.dtype = torch.float32) -> str:
+    """The back end, or the test is skipped with the reason."""
+    if dtype not in BACKENDS[backend].dtypes(CPU):
+        pytest.skip(f"{backend} does not compute in {dtype} on this machine")
+    return backend
+
+
+def latents(backend: str, steps: int = 2) -> list[torch.Tensor]:
     model = random_model(backend=backend)
-    stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX), spread=spread)
+    stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX))
     plan = stream.plan(Params(prompt="red ball", strength=0.64, guidance="full", steps=steps))
     out = []
     for i, frame in enumerate(random_frames(5)):
@@ -30,17 +43,16 @@ def latents(backend: str, steps: int = 2, spread: Spread | None = None) -> list[
     return out
 
 
-def test_the_packed_model_equals_the_eager_one():
-    if not torch.backends.mkldnn.is_available():
-        pytest.skip("this build of torch has no oneDNN")
-    for plain, other in zip(latents("eager"), latents("packed"), strict=True):
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("backend", MEASURED)
+def test_a_stream_equals_the_eager_one(backend, steps):
+    for plain, other in zip(latents("eager", steps), latents(here(backend), steps), strict=True):
         torch.testing.assert_close(other, plain, atol=1e-2 if plain.shape[-1] == 4 else 1e-4, rtol=1e-4)
 
 
-def test_one_recording_serves_any_number_of_rows_and_any_prompt():
-    model, plain = random_model(backend="traced"), random_model(backend="eager")
-    if pick_backend(CPU) != "traced":
-        pytest.skip("this version of Python cannot record")
+@pytest.mark.parametrize("backend", MEASURED)
+def test_one_model_serves_any_size_number_of_rows_and_prompt(backend):
+    model, plain = random_model(backend=here(backend)), random_model(backend="eager")
     for size in (SIZE_PX, 2 * SIZE_PX):
         ours, theirs = (m.stream(StreamConfig(size, size)) for m in (model, plain))
         for guidance, steps, prompt in (("none", 1, "red"), ("full", 4, "blue box"), ("onetime-negative", 3, "red")):
@@ -51,32 +63,26 @@ def test_one_recording_serves_any_number_of_rows_and_any_prompt():
                 if one is not None and other is not None:
                     assert one.tag == other.tag
                     torch.testing.assert_close(one.latent_Fchw, other.latent_Fchw, atol=1e-4, rtol=1e-4)
-    assert len(model.recordings) == 6 and not [r for r in model.recordings.values() if isinstance(r, UnetCall)]
+    # Encoder, decoder and U-Net for each size, and nothing more, whatever the number of rows.
+    assert len(model.forms) == len(model.calls) == 6
 
 
-@pytest.mark.parametrize(("backend", "expected"), [("traced", [2] * 5), ("eager", [])])
-def test_a_call_in_two_halves_equals_the_whole_call(backend, expected):
-    parts = []
-
-    def counting(functions):
-        parts.append(len(functions))
-        return spread(functions)
-
-    spread = Spread()
-    try:
-        for plain, other in zip(latents(backend, 4), latents(backend, 4, counting), strict=True):
-            torch.testing.assert_close(other, plain, atol=1e-2 if plain.shape[-1] == 4 else 1e-4, rtol=1e-4)
-    finally:
-        spread.close()
-    assert parts == expected
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=list(DTYPES))
+@pytest.mark.parametrize("backend", MEASURED)
+def test_every_dtype_of_this_machine_paints_about_the_same(backend, dtype):
+    plain = random_model(backend="eager")
+    model = plain.run_by(Execution(CPU, here(backend, dtype), dtype))
+    params = Params(prompt="red ball", strength=0.64, steps=1)
+    streams = [m.stream(StreamConfig(SIZE_PX, SIZE_PX)) for m in (model, plain)]
+    one, other = (stream.step(random_frames(1), 0, stream.plan(params)) for stream in streams)
+    difference = (one.frame_FHWC.float() - other.frame_FHWC.float()).abs()
+    assert difference.mean() < (0.01 if dtype == torch.float32 else 6.0)
 
 
-@pytest.mark.parametrize("backend", ["eager", "traced"])
+@pytest.mark.parametrize("backend", MEASURED)
 def test_two_streams_of_one_model_run_side_by_side(backend):
     """The host warms a stream of another size up while the old one still runs, on another thread."""
-    if backend == "traced" and pick_backend(CPU) != "traced":
-        pytest.skip("this version of Python cannot record")
-    model = random_model(backend=backend)
+    model = random_model(backend=here(backend))
     out: dict[str, list[torch.Tensor]] = {}
 
     def run(name: str, guidance: str, steps: int, turns: int) -> None:
@@ -101,12 +107,31 @@ def test_two_streams_of_one_model_run_side_by_side(backend):
             torch.testing.assert_close(latent, alone[name], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("backend", ["eager", "traced"])
+@pytest.mark.parametrize("backend", MEASURED)
+def test_one_network_called_by_several_threads_at_once_mixes_nothing(backend):
+    """A call owns what it returns: a later call of another thread, or of the same, does not change it."""
+    model = random_model(backend=here(backend))
+    stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX))
+    frames = random_frames(6)
+    alone = [stream.encode(frame[None]) for frame in frames]
+    wrong = []
+
+    def run(i: int) -> None:
+        kept = [stream.encode(frames[i][None]) for _ in range(30)]
+        wrong.extend(latent for latent in kept if not torch.allclose(latent, alone[i], atol=1e-4))
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(frames))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("backend", MEASURED)
 def test_the_network_itself_reads_the_text_it_is_given(backend):
     """A stream of the model leaves no prompt behind on the layers."""
-    if backend == "traced" and pick_backend(CPU) != "traced":
-        pytest.skip("this version of Python cannot record")
-    model = random_model(backend=backend)
+    model = random_model(backend=here(backend))
     stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX))
     stream.step(random_frames(1), 0, stream.plan(Params(prompt="red ball", steps=1)))
     x, t = torch.zeros(2, 4, SIZE_PX // 8, SIZE_PX // 8), torch.tensor([99, 99])
@@ -116,20 +141,6 @@ def test_the_network_itself_reads_the_text_it_is_given(backend):
     assert (first - second).abs().max() > 1e-2
 
 
-def test_packing_in_bfloat16_equals_the_plain_layers():
-    if not torch.backends.mkldnn.is_available():
-        pytest.skip("this build of torch has no oneDNN")
-    torch.manual_seed(0)
-    layers = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3, padding=1, stride=2), torch.nn.ReLU(), torch.nn.Linear(4, 6))
-    layers = layers.to(torch.bfloat16).eval()
-    x = torch.randn(2, 4, 8, 8).to(torch.bfloat16)
-    with torch.inference_mode():
-        plain = layers(x)
-        BACKENDS["packed"].prepare(layers)
-        torch.testing.assert_close(layers(x), plain, atol=2e-2, rtol=2e-2)
-    assert not [m for m in layers if type(m) in (torch.nn.Conv2d, torch.nn.Linear, torch.nn.ReLU)]
-
-
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own compiler uses what it deprecates
 def test_a_compiled_network_equals_the_plain_one():
     if shutil.which("g++") is None and shutil.which("clang++") is None:
@@ -137,21 +148,162 @@ def test_a_compiled_network_equals_the_plain_one():
     torch.manual_seed(0)
     layers = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3, padding=1), torch.nn.SiLU(), torch.nn.GroupNorm(2, 8)).eval()
     x = torch.randn(2, 4, 8, 8)
+    call = BACKENDS["compiled"].call(layers, (x,), Execution(CPU, "compiled", torch.float32))
+    call.prepare(2)
     with torch.inference_mode():
-        plain = layers(x)
-        BACKENDS["compiled"].prepare(layers)
-        torch.testing.assert_close(layers(x), plain, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(call(x), layers(x), atol=1e-5, rtol=1e-5)
 
 
-def test_unknown_back_ends_are_refused():
-    with pytest.raises(BackendError, match="use one of auto"):
-        pick_backend(CPU, "warp")
-    assert pick_backend(CPU, "eager") == "eager"
-    assert pick_backend(torch.device("meta")) == "eager"
+# ---- what can be had -----------------------------------------------------------------------------------------------
 
 
-def test_where_torch_cannot_record_the_next_best_is_taken(monkeypatch):
-    monkeypatch.setattr("core.backend.RECORDS", False)
-    assert pick_backend(CPU) == ("packed" if torch.backends.mkldnn.is_available() else "eager")
-    with pytest.raises(BackendError, match="use one of auto"):
-        pick_backend(CPU, "traced")
+def test_what_cannot_be_had_is_refused_in_a_sentence(monkeypatch):
+    with pytest.raises(BackendError, match="'warp' cannot be had on cpu; use one of auto, "):
+        executions(CPU, "warp")
+    assert [e.backend for e in executions(CPU, "eager", torch.float32)] == ["eager"]
+    assert {e.backend for e in executions(torch.device("meta"))} == {"eager"}
+    # A processor of the kind that most laptops have: AVX2, and nothing that multiplies 16-bit numbers.
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "fma3": True})
+    assert native_dtypes(CPU) == (torch.float32,)
+    assert {e.dtype for e in executions(CPU)} == {torch.float32}
+    for backend in (None, "auto", *BACKENDS):
+        if backend in (None, "auto", "eager", "compiled") or torch.float32 in BACKENDS[backend].dtypes(CPU):
+            sentence = "bfloat16 cannot be computed in hardware by this cpu .* use one of auto, float32"
+            with pytest.raises(BackendError, match=sentence):
+                executions(CPU, backend, torch.bfloat16)
+
+
+def test_a_processor_held_to_an_older_instruction_set_counts_as_one(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_bf16": True, "avx512_bf16": True})
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert native_dtypes(CPU) == (torch.bfloat16, torch.float32)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert native_dtypes(CPU) == (torch.float32,)
+
+
+def test_without_openvino_torch_does_it_all(monkeypatch):
+    monkeypatch.setattr(openvino_backend.importlib.util, "find_spec", lambda name: None)
+    assert {e.backend for e in executions(CPU)} == {"eager"}
+    with pytest.raises(BackendError, match="'openvino' cannot be had on cpu; use one of auto, eager, compiled"):
+        executions(CPU, "openvino")
+
+
+# ---- OpenVINO ------------------------------------------------------------------------------------------------------
+
+NO_SOCKET = """
+import os, sys
+seen = []
+# Not binding: urllib3, which the model libraries import, tries so whether there is IPv6.
+SENDS = ("connect", "sendto", "sendmsg", "getaddrinfo", "gethostbyname", "getnameinfo")
+sys.addaudithook(lambda event, args: seen.append((event, args[1:])) if event.split(".")[-1] in SENDS else None)
+import torch
+from pathlib import Path
+from core.backend import Execution
+from core.stream import StreamConfig
+from core.params import Params
+from tests.random_model import random_frames, random_model
+model = random_model(backend="openvino")
+cpu = torch.device("cpu")
+for _ in range(2):  # converted, then read
+    again = model.run_by(Execution(cpu, "openvino", torch.float32, store=Path(sys.argv[1])))
+    again.forms.clear()
+    stream = again.stream(StreamConfig(64, 64))
+    stream.step(random_frames(1), 0, stream.plan(Params(steps=1)))
+if sys.platform == "linux":
+    paths = [f"/proc/self/fd/{n}" for n in os.listdir("/proc/self/fd")]
+    seen += [os.readlink(p) for p in paths if os.path.exists(p) and os.readlink(p).startswith("socket:")]
+print(sorted(name for name in sys.modules if name.startswith("openvino_telemetry") and sys.modules[name]), seen)
+"""
+
+
+def test_nothing_is_sent_anywhere(tmp_path):
+    """The wheel of OpenVINO asks for a package that reports to its makers; it is never loaded, nothing is connected."""
+    here("openvino")
+    done = subprocess.run(
+        [sys.executable, "-c", NO_SOCKET, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.stdout.splitlines()[-1] == "[] []", done.stdout + done.stderr
+
+
+@pytest.fixture
+def decoder():
+    here("openvino")
+    return DecodeVae(random_model().vae), (torch.zeros(1, 4, 8, 8),)
+
+
+def converts(monkeypatch) -> list[int]:
+    """Grows by one entry for each conversion."""
+    made: list[int] = []
+    convert = openvino_backend._convert
+
+    def counting(*args):
+        made.append(1)
+        return convert(*args)
+
+    monkeypatch.setattr(openvino_backend, "_convert", counting)
+    return made
+
+
+def test_a_converted_network_is_kept_for_the_next_start(decoder, tmp_path, monkeypatch):
+    made = converts(monkeypatch)
+    network, example = decoder
+    z = torch.randn(3, 4, 8, 8)
+    for _ in range(2):
+        graph = openvino_backend.Graph(openvino_backend.converted(network, example, tmp_path), torch.float32, 1)
+        with torch.no_grad():
+            torch.testing.assert_close(graph(z), network(z), atol=1e-4, rtol=1e-4)
+    assert len(made) == 1
+    # Other weights, or another size, is another network.
+    with torch.no_grad():
+        next(network.parameters()).add_(0.1)
+    openvino_backend.converted(network, example, tmp_path)
+    openvino_backend.converted(network, (torch.zeros(1, 4, 16, 8),), tmp_path)
+    assert len(made) == 3
+    assert len(list(tmp_path.iterdir())) == 3 and not list(tmp_path.glob("draft-*"))
+
+
+def test_a_damaged_store_costs_a_conversion_and_nothing_else(decoder, tmp_path, monkeypatch):
+    made = converts(monkeypatch)
+    openvino_backend.converted(*decoder, tmp_path)
+    (kept,) = tmp_path.iterdir()
+    for name, damage in (("network.xml", b"<net"), ("network.bin", b"")):
+        (kept / name).write_bytes(damage)
+        model = openvino_backend.converted(*decoder, tmp_path)
+        z = torch.randn(1, 4, 8, 8)
+        with torch.no_grad():
+            plain = decoder[0](z)
+        torch.testing.assert_close(openvino_backend.Graph(model, torch.float32)(z), plain, atol=1e-4, rtol=1e-4)
+    assert len(made) == 3
+
+
+def test_a_store_that_cannot_be_written_is_said_once_and_done_without(decoder, tmp_path, caplog):
+    (tmp_path / "file").write_text("no folder")
+    model = openvino_backend.converted(*decoder, tmp_path / "file")
+    assert "cannot be kept" in caplog.text
+    assert openvino_backend.Graph(model, torch.float32)(torch.zeros(1, 4, 8, 8)).shape == (1, 3, 64, 64)
+
+
+def test_the_store_stays_within_its_limit(decoder, tmp_path, monkeypatch):
+    network, example = decoder
+    openvino_backend.converted(network, example, tmp_path)
+    (first,) = tmp_path.iterdir()
+    size = sum(f.stat().st_size for f in first.iterdir())
+    monkeypatch.setattr(openvino_backend, "STORE_LIMIT_BYTES", int(2.5 * size))
+    for height in (16, 24, 32):
+        openvino_backend.converted(network, (torch.zeros(1, 4, height, 8),), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert not first.exists()
+
+
+def test_forms_for_other_numbers_of_rows_make_room(decoder, monkeypatch):
+    monkeypatch.setattr(openvino_backend, "KEPT_MOST", 3)
+    graph = openvino_backend.Graph(openvino_backend.converted(*decoder), torch.float32)
+    for rows in (1, 2, 3, 1, 4):
+        graph.prepare(rows)
+    assert list(graph._compiled) == [3, 1, 4]
+    assert graph(torch.zeros(2, 4, 8, 8)).shape == (2, 3, 64, 64)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from core.backend import BACKENDS
 from core.codec import Codec, DecodeVae, EncodeTiny, pack_rgba
 from core.params import Params
 from core.passthrough import PassthroughModel
@@ -15,8 +16,9 @@ from tests.random_model import SIZE_PX, random_frames, random_model
 
 
 def build(model) -> Codec:
-    networks = EncodeTiny(model.vae), DecodeVae(model.vae)
-    return Codec(model.vae.config, *networks, (SIZE_PX, SIZE_PX), torch.device("cpu"), torch.float32)
+    eager = BACKENDS["eager"].call
+    networks = (eager(network(model.vae), (), model.execution) for network in (EncodeTiny, DecodeVae))
+    return Codec(model.vae.config, *networks, (SIZE_PX, SIZE_PX), torch.device("cpu"))
 
 
 def test_packing_equals_the_plain_way():
@@ -26,15 +28,7 @@ def test_packing_equals_the_plain_way():
 
 
 def test_alpha_is_ignored_and_any_size_fits():
-    model = random_model()
-    codec = Codec(
-        model.vae.config,
-        EncodeTiny(model.vae),
-        DecodeVae(model.vae),
-        (SIZE_PX, SIZE_PX),
-        torch.device("cpu"),
-        torch.float32,
-    )
+    codec = build(random_model())
     rgb = random_frames(1)
     rgba = torch.cat((rgb, torch.zeros_like(rgb[..., :1])), dim=-1)
     assert torch.equal(codec.encode(rgb), codec.encode(rgba))
@@ -42,15 +36,7 @@ def test_alpha_is_ignored_and_any_size_fits():
 
 
 def test_not_a_number_becomes_black():
-    model = random_model()
-    codec = Codec(
-        model.vae.config,
-        EncodeTiny(model.vae),
-        DecodeVae(model.vae),
-        (SIZE_PX, SIZE_PX),
-        torch.device("cpu"),
-        torch.float32,
-    )
+    codec = build(random_model())
     picture = codec.decode(torch.full((1, 4, 8, 8), float("nan")))
     assert picture.shape == (1, SIZE_PX, SIZE_PX, 4)
     assert picture[..., :3].max() == 0

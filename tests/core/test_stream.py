@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from core.denoiser import TextRows
 from core.model import ModelError
 from core.params import GUIDANCE_KINDS, ParamError, Params
 from core.pixels import PixelError
@@ -105,7 +106,9 @@ def test_self_negative_guidance_equals_the_recursion_of_the_original(model, task
         residual = noise[0]
         for i in range(3):
             x = k.a[i] * x0 + k.b[i] * noise[i] if i or task == "img2img" else noise[0]
-            eps = stream._denoiser(x, k.t_S[i : i + 1], text.part(i, i + 1))
+            rows = slice(i, i + 1)
+            one = TextRows(text.embedding_RNC[rows], tuple((key[rows], value[rows]) for key, value in text.keys_values))
+            eps = stream._denoiser(x, k.t_S[rows], one)
             eps = BASE.delta * residual + scale * (eps - BASE.delta * residual)
             x0 = (x - k.b[i] * eps) / k.a[i]
             if i < 2:
