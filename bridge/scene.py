@@ -20,7 +20,7 @@ from bridge.demo import PAIRS, STATUS_S, STUCK_S, Client, Heartbeat, Measured, c
 from bridge.leftovers import clear, sweep
 from bridge.live import LiveParams
 from bridge.ring import RingError
-from bridge.serve import LIBRARY_HABITS, PAGE_PORT, ServeError, StopRequest, add_page_options, page_options
+from bridge.serve import CACHE, LIBRARY_HABITS, PAGE_PORT, ServeError, StopRequest, add_page_options, page_options
 from bridge.sources import parse_count, parse_fps, parse_seed, parse_size, say
 from bridge.statistics import Statistics, peak_memory_mb
 from core.params import ParamError, params_for
@@ -91,7 +91,7 @@ class Room:
 
         args, base = self._args, self._base
         size = f"{args.size[0]}x{args.size[1]}"
-        # The stages of all hosts share the cores.
+        # The stages of all hosts share the cores; what each of them would take alone is not the question here.
         threads = max(1, (os.cpu_count() or 2) // (2 * args.hosts)) if args.device in (None, "auto", "cpu") else None
         for number in range(args.hosts + 1):
             guest = number == args.hosts
@@ -111,6 +111,7 @@ class Room:
                 size=args.size,
                 device=args.device,
                 threads=threads,
+                cache=CACHE,
             )
             self.painters.append(Painter(channel, host, live, statistics, examples, client))
 

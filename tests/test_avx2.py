@@ -46,7 +46,10 @@ def test_a_held_process_sees_no_more_than_avx2(tmp_path):
         assert beyond == []
 
 
-def test_a_command_runs_held_and_tells_its_exit_status(capfd):
+def test_a_command_runs_held_and_tells_its_exit_status(capfd, monkeypatch):
     command = [sys.executable, "-c", "import os, sys; sys.exit(3 if os.environ['ONEDNN_MAX_CPU_ISA'] == 'AVX2' else 4)"]
     assert avx2.main(command) == 3
     assert "held to AVX2" in capfd.readouterr().err
+    for more, status in ((True, 3), (False, 0)):
+        monkeypatch.setattr(avx2, "beyond", lambda more=more: more)
+        assert avx2.main(["--if-there-is-more", *command]) == status

@@ -16,6 +16,7 @@ ONE_FILE_EACH = (
     "aiohttp",
     "diffusers",
     "transformers",
+    "openvino",
     "pythonosc",
     "cv2",
     "simplejpeg",
@@ -109,7 +110,7 @@ def test_run_py_needs_the_standard_library_alone() -> None:
     "module", ["bridge.cli", "bridge.ring", "bridge.sources", "bridge.demo", "bridge.live", "core.params"]
 )
 def test_starting_costs_no_heavy_import(module: str) -> None:
-    heavy = ("torch", "diffusers", "transformers", "cv2", "aiohttp", "PIL")
+    heavy = ("torch", "diffusers", "transformers", "openvino", "cv2", "aiohttp", "PIL")
     script = f"import sys, {module}; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.stdout.strip() == "[]", done.stderr

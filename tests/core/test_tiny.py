@@ -16,7 +16,7 @@ from core.tiny import WEIGHTS
 from core.tiny.evaluate import HeldOut, edge_f1
 from core.tiny.parts import SCHEDULER
 from core.tiny.pool import FIRST_TRAINING_SEED, batch_at, build_pool, describe, stream_of
-from core.tiny.train import Settings, _Levels, _noised, _on_own_estimates, train
+from core.tiny.train import Settings, _autocast, _Levels, _noised, _on_own_estimates, train
 from core.tiny.vocabulary import TOKENS, WORDS, build_tokenizer, merges
 from core.world import COLOUR_NAMES, SHAPES, STYLES, World, scenes_from_seeds
 from core.world.scene import SLOT_SHAPES
@@ -228,3 +228,11 @@ def test_a_cut_weights_file_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ModelError, match="is damaged"):
         load_model(folder, CPU, torch.float32)
+
+
+def test_training_computes_in_bfloat16_only_where_the_processor_does(monkeypatch):
+    for dtypes, enabled in (((torch.bfloat16, torch.float32), True), ((torch.float32,), False)):
+        monkeypatch.setattr("core.tiny.train.native_dtypes", lambda device, dtypes=dtypes: dtypes)
+        with _autocast(CPU):
+            product = torch.ones(2, 2) @ torch.ones(2, 2)
+        assert product.dtype == (torch.bfloat16 if enabled else torch.float32)
