@@ -100,6 +100,7 @@ class Original:
 
         self.stream = original.build(parts, scheduler, list(params.stages()), params.guidance, size)
         if compiled:
+            torch.compiler.reset()  # each cell compiles for its own rows: torch gives up after a few of them
             self.stream.unet = torch.compile(self.stream.unet, dynamic=False)
             self.stream.vae.encoder.compile()
             self.stream.vae.decoder.compile()
