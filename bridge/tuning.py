@@ -272,13 +272,13 @@ def serial(stream: Any, plan: Any, frames: Any, limit_s: float) -> tuple[float, 
     """(frames per second, median ms from a frame's entry to its picture) of the stages one after the other, over about
     so many frames or seconds."""
     stream.step(frames[0], None, plan)
-    entered: list[float] = []
+    entered: dict[int, float] = {}
     waits: list[float] = []
     started = time.perf_counter()
     for number, frame in enumerate(frames):
-        entered.append(time.perf_counter())
+        entered[number] = time.perf_counter()
         picture = stream.step(frame, number, plan)
-        if picture is not None and picture.tag is not None:
+        if picture is not None and picture.tag in entered:
             waits.append((time.perf_counter() - entered[picture.tag]) * 1e3)
         if time.perf_counter() - started > limit_s and waits:
             break
@@ -291,7 +291,7 @@ def overlapped(stream: Any, plan: Any, frames: Any, limit_s: float) -> tuple[flo
     encoded: Handoff[Any] = Handoff(1)
     finished: Handoff[Any] = Handoff(1)
     entered: dict[int, float] = {}
-    left: list[tuple[int, float]] = []
+    left: list[tuple[Any, float]] = []
     failures: list[Exception] = []
 
     def encode() -> None:
@@ -337,6 +337,7 @@ def overlapped(stream: Any, plan: Any, frames: Any, limit_s: float) -> tuple[flo
     if failures:
         raise failures[0]
     inner = left[1:-1] if len(left) > 4 else left
-    waits = [(at - entered[number]) * 1e3 for number, at in inner]
+    # What was in flight before came in at a time that nobody noted.
+    waits = [(at - entered[number]) * 1e3 for number, at in inner if number in entered]
     seconds = inner[-1][1] - inner[0][1]
     return (len(inner) - 1) / seconds, statistics.median(waits)

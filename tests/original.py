@@ -49,9 +49,10 @@ def build(
     t_index: list[int],
     guidance: str,
     size: int,
+    dtype: torch.dtype = torch.float32,
     **options: Any,
 ) -> Any:
-    """A StreamDiffusion object around (unet, vae, text encoder, tokenizer)."""
+    """A StreamDiffusion object around (unet, vae, text encoder, tokenizer) of a dtype."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
     from streamdiffusion.pipeline import StreamDiffusion
 
@@ -67,5 +68,5 @@ def build(
         requires_safety_checker=False,
     )
     return StreamDiffusion(
-        pipe, t_index, torch_dtype=torch.float32, width=size, height=size, cfg_type=KINDS[guidance], **options
+        pipe, t_index, torch_dtype=dtype, width=size, height=size, cfg_type=KINDS[guidance], **options
     )

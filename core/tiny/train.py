@@ -181,7 +181,7 @@ class Stage:
 
 def _autocast(device: torch.device, *, small: bool = False) -> torch.autocast:
     # On a CPU with AMX the backward pass of small convolutions is slower in bfloat16 than in float32 (427 against
-    # 242 ms for 64 latents of 8x8); at picture size it is the other way round. Without AMX all is a hundred times slower.
+    # 242 ms for 64 latents of 8x8), at picture size the other way round. Without AMX it is a hundred times slower.
     enabled = torch.bfloat16 in native_dtypes(device) and not (small and device.type == "cpu")
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
