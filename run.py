@@ -461,6 +461,15 @@ def prepare(root: Path, extra: str) -> Environment:
     return env
 
 
+def test_workers() -> int:
+    """Processes that run the tests: one more than there are cores to use, since tests wait as much as they work."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Windows and macOS
+        cores = os.cpu_count() or 1
+    return min(8, cores + 1)
+
+
 def start(command: list) -> int:
     """Become the program (POSIX), or run it and pass its exit status on (Windows, where exec would detach it)."""
     sys.stdout.flush()
@@ -478,7 +487,9 @@ def main(words: list) -> int:
         env = prepare(ROOT, "test" if testing else "base")
         if testing:
             os.chdir(str(ROOT))
-            return start([str(env.python), "-m", "pytest", *words[1:]])
+            # One file of tests at a time in each of these processes: much of it waits. `-n 0` given after turns it off.
+            workers = ["-n", str(test_workers()), "--dist", "loadfile"]
+            return start([str(env.python), "-m", "pytest", *workers, *words[1:]])
         # -P keeps the current folder off the module path: a file there named like a module must not be loaded.
         return start([str(env.python), "-P", "-m", "bridge", *words])
     except SetupError as error:

@@ -289,15 +289,18 @@ class Host:
         if measured:
             size = self._size or (model.native_size, model.native_size)
             memory = tuning.Memory(None if self._cache is None else self._cache / "tuning.json")
-            tuned = tuning.tune(
-                model,
-                ways,
-                model.fit(*size, size[0] * size[1]),
-                self._wanted()[0],
-                memory,
-                overlap=self._overlap,
-                threads=self._threads_wanted,
-            )
+            try:
+                tuned = tuning.tune(
+                    model,
+                    ways,
+                    model.fit(*size, size[0] * size[1]),
+                    self._wanted()[0],
+                    memory,
+                    overlap=self._overlap,
+                    threads=self._threads_wanted,
+                )
+            except BackendError as error:
+                raise HostError(str(error)) from None
             model, self._overlap = tuned.model, tuned.overlap
         elif self._overlap is None:
             self._overlap = True

@@ -7,6 +7,7 @@ them. What is fastest differs between processors by more than any rule would for
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -16,7 +17,7 @@ import platform
 import statistics
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from typing import Any
 import torch
 
 from bridge.handoff import Closed, Handoff
-from core.backend import Execution
+from core.backend import BACKENDS, BackendError, Execution
 from core.device import DTYPES, dtype_name
 from core.params import Params
 from core.stream import StreamConfig
@@ -91,9 +92,10 @@ class Memory:
     def recall(self, key: str) -> tuple[Figure, ...]:
         """The figures put under `key`, the taken one first; none when there are none."""
         try:
-            return tuple(Figure(**figure) for figure in self._entries().get(key, ()))
+            figures = tuple(Figure(**figure) for figure in self._entries().get(key, ()))
         except TypeError:
             return ()
+        return figures if all(f.backend in BACKENDS and f.dtype in DTYPES for f in figures) else ()
 
     def put(self, key: str, figures: Sequence[Figure]) -> None:
         if self._path is None:
@@ -134,7 +136,8 @@ def tune(
 ) -> Tuned:
     """The fastest way to run `model`, whose weights are float32, at a size (width, height) in pixels.
 
-    executions: what can run here, the likely fastest first. overlap, threads: when given, nothing else is tried.
+    executions: what can run here, the likely fastest first; one that fails is left out with a warning. overlap and
+    threads: when given, nothing else is tried. Raises `BackendError` when all fail.
     """
     ways = ways_to_run(usable_cores(), overlap, threads)
     if len(executions) == len(ways) == 1:
@@ -146,39 +149,21 @@ def tune(
         best = known[0]
         execution = replace(executions[0], backend=best.backend, dtype=DTYPES[best.dtype], threads=best.threads)
         return Tuned(model.run_by(execution), bool(best.overlap), known, 0.0)
-    made: dict[Execution, Any] = {}
-
-    def run_by(execution: Execution, threads: int | None) -> Any:
-        execution = replace(execution, threads=threads)
-        if execution not in made:
-            made[execution] = model.run_by(execution)
-        return made[execution]
-
-    # Converted before the clock starts: whatever wins, that has to be done once.
-    run_by(executions[0], ways[0][0]).stream(StreamConfig(*size))
+    trial = _Trial(model, size, params)
+    trial.convert(executions[0], ways[0][0])
     started = time.monotonic()
-    trial = _Trial(size, params)
-    trial.deadline_s = started + CALLS_BUDGET_S
-    by_call: list[tuple[Figure, Any]] = []
-    for execution in executions:
-        if trial.has_time() or not by_call:
-            candidate = run_by(execution, ways[0][0])
-            by_call.append((trial.unet(candidate), candidate))
-    by_call.sort(key=lambda entry: entry[0].unet_ms or 0.0)
-    fastest = by_call[0][1].execution
-    trial.deadline_s = started + BUDGET_S
-    by_frame: list[tuple[Figure, Any]] = []
-    for way_threads, way_overlap in ways:
-        if trial.has_time() or not by_frame:
-            candidate = run_by(fastest, way_threads)
-            by_frame.append((trial.stages(candidate, way_overlap), candidate))
-    good = ALIKE * max(figure.fps or 0.0 for figure, _ in by_frame)
-    by_frame.sort(key=lambda entry: ((entry[0].fps or 0.0) < good, entry[0].latency_ms))
-    figures = (*(figure for figure, _ in by_frame), *(figure for figure, _ in by_call))
-    memory.put(key, figures)
+    by_call = trial.calls(executions, ways[0][0], started + CALLS_BUDGET_S)
+    by_way = trial.ways([execution for _, execution in by_call], ways, started + BUDGET_S)
     seconds = time.monotonic() - started
+    if not by_way:
+        names = ", ".join(dict.fromkeys(execution.backend for execution in executions))
+        raise BackendError(f"this model cannot be run by {names}; use another back end, or a smaller size")
+    good = ALIKE * max(figure.fps or 0.0 for figure, _ in by_way)
+    by_way.sort(key=lambda entry: ((entry[0].fps or 0.0) < good, entry[0].latency_ms))
+    figures = (*(figure for figure, _ in by_way), *(figure for figure, _ in by_call))
+    memory.put(key, figures)
     log.info("measured in %.1f s: %s", seconds, "; ".join(map(str, figures)))
-    return Tuned(by_frame[0][1], bool(figures[0].overlap), figures, seconds)
+    return Tuned(by_way[0][1], bool(figures[0].overlap), figures, seconds)
 
 
 def ways_to_run(cores: int, overlap: bool | None, threads: int | None) -> list[tuple[int | None, bool]]:
@@ -216,22 +201,56 @@ def _key(model: Any, executions: Sequence[Execution], size: tuple[int, int], way
 
 
 class _Trial:
-    """Runs a model for a moment. deadline_s: on the monotonic clock."""
+    """Runs a model for a moment in one way after another."""
 
-    def __init__(self, size: tuple[int, int], params: Params) -> None:
-        self.deadline_s = 0.0
+    def __init__(self, model: Any, size: tuple[int, int], params: Params) -> None:
+        self._model = model
         self._config = StreamConfig(*size)
         self._params = params
+        self._made: dict[Execution, Any] = {}
         generator = torch.Generator().manual_seed(0)
         shape = (FRAMES, 1, self._config.height, self._config.width, 3)
         self._frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
-    def has_time(self) -> bool:
-        return time.monotonic() < self.deadline_s
+    def _run_by(self, execution: Execution, threads: int | None) -> Any:
+        execution = replace(execution, threads=threads)
+        if execution not in self._made:
+            self._made[execution] = self._model.run_by(execution)
+        torch.set_num_threads(execution.torch_threads(everything()))
+        return self._made[execution]
 
-    def unet(self, model: Any) -> Figure:
-        """The U-Net alone, with a row per step."""
-        torch.set_num_threads(model.execution.torch_threads(everything()))
+    def convert(self, execution: Execution, threads: int | None) -> None:
+        """What has to be done once whatever wins, and is none of the measuring."""
+        with contextlib.suppress(RuntimeError):
+            self._run_by(execution, threads).stream(self._config)
+
+    def calls(
+        self, executions: Sequence[Execution], threads: int | None, deadline_s: float
+    ) -> list[tuple[Figure, Execution]]:
+        """The U-Net alone by each execution, the fastest first; after the deadline (monotonic clock) one at most."""
+        found: list[tuple[Figure, Execution]] = []
+        for execution in executions:
+            if time.monotonic() < deadline_s or not found:
+                with _said(execution):
+                    found.append((self._unet(self._run_by(execution, threads), deadline_s), execution))
+        return sorted(found, key=lambda entry: entry[0].unet_ms or 0.0)
+
+    def ways(
+        self, executions: Sequence[Execution], ways: Sequence[tuple[int | None, bool]], deadline_s: float
+    ) -> list[tuple[Figure, Any]]:
+        """The whole stream, by the first of the executions that can, in each way; likewise."""
+        found: list[tuple[Figure, Any]] = []
+        for execution in executions:
+            for threads, overlap in ways:
+                if time.monotonic() < deadline_s or not found:
+                    with _said(execution):
+                        model = self._run_by(execution, threads)
+                        found.append((self._stages(model, overlap), model))
+            if found:
+                break
+        return found
+
+    def _unet(self, model: Any, deadline_s: float) -> Figure:
         scale = model.latent_scale
         latent = (int(model.unet.config.in_channels), self._config.height // scale, self._config.width // scale)
         rows = len(self._params.stages())
@@ -239,33 +258,33 @@ class _Trial:
         text = denoiser.rows([denoiser.prompt(model.text.embed(self._params.prompt))] * rows)
         x_Rchw, t_R = torch.randn(rows, *latent), torch.full((rows,), 500)
         took_ms: list[float] = []
-        until_s = time.monotonic() + CALLS_S
-        while len(took_ms) < 2 or (len(took_ms) <= CALLS and time.monotonic() < min(until_s, self.deadline_s)):
+        until_s = min(time.monotonic() + CALLS_S, deadline_s)
+        # The first call warms up; where it took all the time there was, it is the figure.
+        while not took_ms or (len(took_ms) <= CALLS and time.monotonic() < until_s):
             started = time.perf_counter()
             denoiser(x_Rchw, t_R, text)
             took_ms.append((time.perf_counter() - started) * 1e3)
-            if len(took_ms) == 1 and not self.has_time():
-                break
         unet_ms = statistics.median(took_ms[1:] or took_ms)
-        return Figure(
-            model.execution.backend, dtype_name(model.execution.dtype), model.execution.threads, unet_ms=unet_ms
-        )
-
-    def stages(self, model: Any, overlap: bool) -> Figure:
-        """The whole stream, its stages overlapped or not."""
         execution = model.execution
-        torch.set_num_threads(execution.torch_threads(everything()))
+        return Figure(execution.backend, dtype_name(execution.dtype), execution.threads, unet_ms=unet_ms)
+
+    def _stages(self, model: Any, overlap: bool) -> Figure:
+        execution = model.execution
         stream = model.stream(self._config)
         plan = stream.plan(self._params)
         fps, latency_ms = (overlapped if overlap else serial)(stream, plan, self._frames, FRAMES_S)
-        return Figure(
-            execution.backend,
-            dtype_name(execution.dtype),
-            execution.threads,
-            overlap,
-            fps=fps,
-            latency_ms=latency_ms,
-        )
+        way = (execution.backend, dtype_name(execution.dtype), execution.threads)
+        return Figure(*way, overlap, fps=fps, latency_ms=latency_ms)
+
+
+@contextlib.contextmanager
+def _said(execution: Execution) -> Iterator[None]:
+    """A back end that cannot run the model is left out with a warning."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        log.warning("back end %s, %s: %s", execution.backend, dtype_name(execution.dtype), reason)
 
 
 def serial(stream: Any, plan: Any, frames: Any, limit_s: float) -> tuple[float, float]:

@@ -63,7 +63,7 @@ def pack_rgba(x_F3HW: Tensor) -> Tensor:
     """Planes of whole numbers 0..255 (float32) as interleaved uint8 (F, H, W, 4) with alpha 255.
 
     One float32 holds 24 bits exactly, so three planes become one word by arithmetic that vectorises, where a strided
-    byte copy does not: 0.3 ms instead of 3 ms for 512x512 on a CPU.
+    byte copy does not: 0.3 ms instead of 3 ms for 512x512 on one core of a Xeon.
     """
     return opaque((x_F3HW[:, 0] + x_F3HW[:, 1] * 256.0 + x_F3HW[:, 2] * 65536.0).to(torch.int32))
 

@@ -19,6 +19,7 @@ Everything runs in child processes, on the processor as it is and held to AVX2 (
 from __future__ import annotations
 
 import argparse
+import copy
 import io
 import json
 import os
@@ -216,7 +217,9 @@ def run_cells(setup: Setup) -> list[dict[str, Any]]:
                 if with_original:
                     theirs["original"] = Original(parts, scheduler, params, args.size, False)
                 if with_original and args.compile:
-                    theirs["compiled"] = Original(parts, scheduler, params, args.size, True)
+                    # Networks of its own: what is compiled stays so for everybody who has it.
+                    own = (copy.deepcopy(parts[0]), copy.deepcopy(plain.vae), *parts[2:])
+                    theirs["compiled"] = Original(own, scheduler, params, args.size, True)
                 entry: dict[str, Any] = {"guidance": guidance, "steps": steps}
                 if with_original:
                     entry["difference"] = difference(ours, theirs["original"], setup.frames[:8], frames_01[:8])
@@ -400,7 +403,7 @@ def child(args: argparse.Namespace) -> None:
         if part in CHILD_PARTS:
             print(f"  {part}", file=sys.stderr, flush=True)
             results[part] = CHILD_PARTS[part](setup)
-    args.child.write_text(json.dumps(results), encoding="utf-8")
+            args.child.write_text(json.dumps(results), encoding="utf-8")
 
 
 # ---- what was asked for, and the report ----------------------------------------------------------------------------

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from bridge import tuning
-from core.backend import executions
+from core.backend import BACKENDS, BackendError, executions
 from core.params import Params
 from tests.random_model import SIZE_PX, random_model
 
@@ -34,7 +35,7 @@ def figures(monkeypatch):
     """Sets what a trial is to measure: {(backend, dtype): ms} and {(threads, overlap): (fps, ms)}."""
 
     def put(calls, ways):
-        def unet(self, model):
+        def unet(self, model, deadline_s):
             execution = model.execution
             name = tuning.dtype_name(execution.dtype)
             return tuning.Figure(execution.backend, name, execution.threads, unet_ms=calls[execution.backend, name])
@@ -45,9 +46,10 @@ def figures(monkeypatch):
             name = tuning.dtype_name(execution.dtype)
             return tuning.Figure(execution.backend, name, execution.threads, overlap, fps=fps, latency_ms=latency_ms)
 
-        monkeypatch.setattr(tuning._Trial, "unet", unet)
-        monkeypatch.setattr(tuning._Trial, "stages", stages)
-        monkeypatch.setattr(tuning._Trial, "has_time", lambda self: True)
+        monkeypatch.setattr(tuning._Trial, "_unet", unet)
+        monkeypatch.setattr(tuning._Trial, "_stages", stages)
+        monkeypatch.setattr(tuning, "CALLS_BUDGET_S", 1e9)
+        monkeypatch.setattr(tuning, "BUDGET_S", 1e9)
 
     return put
 
@@ -102,7 +104,32 @@ def test_a_slow_machine_measures_one_of_each_kind(model, monkeypatch):
     assert [f.fps is None for f in tuned.figures] == [False, True]
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{]", '{"KEY": [{"speed": 3}]}', '{"KEY": 3}'])
+def test_a_back_end_that_cannot_run_the_model_is_left_out(model, monkeypatch, caplog):
+    def broken(*args):
+        raise RuntimeError("no such operation")
+
+    first = executions(CPU)[0].backend
+    if first == "eager":
+        pytest.skip("there is one back end only on this machine")
+    monkeypatch.setitem(BACKENDS, first, replace(BACKENDS[first], convert=broken))
+    tuned = tuning.tune(model, executions(CPU), SIZE, PARAMS, tuning.Memory(None))
+    assert tuned.model.execution.backend == "eager"
+    assert f"back end {first}" in caplog.text and "no such operation" in caplog.text
+    with pytest.raises(BackendError, match=f"cannot be run by {first}; use another back end"):
+        tuning.tune(model, executions(CPU, first), SIZE, PARAMS, tuning.Memory(None))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{]",
+        '{"KEY": [{"speed": 3}]}',
+        '{"KEY": [{"backend": "warp", "dtype": "float32", "threads": 1}]}',
+        '{"KEY": 3}',
+    ],
+)
 def test_a_damaged_memory_is_an_empty_one(tmp_path, content):
     path = tmp_path / "tuning.json"
     path.write_text(content)
