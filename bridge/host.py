@@ -558,13 +558,15 @@ class Host:
 
     def _turn_loop(self) -> None:
         while not self._stop.is_set():
-            finished = self._turn(self._encoded.get())
+            encoded = self._encoded.get()
+            finished = self._turn(encoded)
             if finished is not None:
                 self._finished.put(finished)
 
     def _publish_loop(self) -> None:
         while not self._stop.is_set():
-            self._publish(self._finished.get())
+            finished = self._finished.get()
+            self._publish(finished)
 
     def _lost(self, where: str, error: Exception) -> None:
         """A frame was lost to an error that the next one may not meet: say so and go on, but not for ever."""
