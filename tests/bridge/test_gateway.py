@@ -58,6 +58,19 @@ def base(gateway):
     return f"http://127.0.0.1:{gateway.port}/"
 
 
+def narrow_connection(port):
+    """A connection that takes only a little before it is read.
+
+    Made small before it connects: a window that shrinks afterwards leaves behind it what was sent already, and then
+    neither end hears the other's acknowledgements, nor its reset.
+    """
+    peer = socket.socket()
+    peer.settimeout(PATIENCE_S)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    peer.connect(("127.0.0.1", port))
+    return peer
+
+
 class Viewer:
     """A viewer of one WebSocket; sorts what comes into frames and texts by type."""
 
@@ -459,8 +472,7 @@ def test_a_viewer_that_stops_reading_delays_nobody_and_is_dropped(gateway, monke
 
     def stuck():
         """A WebSocket client that never reads a byte."""
-        peer = socket.create_connection(("127.0.0.1", gateway.port), timeout=PATIENCE_S)
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        peer = narrow_connection(gateway.port)
         peer.sendall(
             f"GET /ws?codec=rgba HTTP/1.1\r\nHost: 127.0.0.1:{gateway.port}\r\nUpgrade: websocket\r\n"
             "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"

@@ -19,7 +19,7 @@ from bridge.live import LiveParams
 from bridge.packet import Codec, Header, PacketFlag
 from bridge.ring import Kind, RingReader, RingWriter, State
 from core.params import Params
-from tests.bridge.test_gateway import PATIENCE_S, TOKEN, base, get, picture, run, until, visiting
+from tests.bridge.test_gateway import PATIENCE_S, TOKEN, base, get, narrow_connection, picture, run, until, visiting
 from tests.rings import fresh_channel, sweep
 
 
@@ -483,8 +483,7 @@ def test_a_sender_that_does_not_read_its_answers_is_let_go(gateway, names, monke
         return bytes([0x82, 0xFE]) + len(data).to_bytes(2, "big") + bytes(4) + data
 
     def flood():
-        with socket.create_connection(("127.0.0.1", gateway.port), timeout=PATIENCE_S) as peer:
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with narrow_connection(gateway.port) as peer:
             peer.sendall(
                 f"GET /send?channel={names[0]} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
                 "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
