@@ -100,10 +100,14 @@ class Graph:
 
     def prepare(self, rows: int) -> None:
         """See `core.backend.Call`. The forms that were prepared longest ago make room."""
-        compiled = self._compiled.pop(rows, None) or self._compile(rows)
-        self._compiled[rows] = compiled
-        while len(self._compiled) > self._keep:
-            del self._compiled[next(iter(self._compiled))]
+        self._form(rows)
+
+    def _form(self, rows: int) -> _Compiled:
+        form = self._compiled.get(rows) or self._compile(rows)
+        others = [(number, other) for number, other in self._compiled.items() if number != rows]
+        # Replaced as a whole: a frame on another thread finds its form at any moment.
+        self._compiled = dict([*others, (rows, form)][-self._keep :])
+        return form
 
     def _compile(self, rows: int) -> _Compiled:
         model = self._model.clone()
@@ -113,11 +117,9 @@ class Graph:
     def __call__(self, x_R: Tensor, *others: Any) -> Tensor:
         """The network's output, float32 (R, ...)."""
         leaves = tree_leaves((x_R, *others))
-        compiled = self._compiled.get(x_R.shape[0])
-        if compiled is None:  # nobody prepared it: late, and right all the same
-            self.prepare(x_R.shape[0])
-            compiled = self._compiled[x_R.shape[0]]
-        return compiled([leaf.contiguous().numpy() for leaf in leaves])
+        # What nobody prepared comes late, and right all the same.
+        form = self._compiled.get(x_R.shape[0]) or self._form(x_R.shape[0])
+        return form([leaf.contiguous().numpy() for leaf in leaves])
 
 
 class _Compiled:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import socket
 import struct
 
 import aiohttp
