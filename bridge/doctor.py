@@ -120,7 +120,7 @@ def check_speed() -> Findings:
 
         from bridge import tuning
         from bridge.serve import CACHE
-        from core.backend import BACKENDS, executions
+        from core.backend import BACKENDS, BackendError, executions
         from core.model import ModelError, load_model
         from core.params import params_for
         from core.tiny import WEIGHTS
@@ -137,8 +137,6 @@ def check_speed() -> Findings:
             "use 64-bit Linux, Windows on x86, or a Mac with Apple's own processor",
         )
     yield Finding("ok", "back ends", ", ".join(name for name in BACKENDS if name not in missing))
-    for name, value in LIBRARY_HABITS.items():
-        os.environ.setdefault(name, value)
     tuning.everything()
     try:
         model = load_model(WEIGHTS, cpu, torch.float32, "eager")
@@ -146,7 +144,11 @@ def check_speed() -> Findings:
         return  # said by check_weights
     size = (model.native_size, model.native_size)
     memory = tuning.Memory(CACHE / "tuning.json")
-    tuned = tuning.tune(model, executions(cpu, store=CACHE / "networks"), size, params_for("embedded"), memory)
+    try:
+        tuned = tuning.tune(model, executions(cpu, store=CACHE / "networks"), size, params_for("embedded"), memory)
+    except BackendError as error:
+        yield Finding("bad", "speed", str(error), "delete .venv and run python3 run.py doctor; if it stays, report it")
+        return
     for number, figure in enumerate(tuned.figures):
         yield Finding("ok", "speed", f"{figure}{' (taken)' if number == 0 else ''}")
 
@@ -263,6 +265,8 @@ def check_camera() -> Findings:
 
 def examine(channel: str | None) -> Findings:
     """All findings, as they are made."""
+    for name, value in LIBRARY_HABITS.items():
+        os.environ.setdefault(name, value)
     checks: list[Callable[[], Findings]] = [
         check_python,
         check_packages,
