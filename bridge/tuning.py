@@ -39,6 +39,9 @@ FRAMES, FRAMES_S = 8, 0.25
 CALLS_BUDGET_S, BUDGET_S = 0.7, 1.4
 """Once so much time is spent, on the calls and in all, nothing more is begun, so that measuring ends within two
 seconds. A large model on a slow machine gets one figure of each kind."""
+MANY_ROWS = 3
+"""A U-Net call of so many rows takes all threads, whatever was measured with fewer: it works longer than encoder and
+decoder together, and with half of the threads the other cores would wait for it."""
 ALIKE = 0.95
 """Ways at least so fast as the fastest count as equally fast; of those the one with the smallest latency is taken."""
 
@@ -147,9 +150,10 @@ def tune(
     known = memory.recall(key)
     if known:
         best = known[0]
-        execution = replace(executions[0], backend=best.backend, dtype=DTYPES[best.dtype], threads=best.threads)
+        execution = replace(executions[0], backend=best.backend, dtype=DTYPES[best.dtype])
+        execution = _with_threads(execution, best.threads, wished=threads)
         return Tuned(model.run_by(execution), bool(best.overlap), known, 0.0)
-    trial = _Trial(model, size, params)
+    trial = _Trial(model, size, params, threads)
     trial.convert(executions[0], ways[0][0])
     started = time.monotonic()
     by_call = trial.calls(executions, ways[0][0], started + CALLS_BUDGET_S)
@@ -164,6 +168,10 @@ def tune(
     memory.put(key, figures)
     log.info("measured in %.1f s: %s", seconds, "; ".join(map(str, figures)))
     return Tuned(by_way[0][1], bool(figures[0].overlap), figures, seconds)
+
+
+def _with_threads(execution: Execution, threads: int | None, *, wished: int | None) -> Execution:
+    return replace(execution, threads=threads, many_rows=MANY_ROWS if wished is None else None)
 
 
 def ways_to_run(cores: int, overlap: bool | None, threads: int | None) -> list[tuple[int | None, bool]]:
@@ -203,8 +211,9 @@ def _key(model: Any, executions: Sequence[Execution], size: tuple[int, int], way
 class _Trial:
     """Runs a model for a moment in one way after another."""
 
-    def __init__(self, model: Any, size: tuple[int, int], params: Params) -> None:
+    def __init__(self, model: Any, size: tuple[int, int], params: Params, wished: int | None) -> None:
         self._model = model
+        self._wished = wished
         self._config = StreamConfig(*size)
         self._params = params
         self._made: dict[Execution, Any] = {}
@@ -213,7 +222,7 @@ class _Trial:
         self._frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
     def _run_by(self, execution: Execution, threads: int | None) -> Any:
-        execution = replace(execution, threads=threads)
+        execution = _with_threads(execution, threads, wished=self._wished)
         if execution not in self._made:
             self._made[execution] = self._model.run_by(execution)
         torch.set_num_threads(execution.torch_threads(everything()))

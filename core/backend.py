@@ -37,7 +37,8 @@ class Execution:
     """How networks are run.
 
     backend: key of `BACKENDS`. dtype: what it computes in. threads: CPU threads of one call; None leaves it to the
-    library. store: a folder where converted networks are kept for the next start, or None.
+    library. many_rows: an engine's calls of so many rows or more leave it to the library all the same; None: no call.
+    store: a folder where converted networks are kept for the next start, or None.
     """
 
     device: torch.device
@@ -45,6 +46,7 @@ class Execution:
     dtype: torch.dtype
     threads: int | None = None
     store: Path | None = None
+    many_rows: int | None = None
 
     @property
     def weights_dtype(self) -> torch.dtype:
@@ -90,7 +92,7 @@ def _as_it_is(network: nn.Module, example: tuple[Any, ...], store: Path | None) 
 
 
 def _openvino(model: Any, example: tuple[Any, ...], execution: Execution) -> Call:
-    return openvino_backend.Graph(model, execution.dtype, execution.threads)
+    return openvino_backend.Graph(model, execution.dtype, execution.threads, execution.many_rows)
 
 
 def _openvino_dtypes(device: torch.device) -> tuple[torch.dtype, ...]:

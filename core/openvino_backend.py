@@ -82,10 +82,12 @@ class _Flat(nn.Module):
 class Graph:
     """A network as a `core.backend.Call`.
 
-    model: what `converted` gave. threads: of one call, None leaves it to OpenVINO.
+    model: what `converted` gave. threads: of one call; None, or `many_rows` and more, leaves it to OpenVINO.
     """
 
-    def __init__(self, model: Any, dtype: torch.dtype, threads: int | None = None) -> None:
+    def __init__(
+        self, model: Any, dtype: torch.dtype, threads: int | None = None, many_rows: int | None = None
+    ) -> None:
         self._model = model
         # One call at a time per thread of the host, and no thread pinned to a core that a client's process needs.
         self._settings: dict[str, Any] = {
@@ -93,8 +95,8 @@ class Graph:
             "INFERENCE_PRECISION_HINT": _HINTS[dtype],
             "ENABLE_CPU_PINNING": False,
         }
-        if threads is not None:
-            self._settings["INFERENCE_NUM_THREADS"] = threads
+        self._threads = threads
+        self._many_rows = many_rows
         self._keep = max(KEPT_LEAST, min(KEPT_MOST, KEPT_BYTES // max(1, _bytes_of(model))))
         self._compiled: dict[int, _Compiled] = {}
 
@@ -112,7 +114,10 @@ class Graph:
     def _compile(self, rows: int) -> _Compiled:
         model = self._model.clone()
         model.reshape({i: [rows, *list(port.partial_shape)[1:]] for i, port in enumerate(model.inputs)})
-        return _Compiled(_core().compile_model(model, "CPU", self._settings))
+        settings = dict(self._settings)
+        if self._threads is not None and (self._many_rows is None or rows < self._many_rows):
+            settings["INFERENCE_NUM_THREADS"] = self._threads
+        return _Compiled(_core().compile_model(model, "CPU", settings))
 
     def __call__(self, x_R: Tensor, *others: Any) -> Tensor:
         """The network's output, float32 (R, ...)."""

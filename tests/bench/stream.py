@@ -265,7 +265,7 @@ def run_ways(setup: Setup) -> dict[str, Any]:
     streams = {}
     for execution in executions(setup.cpu):
         for threads, overlap in tuning.ways_to_run(tuning.usable_cores(), None, None):
-            model = setup.model.run_by(replace(execution, threads=threads))
+            model = setup.model.run_by(replace(execution, threads=threads, many_rows=tuning.MANY_ROWS))
             way = (execution.backend, dtype_name(execution.dtype), threads, overlap)
             streams[way] = Ours(model, setup.default, setup.args.size, overlap)
     rates: dict[Any, list[float]] = {way: [] for way in streams}

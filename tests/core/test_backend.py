@@ -307,3 +307,15 @@ def test_forms_for_other_numbers_of_rows_make_room(decoder, monkeypatch):
         graph.prepare(rows)
     assert list(graph._compiled) == [3, 1, 4]
     assert graph(torch.zeros(2, 4, 8, 8)).shape == (2, 3, 64, 64)
+
+
+def test_calls_of_many_rows_take_all_threads(decoder):
+    graph = openvino_backend.Graph(openvino_backend.converted(*decoder), torch.float32, threads=1, many_rows=3)
+    for rows in (2, 3):
+        graph.prepare(rows)
+    few, many = (form._compiled.get_property("INFERENCE_NUM_THREADS") for form in graph._compiled.values())
+    assert few == 1
+    # What the library takes of itself.
+    untold = openvino_backend.Graph(openvino_backend.converted(*decoder), torch.float32)
+    untold.prepare(3)
+    assert many == untold._compiled[3]._compiled.get_property("INFERENCE_NUM_THREADS")
