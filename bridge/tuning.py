@@ -36,7 +36,7 @@ CALLS, CALLS_S = 5, 0.1
 """One back end's calls of the U-Net: so many, or until so many seconds are over, after one that warms up."""
 FRAMES, FRAMES_S = 8, 0.25
 """Frames of one way to run the stages, likewise."""
-CALLS_BUDGET_S, BUDGET_S = 0.7, 1.4
+CALLS_BUDGET_S, BUDGET_S = 0.6, 1.2
 """Once so much time is spent, on the calls and in all, nothing more is begun, so that measuring ends within two
 seconds. A large model on a slow machine gets one figure of each kind."""
 MANY_ROWS = 3
