@@ -280,30 +280,25 @@ class Host:
             ways = executions(
                 device, self._backend, dtype_called(self._dtype), threads=self._threads_wanted, store=store
             )
-            measured = device.type == "cpu"
-            # Measured ways may differ in dtype: cast from float32, whichever wins.
-            dtype, backend = (torch.float32, "eager") if measured else (ways[0].dtype, ways[0].backend)
-            model = load_model(folder, device, dtype, backend)
-        except (DeviceError, ModelError, BackendError) as error:
-            raise HostError(str(error)) from None
-        if measured:
-            size = self._size or (model.native_size, model.native_size)
-            memory = tuning.Memory(None if self._cache is None else self._cache / "tuning.json")
-            try:
+            if device.type == "cpu":
+                # What is measured may differ in dtype: cast from float32, whichever wins.
+                model = load_model(folder, device, torch.float32, "eager")
+                size = self._size or (model.native_size, model.native_size)
                 tuned = tuning.tune(
                     model,
                     ways,
                     model.fit(*size, size[0] * size[1]),
                     self._wanted()[0],
-                    memory,
+                    tuning.Memory(None if self._cache is None else self._cache / "tuning.json"),
                     overlap=self._overlap,
                     threads=self._threads_wanted,
                 )
-            except BackendError as error:
-                raise HostError(str(error)) from None
-            model, self._overlap = tuned.model, tuned.overlap
-        elif self._overlap is None:
-            self._overlap = True
+                model, self._overlap = tuned.model, tuned.overlap
+            else:
+                model = load_model(folder, device, ways[0].dtype, ways[0].backend)
+                self._overlap = self._overlap is not False
+        except (DeviceError, ModelError, BackendError) as error:
+            raise HostError(str(error)) from None
         torch.set_num_threads(model.execution.torch_threads(everything))
         self.device_name, self.dtype_name = str(device), dtype_name(model.execution.dtype)
         self.backend_name = model.execution.backend

@@ -138,7 +138,7 @@ def executions(
     backend: key of `BACKENDS`; None or "auto" stands for all that are cheap to try. dtype: None stands for all that
     the device multiplies in hardware. Raises `BackendError` when nothing is left.
     """
-    here = {name: entry.dtypes(device) for name, entry in BACKENDS.items() if entry.dtypes(device)}
+    here = {name: dtypes for name, entry in BACKENDS.items() if (dtypes := entry.dtypes(device))}
     any_backend = backend is None or backend == "auto"
     if not any_backend and backend not in here:
         raise BackendError(f"back end {backend!r} cannot be had on {device.type}; use one of auto, {', '.join(here)}")

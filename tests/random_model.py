@@ -39,11 +39,32 @@ def _fill(module: torch.nn.Module, seed: int, gain: float) -> None:
             parameter.data.copy_(0.05 * noise)
 
 
+def random_text(width: int, heads: int, tokens: int) -> tuple[Any, Any]:
+    """(text encoder of two layers, tokenizer of letters), as transformers makes them."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=128,
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=2,
+            num_attention_heads=heads,
+            max_position_embeddings=tokens,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=1,
+        )
+    )
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789,.-"
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(c + "</w>" for c in letters)]
+    return encoder, CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=tokens)
+
+
 def random_parts(seed: int = 0) -> tuple[Any, Any, Any, Any]:
     """(unet, vae, text encoder, tokenizer), float32 on the CPU."""
     from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     unet = UNet2DConditionModel(
         sample_size=SIZE_PX // 8,
@@ -61,22 +82,7 @@ def random_parts(seed: int = 0) -> tuple[Any, Any, Any, Any]:
         num_encoder_blocks=(1, 1, 1, 1),
         num_decoder_blocks=(1, 1, 1, 1),
     )
-    encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=128,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=TOKENS,
-            bos_token_id=0,
-            eos_token_id=1,
-            pad_token_id=1,
-        )
-    )
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789,.-"
-    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(c + "</w>" for c in letters)]
-    tokenizer = CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=TOKENS)
+    encoder, tokenizer = random_text(width=32, heads=4, tokens=TOKENS)
     for offset, (part, gain) in enumerate(((unet, 1.0), (vae, 1.2), (encoder, 1.0))):
         _fill(part, seed + offset, gain)
         part.eval().requires_grad_(False)

@@ -363,36 +363,22 @@ def a7(part: Part) -> None:
     import torch
 
     from core.backend import Execution
-    from core.model import AutoencoderTiny, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, assemble
+    from core.model import AutoencoderTiny, assemble
     from core.params import Params
     from core.stream import StreamConfig
     from tests import original
-    from tests.random_model import SCHEDULER
+    from tests.random_model import SCHEDULER, random_text
 
     if not original.installed(part.original):
         part.note("original", {"refused": "streamdiffusion 0.1.1 is not at hand; see --original"})
         return
     dtype = torch.float16 if part.on_card else torch.float32
     side = 128 if part.small else 512
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789,.-"
-    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(c + "</w>" for c in letters)]
-    tokenizer = CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=TOKENS)
     width = WIDTH[part.small]
     with torch.device(part.device):
         vae = torch.nn.Module.to(AutoencoderTiny(), dtype).eval().requires_grad_(False)
-        encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=128,
-                hidden_size=width,
-                intermediate_size=2 * width,
-                num_hidden_layers=2,
-                num_attention_heads=width // 16,
-                max_position_embeddings=TOKENS,
-                bos_token_id=0,
-                eos_token_id=1,
-                pad_token_id=1,
-            )
-        ).to(dtype)
+        encoder, tokenizer = random_text(width, width // 16, TOKENS)
+    encoder = encoder.to(dtype)
     unet = unet_of_turbo(part.device, part.small, dtype)
     parts = (unet, vae, encoder, tokenizer)
     # The original has its own copy: ours puts its own attention on the layers of its U-Net.
