@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 import statistics
@@ -34,22 +35,24 @@ log = logging.getLogger("frameloom.tuning")
 
 CALLS, CALLS_S = 5, 0.1
 """One back end's calls of the U-Net: so many, or until so many seconds are over, after one that warms up."""
-FRAMES, FRAMES_S = 8, 0.25
-"""Frames of one way to run the stages, likewise."""
-CALLS_BUDGET_S, BUDGET_S = 0.6, 1.2
-"""Once so much time is spent, on the calls and in all, nothing more is begun, so that measuring ends within two
-seconds. A large model on a slow machine gets one figure of each kind."""
-MANY_ROWS = 3
-"""A U-Net call of so many rows takes all threads, whatever was measured with fewer: it works longer than encoder and
-decoder together, and with half of the threads the other cores would wait for it."""
+TURNS, FRAMES, FRAMES_S = 4, 8, 0.12
+"""Each way to run the stages has its turn in every round: so many rounds of so many frames, or until so many seconds of
+a turn are over. Another program that takes the processor for a moment then slows one turn of each, and not one way."""
+CALLS_BUDGET_S, BUDGET_S = 0.3, 1.8
+"""Nothing that would end later is begun, of the calls and in all, so that measuring ends within two seconds. A large
+model on a slow machine gets one figure of each kind."""
+HOPELESS = 0.75
+"""A way slower than that share of the fastest so far gets no further turn; two turns of one way differ by less."""
+SHARED = 0.8
+"""What a core that two calls share is worth, of one that a call has for itself (`many_rows`)."""
 ALIKE = 0.95
 """Ways at least so fast as the fastest count as equally fast; of those the one with the smallest latency is taken."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured way to run. unet_ms: one call of the U-Net alone. fps, latency_ms: of the whole stream, where that
-    was measured."""
+    """One measured way to run. unet_ms: one call of the U-Net alone. fps, latency_ms: of the whole stream at its best, where that
+    was measured. many_rows: U-Net calls of so many rows are to take all threads (`many_rows`)."""
 
     backend: str
     dtype: str
@@ -58,6 +61,7 @@ class Figure:
     unet_ms: float | None = None
     fps: float | None = None
     latency_ms: float | None = None
+    many_rows: int | None = None
 
     def __str__(self) -> str:
         way = f"{self.backend} {self.dtype}"
@@ -150,10 +154,8 @@ def tune(
     known = memory.recall(key)
     if known:
         best = known[0]
-        execution = replace(executions[0], backend=best.backend, dtype=DTYPES[best.dtype])
-        execution = _with_threads(execution, best.threads, wished=threads)
-        return Tuned(model.run_by(execution), bool(best.overlap), known, 0.0)
-    trial = _Trial(model, size, params, threads)
+        return Tuned(model.run_by(_execution(executions[0], best)), bool(best.overlap), known, 0.0)
+    trial = _Trial(model, size, params)
     trial.convert(executions[0], ways[0][0])
     started = time.monotonic()
     by_call = trial.calls(executions, ways[0][0], started + CALLS_BUDGET_S)
@@ -162,16 +164,30 @@ def tune(
     if not by_way:
         names = ", ".join(dict.fromkeys(execution.backend for execution in executions))
         raise BackendError(f"this model cannot be run by {names}; use another back end, or a smaller size")
-    good = ALIKE * max(figure.fps or 0.0 for figure, _ in by_way)
-    by_way.sort(key=lambda entry: ((entry[0].fps or 0.0) < good, entry[0].latency_ms))
-    figures = (*(figure for figure, _ in by_way), *(figure for figure, _ in by_call))
+    good = ALIKE * max(figure.fps or 0.0 for figure in by_way)
+    by_way.sort(key=lambda figure: ((figure.fps or 0.0) < good, figure.latency_ms))
+    if threads is not None:  # asked for: for every call
+        by_way = [replace(figure, many_rows=None) for figure in by_way]
+    figures = (*by_way, *(figure for figure, _ in by_call))
     memory.put(key, figures)
     log.info("measured in %.1f s: %s", seconds, "; ".join(map(str, figures)))
-    return Tuned(by_way[0][1], bool(figures[0].overlap), figures, seconds)
+    return Tuned(trial.run_by(_execution(executions[0], figures[0])), bool(figures[0].overlap), figures, seconds)
 
 
-def _with_threads(execution: Execution, threads: int | None, *, wished: int | None) -> Execution:
-    return replace(execution, threads=threads, many_rows=MANY_ROWS if wished is None else None)
+def _execution(like: Execution, figure: Figure) -> Execution:
+    dtype = DTYPES[figure.dtype]
+    return replace(like, backend=figure.backend, dtype=dtype, threads=figure.threads, many_rows=figure.many_rows)
+
+
+def many_rows(rows: int, unet_ms: float, others_ms: float) -> int:
+    """The least number of U-Net rows for which all threads serve better than half of them.
+
+    unet_ms: a U-Net call of `rows` rows with half of the threads; others_ms: the other stages of one frame, likewise.
+    Then the U-Net and the others work side by side, and the longer of the two sets the pace. With all threads
+    everything shares all cores, and takes half of the sum, but for what sharing costs.
+    """
+    row_ms = unet_ms / rows
+    return 1 + int(others_ms / (2 * SHARED - 1) / row_ms)
 
 
 def ways_to_run(cores: int, overlap: bool | None, threads: int | None) -> list[tuple[int | None, bool]]:
@@ -208,30 +224,50 @@ def _key(model: Any, executions: Sequence[Execution], size: tuple[int, int], way
     return hashlib.blake2b(repr(words).encode(), digest_size=16).hexdigest()
 
 
+@dataclass(frozen=True)
+class Turn:
+    """Some frames in one way to run the stages. unet_ms, others_ms: of one frame, in the U-Net's stage and in encode
+    and decode together. seconds: what the turn took."""
+
+    fps: float
+    latency_ms: float
+    unet_ms: float
+    others_ms: float
+    seconds: float = 0.0
+
+
+def _fps(turns: Sequence[Turn]) -> float:
+    """Of the best turn, as whatever else happens on the machine only ever slows one; infinite where there is none."""
+    return max((turn.fps for turn in turns), default=math.inf)
+
+
 class _Trial:
     """Runs a model for a moment in one way after another."""
 
-    def __init__(self, model: Any, size: tuple[int, int], params: Params, wished: int | None) -> None:
+    def __init__(self, model: Any, size: tuple[int, int], params: Params) -> None:
         self._model = model
-        self._wished = wished
         self._config = StreamConfig(*size)
         self._params = params
         self._made: dict[Execution, Any] = {}
+        self._plan_s = 0.0  # what compiling the U-Net took
+        self._streams: dict[tuple[Execution, tuple[int | None, bool]], tuple[Any, Any]] = {}
         generator = torch.Generator().manual_seed(0)
         shape = (FRAMES, 1, self._config.height, self._config.width, 3)
         self._frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
-    def _run_by(self, execution: Execution, threads: int | None) -> Any:
-        execution = _with_threads(execution, threads, wished=self._wished)
+    def run_by(self, execution: Execution) -> Any:
+        """The model run so, each made once."""
         if execution not in self._made:
             self._made[execution] = self._model.run_by(execution)
-        torch.set_num_threads(execution.torch_threads(everything()))
         return self._made[execution]
 
     def convert(self, execution: Execution, threads: int | None) -> None:
         """What has to be done once whatever wins, and is none of the measuring."""
         with contextlib.suppress(RuntimeError):
-            self._run_by(execution, threads).stream(self._config)
+            stream = self.run_by(replace(execution, threads=threads)).stream(self._config)
+            started = time.monotonic()
+            stream.plan(self._params)
+            self._plan_s = time.monotonic() - started
 
     def calls(
         self, executions: Sequence[Execution], threads: int | None, deadline_s: float
@@ -241,23 +277,73 @@ class _Trial:
         for execution in executions:
             if time.monotonic() < deadline_s or not found:
                 with _said(execution):
-                    found.append((self._unet(self._run_by(execution, threads), deadline_s), execution))
+                    found.append((self._unet(self._ready(execution, threads), deadline_s), execution))
         return sorted(found, key=lambda entry: entry[0].unet_ms or 0.0)
 
     def ways(
         self, executions: Sequence[Execution], ways: Sequence[tuple[int | None, bool]], deadline_s: float
-    ) -> list[tuple[Figure, Any]]:
+    ) -> list[Figure]:
         """The whole stream, by the first of the executions that can, in each way; likewise."""
-        found: list[tuple[Figure, Any]] = []
         for execution in executions:
-            for threads, overlap in ways:
-                if time.monotonic() < deadline_s or not found:
-                    with _said(execution):
-                        model = self._run_by(execution, threads)
-                        found.append((self._stages(model, overlap), model))
-            if found:
-                break
-        return found
+            turns: dict[tuple[int | None, bool], list[Turn]] = {}
+            with _said(execution):
+                for _ in range(TURNS):
+                    # The fastest first, in case there is no time for all.
+                    for way in sorted(ways, key=lambda way: -_fps(turns.get(way, []))):
+                        if self._worth(way, turns) and self._in_time(way, turns, deadline_s):
+                            turns.setdefault(way, []).append(self._turn(execution, way))
+            if turns:
+                return [self._figure(execution, way, taken) for way, taken in turns.items()]
+        return []
+
+    @staticmethod
+    def _worth(way: tuple[int | None, bool], turns: dict[tuple[int | None, bool], list[Turn]]) -> bool:
+        return way not in turns or _fps(turns[way]) >= HOPELESS * max(map(_fps, turns.values()))
+
+    def _in_time(
+        self, way: tuple[int | None, bool], turns: dict[tuple[int | None, bool], list[Turn]], deadline_s: float
+    ) -> bool:
+        """Whether a turn would end before the deadline, if it takes as long as the last one did."""
+        if not turns:
+            return True
+        last = turns[way][-1] if way in turns else next(reversed(turns.values()))[-1]
+        compiling_s = 0.0 if way[0] in {threads for threads, _ in turns} else 1.5 * self._plan_s
+        return time.monotonic() + last.seconds + compiling_s < deadline_s
+
+    def _ready(self, execution: Execution, threads: int | None) -> Any:
+        model = self.run_by(replace(execution, threads=threads))
+        torch.set_num_threads(model.execution.torch_threads(everything()))
+        return model
+
+    def _turn(self, execution: Execution, way: tuple[int | None, bool]) -> Turn:
+        threads, overlap = way
+        model = self._ready(execution, threads)
+        if (execution, way) not in self._streams:
+            stream = model.stream(self._config)
+            plan = stream.plan(self._params)
+            stream.step(self._frames[0], -math.inf, plan)
+            self._streams[execution, way] = (stream, plan)
+        started = time.monotonic()
+        turn = (overlapped if overlap else serial)(*self._streams[execution, way], self._frames, FRAMES_S)
+        return replace(turn, seconds=time.monotonic() - started)
+
+    def _figure(self, execution: Execution, way: tuple[int | None, bool], turns: list[Turn]) -> Figure:
+        threads, overlap = way
+        rows = len(self._params.stages())
+        best = max(turns, key=lambda turn: turn.fps)
+        many = None
+        if threads and overlap:
+            # Where this way is taken, it was measured to be good with the rows of these parameters.
+            many = max(rows + 1, many_rows(rows, best.unet_ms, best.others_ms))
+        return Figure(
+            execution.backend,
+            dtype_name(execution.dtype),
+            threads,
+            overlap,
+            fps=best.fps,
+            latency_ms=min(turn.latency_ms for turn in turns),
+            many_rows=many,
+        )
 
     def _unet(self, model: Any, deadline_s: float) -> Figure:
         scale = model.latent_scale
@@ -277,14 +363,6 @@ class _Trial:
         execution = model.execution
         return Figure(execution.backend, dtype_name(execution.dtype), execution.threads, unet_ms=unet_ms)
 
-    def _stages(self, model: Any, overlap: bool) -> Figure:
-        execution = model.execution
-        stream = model.stream(self._config)
-        plan = stream.plan(self._params)
-        fps, latency_ms = (overlapped if overlap else serial)(stream, plan, self._frames, FRAMES_S)
-        way = (execution.backend, dtype_name(execution.dtype), execution.threads)
-        return Figure(*way, overlap, fps=fps, latency_ms=latency_ms)
-
 
 @contextlib.contextmanager
 def _said(execution: Execution) -> Iterator[None]:
@@ -296,30 +374,62 @@ def _said(execution: Execution) -> Iterator[None]:
         log.warning("back end %s, %s: %s", execution.backend, dtype_name(execution.dtype), reason)
 
 
-def serial(stream: Any, plan: Any, frames: Any, limit_s: float) -> tuple[float, float]:
-    """(frames per second, median ms from a frame's entry to its picture) of the stages one after the other, over about
-    so many frames or seconds."""
-    stream.step(frames[0], None, plan)
-    entered: dict[int, float] = {}
-    waits: list[float] = []
-    started = time.perf_counter()
-    for number, frame in enumerate(frames):
-        entered[number] = time.perf_counter()
-        picture = stream.step(frame, number, plan)
-        if picture is not None and picture.tag in entered:
-            waits.append((time.perf_counter() - entered[picture.tag]) * 1e3)
-        if time.perf_counter() - started > limit_s and waits:
+class _Stopwatch:
+    """A stream whose stages are timed, each on the one thread that calls it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._took_ms: dict[str, list[float]] = {"encode": [], "advance": [], "decode": []}
+
+    def __getattr__(self, stage: str) -> Callable[..., Any]:
+        work, took_ms = getattr(self._stream, stage), self._took_ms[stage]
+
+        def timed(*arguments: Any) -> Any:
+            started = time.perf_counter()
+            result = work(*arguments)
+            took_ms.append((time.perf_counter() - started) * 1e3)
+            return result
+
+        return timed
+
+    def unet_ms(self) -> float:
+        return statistics.median(self._took_ms["advance"])
+
+    def others_ms(self) -> float:
+        return sum(statistics.median(self._took_ms[stage]) for stage in ("encode", "decode"))
+
+
+def serial(stream: Any, plan: Any, frames: Any, limit_s: float) -> Turn:
+    """The stages one after the other, over about so many frames or seconds from the first finished one on."""
+    timed = _Stopwatch(stream)
+    waits_ms: list[float] = []
+    counted = -1
+    first_s = began_s = now_s = time.perf_counter()
+    for frame in [*frames, *frames]:
+        entered_s = time.perf_counter()
+        result = timed.advance(timed.encode(frame), entered_s, plan)
+        if result is None:
+            continue
+        entered_s = timed.decode(result).tag
+        now_s = time.perf_counter()
+        counted += 1
+        if counted == 0:
+            began_s = now_s
+            continue
+        if entered_s >= first_s:  # and not of an earlier turn
+            waits_ms.append((now_s - entered_s) * 1e3)
+        if waits_ms and (counted >= len(frames) or now_s > began_s + limit_s):
             break
-    seconds = time.perf_counter() - started
-    return len(entered) / seconds, statistics.median(waits) if waits else seconds * 1e3
+    return Turn(counted / (now_s - began_s), statistics.median(waits_ms), timed.unet_ms(), timed.others_ms())
 
 
-def overlapped(stream: Any, plan: Any, frames: Any, limit_s: float) -> tuple[float, float]:
+def overlapped(stream: Any, plan: Any, frames: Any, limit_s: float) -> Turn:
     """The same with the three stages on three threads, as the host runs them."""
+    timed = _Stopwatch(stream)
     encoded: Handoff[Any] = Handoff(1)
     finished: Handoff[Any] = Handoff(1)
-    entered: dict[int, float] = {}
-    left: list[tuple[Any, float]] = []
+    left: list[tuple[float, float]] = []
+    first_s = time.perf_counter()
     failures: list[Exception] = []
 
     def encode() -> None:
@@ -328,14 +438,14 @@ def overlapped(stream: Any, plan: Any, frames: Any, limit_s: float) -> tuple[flo
         for number, frame in enumerate([*frames, *frames]):
             if number > plan.depth + 4 and time.perf_counter() > until_s:
                 break
-            entered[number] = time.perf_counter()
-            encoded.put((number, stream.encode(frame)))
+            entered_s = time.perf_counter()
+            encoded.put((entered_s, timed.encode(frame)))
         encoded.close()
 
     def turn() -> None:
         while True:
-            number, latent = encoded.get()
-            result = stream.advance(latent, number, plan)
+            entered_s, latent = encoded.get()
+            result = timed.advance(latent, entered_s, plan)
             if result is not None:
                 finished.put(result)
 
@@ -356,7 +466,7 @@ def overlapped(stream: Any, plan: Any, frames: Any, limit_s: float) -> tuple[flo
         thread.start()
     try:
         while True:
-            picture = stream.decode(finished.get())
+            picture = timed.decode(finished.get())
             left.append((picture.tag, time.perf_counter()))
     except Closed:
         pass
@@ -365,7 +475,6 @@ def overlapped(stream: Any, plan: Any, frames: Any, limit_s: float) -> tuple[flo
     if failures:
         raise failures[0]
     inner = left[1:-1] if len(left) > 4 else left
-    # What was in flight before came in at a time that nobody noted.
-    waits = [(at - entered[number]) * 1e3 for number, at in inner if number in entered]
-    seconds = inner[-1][1] - inner[0][1]
-    return (len(inner) - 1) / seconds, statistics.median(waits)
+    waits_ms = [(at_s - entered_s) * 1e3 for entered_s, at_s in inner if entered_s >= first_s]
+    fps = (len(inner) - 1) / (inner[-1][1] - inner[0][1])
+    return Turn(fps, statistics.median(waits_ms), timed.unet_ms(), timed.others_ms())

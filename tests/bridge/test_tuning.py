@@ -40,14 +40,11 @@ def figures(monkeypatch):
             name = tuning.dtype_name(execution.dtype)
             return tuning.Figure(execution.backend, name, execution.threads, unet_ms=calls[execution.backend, name])
 
-        def stages(self, model, overlap):
-            execution = model.execution
-            fps, latency_ms = ways[execution.threads, overlap]
-            name = tuning.dtype_name(execution.dtype)
-            return tuning.Figure(execution.backend, name, execution.threads, overlap, fps=fps, latency_ms=latency_ms)
+        def turn(self, execution, way):
+            return tuning.Turn(*ways[way], unet_ms=20.0, others_ms=15.0)
 
         monkeypatch.setattr(tuning._Trial, "_unet", unet)
-        monkeypatch.setattr(tuning._Trial, "_stages", stages)
+        monkeypatch.setattr(tuning._Trial, "_turn", turn)
         monkeypatch.setattr(tuning, "CALLS_BUDGET_S", 1e9)
         monkeypatch.setattr(tuning, "BUDGET_S", 1e9)
 
@@ -85,6 +82,22 @@ def test_the_fastest_back_end_and_then_the_fastest_way_are_taken(model, figures,
     # As good as the fastest, and half as late.
     assert (tuned.model.execution.threads, tuned.overlap) == (4, False)
     assert [f.fps for f in tuned.figures[:2]] == [29.0, 30.0]
+    # Two rows take 20 ms and the other stages 15: the four free cores would wait for three rows.
+    assert tuned.figures[1].many_rows == 3
+    # One after the other nothing waits.
+    assert tuned.figures[0].many_rows is tuned.model.execution.many_rows is None
+
+
+@pytest.mark.parametrize(
+    "unet_ms, others_ms, rows",
+    [(20.0, 15.0, 3), (400.0, 100.0, 1), (20.0, 61.0, 11)],
+)
+def test_a_longer_call_takes_all_threads_from_where_the_other_cores_would_wait(unet_ms, others_ms, rows):
+    assert tuning.many_rows(2, unet_ms, others_ms) == rows
+    row_ms = unet_ms / 2
+    for count in range(1, 2 * rows):
+        everything_ms = (count * row_ms + others_ms) / 2 / tuning.SHARED
+        assert (everything_ms < count * row_ms) == (count >= rows)
 
 
 def test_what_the_user_asked_for_is_not_measured_away(model, figures):
@@ -155,7 +168,8 @@ def test_an_error_in_a_stage_comes_out_of_the_trial(model, overlap):
     plan = stream.plan(PARAMS)
     frames = torch.zeros((8, 1, SIZE_PX, SIZE_PX, 3), dtype=torch.uint8)
     run = tuning.overlapped if overlap else tuning.serial
-    fps, latency_ms = run(stream, plan, frames, 0.05)
-    assert fps > 0 and latency_ms > 0
+    for _ in range(2):
+        turn = run(stream, plan, frames, 0.05)
+        assert turn.fps > 0 and turn.latency_ms > 0 and turn.unet_ms > 0 and turn.others_ms > 0
     with pytest.raises(ValueError, match="cannot be used"):
         run(stream, plan, frames.float(), 0.05)
