@@ -137,15 +137,15 @@ class Original:
 
 
 def difference(ours: Ours, theirs: Original, frames: Any, frames_01: list[Any]) -> float:
-    """Largest difference of the clean latents that leave both streams for the same frames."""
+    """Largest difference of the clean latents that leave both streams for the same frames; before `ours` ran others."""
     theirs.latents.clear()
     depth = ours.plan.depth
     theirs.run(frames_01)
     worst = 0.0
     for number, frame in enumerate(frames):
-        result = ours.stream.advance(ours.stream.encode(frame), ("check", number), ours.plan)
-        if result is not None and result.tag[0] == "check":
-            expected = theirs.latents[result.tag[1] + depth]
+        result = ours.stream.advance(ours.stream.encode(frame), number, ours.plan)
+        if result is not None:
+            expected = theirs.latents[result.tag + depth]
             worst = max(worst, float((result.latent_Fchw - expected).abs().max()))
     return worst
 
