@@ -26,9 +26,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bridge.layout import Kind
-from bridge.ring_header import now_ns
-from bridge.statistics import peak_memory_mb
+from bridge.control.statistics import peak_memory_mb
+from bridge.ring.header import now_ns
+from bridge.ring.layout import Kind
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import uuid
 
-from bridge import segment
+from bridge.ring import segment
 
 
 def fresh_channel() -> str:

@@ -38,7 +38,7 @@
 extern "C" {
 #endif
 
-/* How a call ended. The names are those of bridge/ring_errors.py. */
+/* How a call ended. The names are those of bridge/ring/errors.py. */
 typedef enum frameloom_status {
     FRAMELOOM_OK = 0,
     FRAMELOOM_NOTHING_NEW = 1,        /* no newer frame within the timeout; not an error */

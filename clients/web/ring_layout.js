@@ -1,4 +1,4 @@
-// Generated from bridge/packet.py by `python -m bridge.generate`: change that file, not this one.
+// Generated from bridge/ring/packet.py by `python -m bridge.commands.generate`: change that file, not this one.
 export const PACKET = Object.freeze({
   magic: "FLWS",
   version: 1,

@@ -173,8 +173,8 @@ def _in_a_ring(height: int, width: int) -> Iterator[Any]:
     """A writable picture in a slot of a real ring, as a tensor."""
     import torch
 
-    from bridge.layout import Format, Kind
     from bridge.ring import PlaneSpec, RingWriter
+    from bridge.ring.layout import Format, Kind
 
     spec = [PlaneSpec(Kind.COLOUR, Format.RGBA8, width, height)]
     with RingWriter(f"card-{uuid.uuid4().hex[:8]}", capacity_bytes=height * width * 4) as writer:

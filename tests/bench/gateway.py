@@ -22,9 +22,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from bridge import gateway as gateway_module
-from bridge import side as side_module
-from bridge.gateway import Channel, Gateway
+from bridge.page import gateway as gateway_module
+from bridge.page import side as side_module
+from bridge.page.gateway import Channel, Gateway
 from tests import chromium
 from tests.bench.report import bar, emit, percentile, table
 from tests.rings import fresh_channel, sweep
@@ -66,7 +66,7 @@ with RingWriter(channel, capacity_bytes=size * size * 4) as ring:
 VIEWERS_CODE = """
 import asyncio, json, sys, time
 import aiohttp
-from bridge.packet import unpack
+from bridge.page.packet import unpack
 url, count, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 async def view(session, ages, sequences):
     async with session.ws_connect(url, max_msg_size=0) as ws:

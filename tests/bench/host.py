@@ -16,7 +16,7 @@ import time
 import uuid
 from typing import Any
 
-from bridge.leftovers import sweep
+from bridge.ring.leftovers import sweep
 from tests.bench.report import bar, emit, percentile, table
 
 OVERHEAD_BAR_MS = 2.0
@@ -25,7 +25,7 @@ WRITER = """
 import sys, time
 import numpy as np
 from bridge.ring import RingWriter
-from bridge.layout import Kind
+from bridge.ring.layout import Kind
 channel, width, height, fps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 writer = RingWriter(channel + ".in", capacity_bytes=width * height * 4)
 frame = np.random.default_rng(0).integers(0, 256, (height, width, 4), dtype=np.uint8)
@@ -41,7 +41,7 @@ while True:
 
 def measure_host(channel: str, frames: int, overlap: bool) -> dict[str, Any]:
     """Run the host until `frames` results came out; times in ms."""
-    from bridge.host import Host
+    from bridge.host.host import Host
     from bridge.ring import RingReader
     from core.params import Params
 
@@ -81,8 +81,8 @@ def measure_host(channel: str, frames: int, overlap: bool) -> dict[str, Any]:
 
 def measure_echo(channel: str, frames: int) -> dict[str, Any]:
     """The least: one thread copies from ring to ring."""
-    from bridge.layout import Kind
     from bridge.ring import RingReader, RingWriter
+    from bridge.ring.layout import Kind
 
     total: list[float] = []
     done = threading.Event()

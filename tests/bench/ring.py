@@ -8,10 +8,10 @@ the same two processes in the same places and timed one by one (`memcpy`, three 
 is left of the ring's round trip is what the ring costs. One-way latency is from a
 stamp before sending to the picture being in an array of the other process. Throughput is without loss; beside it, the
 two copies that each picture needs made flat out by two processes that wait for nobody. All processes, of every
-transport, ask the scheduler for short slices as the host does (bridge/scheduling.py); the other work that keeps the
-cores busy at the end does not, and runs in sessions of its own. Under that load everything is measured twice, at
-ordinary priority and with both processes of each transport in the real-time class (`bridge.scheduling.urgent`), for
-which the user needs the right. The bar on the 99th percentile judges the second, or the first where that right is
+transport, ask the scheduler for short slices as the host does (bridge/ring/scheduling.py); the other work that keeps
+the cores busy at the end does not, and runs in sessions of its own. Under that load everything is measured twice, at
+ordinary priority and with both processes of each transport in the real-time class (`bridge.ring.scheduling.urgent`),
+for which the user needs the right. The bar on the 99th percentile judges the second, or the first where that right is
 missing; spinning is compared at ordinary priority, since whoever spins in the real-time class takes the core from all
 others. `--quick` measures less.
 """
@@ -34,9 +34,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import zmq
 
-from bridge.leftovers import sweep
 from bridge.ring import Kind, Policy, RingReader, RingWriter
-from bridge.scheduling import short_slices, urgent
+from bridge.ring.leftovers import sweep
+from bridge.ring.scheduling import short_slices, urgent
 from tests.bench.report import bar, emit, percentile, table
 
 SIZES = {"512x512": (512, 512), "1920x1080": (1080, 1920), "3840x2160": (2160, 3840)}

@@ -4,11 +4,11 @@ Everything runs in child processes, on the processor as it is and held to AVX2 (
 
 * cells: frames per second of ours and of the original for each guidance and number of steps. The same embedded weights,
   frames, steps and guidance in float32 on both sides, alternating in one run. Ours runs as the host would run it here:
-  back end, threads and overlap as `bridge.tuning` measures them, float32 alone allowed. The original is StreamDiffusion
-  0.1.1, unmodified, with its similarity filter off, where the package is at hand (`pip install --no-deps --target
-  FOLDER streamdiffusion==0.1.1`, then --original FOLDER); with --compile also with its networks through torch.compile.
-  It takes its network's output for noise, so it is given the embedded U-Net behind a conversion from v to noise.
-  Outputs are compared in the same run.
+  back end, threads and overlap as `bridge.host.tuning` measures them, float32 alone allowed. The original is
+  StreamDiffusion 0.1.1, unmodified, with its similarity filter off, where the package is at hand (`pip install
+  --no-deps --target FOLDER streamdiffusion==0.1.1`, then --original FOLDER); with --compile also with its networks
+  through torch.compile. It takes its network's output for noise, so it is given the embedded U-Net behind a conversion
+  from v to noise. Outputs are compared in the same run.
 * ways: every back end, dtype, number of threads and overlap that `auto` chooses among, and what it chose.
 * networks: milliseconds of encoder, U-Net and decoder by each back end, and the share that this is of the rate at
   which the same threads multiply float32 matrices. ONNX Runtime beside them where it is at hand (`pip install --target
@@ -64,7 +64,7 @@ class Ours:
         """(frames per second, median latency in ms)."""
         import torch
 
-        from bridge import tuning
+        from bridge.host import tuning
 
         torch.set_num_threads(self.execution.torch_threads(tuning.everything()))
         result = (tuning.overlapped if self.overlap else tuning.serial)(self.stream, self.plan, frames, LONG_S)
@@ -159,7 +159,7 @@ class Setup:
     def __init__(self, args: argparse.Namespace) -> None:
         import torch
 
-        from bridge import tuning
+        from bridge.host import tuning
         from core.model import load_model
         from core.params import Params, params_for
         from core.tiny import WEIGHTS
@@ -180,7 +180,7 @@ class Setup:
 
     def tuned(self, dtype: Any = None) -> Any:
         """What `auto` takes at its first start here."""
-        from bridge import tuning
+        from bridge.host import tuning
         from core.backend import executions
 
         return tuning.tune(self.model, executions(self.cpu, dtype=dtype), self.size, self.default, tuning.Memory(None))
@@ -256,7 +256,7 @@ def run_ways(setup: Setup) -> dict[str, Any]:
     """Frames per second of every way to run the default parameters, in turn, and the one that `auto` chose."""
     from dataclasses import replace
 
-    from bridge import tuning
+    from bridge.host import tuning
     from core.backend import executions
     from core.device import dtype_name
 
@@ -298,7 +298,7 @@ def run_networks(setup: Setup) -> dict[str, Any]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from bridge import tuning
+    from bridge.host import tuning
     from core.backend import BACKENDS, Execution, executions
     from core.codec import DecodeVae, EncodeTiny
     from core.denoiser import keys_values

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bridge import layout, segment
-from bridge.layout import HEADER
-from bridge.ring import Kind, RingWriter
-from tests.bridge.test_ring_hostile import header_field, poke
+from bridge.ring import Kind, RingWriter, layout, segment
+from bridge.ring.layout import HEADER
+from tests.bridge.ring.test_ring_hostile import header_field, poke
 from tests.conformance.peers import UNITY_RING, build, find_tool
 
 PICTURE = {Kind.COLOUR: np.zeros((4, 4, 4), np.uint8)}

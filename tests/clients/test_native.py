@@ -19,10 +19,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bridge import layout, segment
-from bridge.layout import HEADER, PLANE_TABLE_OFFSET, RECORD, SLOT
-from bridge.ring import Kind, RingReader, RingWriter, State
-from tests.bridge.test_ring_hostile import BAD_HEADERS, BAD_TABLES, entry, header_field, poke
+from bridge.ring import Kind, RingReader, RingWriter, State, layout, segment
+from bridge.ring.layout import HEADER, PLANE_TABLE_OFFSET, RECORD, SLOT
+from tests.bridge.ring.test_ring_hostile import BAD_HEADERS, BAD_TABLES, entry, header_field, poke
 from tests.conformance import runs
 from tests.conformance.peers import NATIVE, STRICT, Peer, build, c_peer, find_tool, stage
 from tests.rings import fresh_channel, sweep

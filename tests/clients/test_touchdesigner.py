@@ -23,14 +23,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bridge import segment
-from bridge.host import Host
-from bridge.layout import Format, Kind, Origin
-from bridge.live import LiveParams
-from bridge.osc import OscServer
-from bridge.ring import RingReader, RingWriter, State, WriterExists, now_ns
-from bridge.ring_header import VERSION_32
-from bridge.statistics import Statistics
+from bridge.control.live import LiveParams
+from bridge.control.osc import OscServer
+from bridge.control.statistics import Statistics
+from bridge.host.host import Host
+from bridge.ring import RingReader, RingWriter, State, WriterExists, now_ns, segment
+from bridge.ring.header import VERSION_32
+from bridge.ring.layout import Format, Kind, Origin
 from core.params import SPECS, Params
 from tests.clients import td
 from tests.clients.counted import Counted

@@ -25,12 +25,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bridge import segment
-from bridge.layout import HEADER, PLANE, PLANE_TABLE_OFFSET, RECORD, SLOT, ColourSpace, Format, Kind, Origin
-from bridge.live import LiveParams
-from bridge.osc import OscServer
-from bridge.ring import Frame, RingReader, RingWriter, State
-from bridge.statistics import Statistics
+from bridge.control.live import LiveParams
+from bridge.control.osc import OscServer
+from bridge.control.statistics import Statistics
+from bridge.ring import Frame, RingReader, RingWriter, State, segment
+from bridge.ring.layout import HEADER, PLANE, PLANE_TABLE_OFFSET, RECORD, SLOT, ColourSpace, Format, Kind, Origin
 from core.params import SPECS
 from tests.rings import fresh_channel, sweep
 

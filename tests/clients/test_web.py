@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bridge.gateway import Channel, Gateway
-from bridge.live import LiveParams
-from bridge.packet import WEB
+from bridge.control.live import LiveParams
+from bridge.page.gateway import Channel, Gateway
+from bridge.page.packet import WEB
 from bridge.ring import Kind, RingReader, RingWriter
 from core.params import Params
 from tests import chromium

@@ -46,7 +46,7 @@ internal static unsafe class Peer
         return value.ToString("0.000000", CultureInfo.InvariantCulture);
     }
 
-    /// <summary>The error as the contract wants it: the type's name as in bridge/ring_errors.py.</summary>
+    /// <summary>The error as the contract wants it: the type's name as in bridge/ring/errors.py.</summary>
     private static string ErrorOf(RingException error)
     {
         if (error == null)

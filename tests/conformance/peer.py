@@ -40,7 +40,7 @@ The result is one line of JSON, the last line of standard output:
   wrong: description, ids, flags, pose or intrinsics that are not those of the frame's number.
   older: a number not above the one before. missed (lossless only): frames left out between two taken.
   generations: how many different ones were seen or made. error: null, or {"type": "MalformedHeader", "message": "..."}
-  with the type names of bridge/ring_errors.py. The first typed error ends the peer.
+  with the type names of bridge/ring/errors.py. The first typed error ends the peer.
   Exit status: 0; 1 typed error; 2 words not understood; 3 torn, wrong, older or missed; 4 gave up after `seconds`.
 
 Frame n (all arithmetic modulo 2^64):
@@ -75,8 +75,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from bridge.layout import ColourSpace, Format, Kind, Origin, Policy, SlotFlag
 from bridge.ring import Frame, PlaneSpec, RingError, RingReader, RingWriter
+from bridge.ring.layout import ColourSpace, Format, Kind, Origin, Policy, SlotFlag
 
 _MASK = (1 << 64) - 1
 _INDEX = np.arange(1 << 17, dtype=np.uint64)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.layout import HEADER, READER_ENTRIES
 from bridge.ring import RingWriter
+from bridge.ring.layout import HEADER, READER_ENTRIES
 from tests.conformance import runs
 from tests.conformance.peers import PATIENCE_S, Peer, stage
 

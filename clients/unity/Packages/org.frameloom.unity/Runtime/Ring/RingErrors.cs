@@ -1,5 +1,5 @@
 // Everything that can go wrong with a ring, as types. Every message names the mend. The names are those of
-// bridge/ring_errors.py with "Exception" added.
+// bridge/ring/errors.py with "Exception" added.
 
 using System;
 

@@ -1,6 +1,6 @@
-// Generated from bridge/layout.py by `python -m bridge.generate`: change that file, not this one.
+// Generated from bridge/ring/layout.py by `python -m bridge.commands.generate`: change that file, not this one.
 // Each constant of a nested class is a field's byte offset in its table; Bytes is the table's size.
-// Should match with bridge/layout.py, frameloom_layout.h and bridge/PROTOCOL.md.
+// Should match with bridge/ring/layout.py, frameloom_layout.h and bridge/PROTOCOL.md.
 using System;
 
 namespace Frameloom

@@ -1,7 +1,7 @@
 // The reading end of a ring: any number per channel, none but the lossless one able to hold the writer up.
 //
 // The reading order is bridge/PROTOCOL.md section 7; SYNC POINT R1 to R5 below are its names and each meets the writer's point of
-// the same number (RingWriter.cs, bridge/ring_writer.py, frameloom.h). Nothing in a segment is trusted: headers and plane tables
+// the same number (RingWriter.cs, bridge/ring/writer.py, frameloom.h). Nothing in a segment is trusted: headers and plane tables
 // are checked on private copies.
 
 using System;

@@ -1,7 +1,7 @@
 // The writing end of a ring: one live writer per channel, no lock and no garbage in the frame path.
 //
 // The publication order is bridge/PROTOCOL.md section 6; SYNC POINT W1 to W5 below are its names and each meets the reader's point
-// of the same number (RingReader.cs, bridge/ring_reader.py, frameloom.h).
+// of the same number (RingReader.cs, bridge/ring/reader.py, frameloom.h).
 
 using System;
 using System.Security.Cryptography;

@@ -1,0 +1,173 @@
+"""The command line: one table of commands, each loaded only when it is called.
+
+Knows what the commands are called and nothing of what they do. Importing this module imports no heavy library, so that
+`frameloom --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The checkout: frameloom is an application run from one, not a published wheel."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One word of the command line. `run` takes the words after it and returns the exit status."""
+
+    usage: str
+    help: str
+    run: Callable[[list[str]], int]
+
+
+def _module(name: str) -> Callable[[list[str]], int]:
+    def run(words: list[str]) -> int:
+        status: int = importlib.import_module(name).main(words)
+        return status
+
+    return run
+
+
+def _world(words: list[str]) -> int:
+    return _module("bridge.sources")(["world", *words])
+
+
+def benches() -> list[str]:
+    """The names of the benchmarks in this checkout: the files of tests/bench that have a `main`."""
+    folder = ROOT / "tests" / "bench"
+    return sorted(f.stem for f in folder.glob("[!_]*.py") if "\ndef main(" in f.read_text(encoding="utf-8"))
+
+
+def _bench(words: list[str]) -> int:
+    known = benches()
+    if not words or words[0] in ("-h", "--help"):
+        print("frameloom bench NAME [options]; NAME is one of: " + ", ".join(known))
+        return 0 if words else 2
+    if words[0] not in known:
+        return _unknown("benchmark", words[0], known)
+    sys.path.insert(0, str(ROOT))
+    return _module(f"tests.bench.{words[0]}")(words[1:])
+
+
+def _train(words: list[str]) -> int:
+    if words[:1] == ["tiny"]:
+        return _module("bridge.commands.train")(words[1:])
+    if words[:1] in (["-h"], ["--help"]):
+        print(
+            "frameloom train tiny [options]: trains the embedded model; frameloom train tiny --help lists the options"
+        )
+        return 0
+    return _unknown("model to train", words[0] if words else "", ["tiny"])
+
+
+def _params(words: list[str]) -> int:
+    """Print the live parameters as a table."""
+    if words:
+        print("frameloom params takes no words; it prints the live parameters", file=sys.stderr)
+        return 0 if words[0] in ("-h", "--help") else 2
+    from core.params import SPECS
+
+    def text(value: object) -> str:
+        if isinstance(value, tuple):
+            return " ".join(map(str, value)) or "(none)"
+        return str(value) if value != "" else '""'
+
+    rows = [("address", "default", "accepts", "what it does")]
+    for spec in SPECS.values():
+        if spec.choices:
+            accepts = " | ".join(spec.choices)
+        elif spec.kind == "str":
+            accepts = f"text up to {spec.high:g} characters"
+        elif spec.kind == "bool":
+            accepts = "0 or 1"
+        else:
+            accepts = f"{spec.low:.10g} to {spec.high:.10g}{' ' + spec.unit if spec.unit else ''}"
+            if spec.kind == "ints":
+                accepts = f"up to {spec.max_items} of {accepts}"
+        rows.append((f"/{spec.name}", text(spec.default), accepts, spec.help))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) + "  " + row[3])
+    return 0
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command(
+        "demo [options]", "a moving scene, repainted live, in the browser", _module("bridge.commands.demo")
+    ),
+    "host": Command(
+        "host --channel NAME [options]",
+        "repaint what a client writes into NAME.in (or --input td:NAME)",
+        _module("bridge.commands.host"),
+    ),
+    "scene": Command("scene [options]", "a room with live screens in the browser", _module("bridge.commands.scene")),
+    "source": Command(
+        "source WHAT --channel NAME", "write a camera, video, folder or world into NAME.in", _module("bridge.sources")
+    ),
+    "world": Command("world --channel NAME", "the same as: source world", _world),
+    "doctor": Command(
+        "doctor [--channel NAME]", "what this machine can do, and what is wrong", _module("bridge.commands.doctor")
+    ),
+    "params": Command("params", "the live parameters, their ranges and OSC addresses", _params),
+    "bench": Command("bench NAME [options]", "measure; the last line is JSON", _bench),
+    "train": Command("train tiny [options]", "train the embedded model", _train),
+}
+
+
+def _help() -> str:
+    width = max(len(c.usage) for c in COMMANDS.values())
+    lines = [f"  {c.usage.ljust(width)}  {c.help}" for c in COMMANDS.values()]
+    return "\n".join(
+        [
+            "frameloom repaints live frames with a diffusion model.",
+            "",
+            *lines,
+            "",
+            "frameloom COMMAND --help lists its options.",
+        ]
+    )
+
+
+def _unknown(what: str, word: str, known: list[str]) -> int:
+    import difflib
+
+    near = difflib.get_close_matches(word, known, 1)
+    hint = f"did you mean {near[0]}?" if near else "known are " + ", ".join(known)
+    print(f"frameloom: no {what} {word!r}; {hint}", file=sys.stderr)
+    return 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; `argv` without the program's name. Returns the exit status: 2 for words not understood."""
+    words = sys.argv[1:] if argv is None else argv
+    if not words:
+        print(_help())
+        return 2
+    if words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print("frameloom", version("frameloom"))
+        return 0
+    command = COMMANDS.get(words[0])
+    if command is None:
+        return _unknown("command", words[0], list(COMMANDS))
+    try:
+        return command.run(words[1:])
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (`frameloom params | head`); nothing is left to tell it. Standard output
+        # is pointed at nothing so that the interpreter's own flush at exit does not complain.
+        import os
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1

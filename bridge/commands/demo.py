@@ -1,0 +1,506 @@
+"""`frameloom demo`: a client process, a host and the page, from one word.
+
+The client is a process of its own, as a game would be, and is started again when it dies. With `--frames N` the demo
+ends by itself, leaves a contact sheet, and prints what it measured as one line of JSON, the last line of its output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import webbrowser
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bridge.commands.contact_sheet import Pair, write_sheet
+from bridge.commands.host import (
+    PROGRESS_S,
+    ServeError,
+    Serving,
+    StopRequest,
+    add_host_options,
+    params_from,
+    status_line,
+)
+from bridge.ring import Frame, Kind, RingError, RingReader
+from bridge.ring.leftovers import clear, sweep
+from bridge.sources import parse_count, parse_fps, parse_seed, parse_size, say
+from core.params import ParamError, params_for
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+ROOT = Path(__file__).resolve().parents[2]
+CHANNEL_PREFIX = "demo-"
+PAIRS = 8
+SETTLED = 0.85
+"""How far into its share of the frames a pair is taken, so that the new prompt has reached every stage."""
+STYLE_S = 6.0
+"""How long a style stays when the demo has no end."""
+STATUS_S = 5.0
+MAX_RESTARTS = 5
+RESTART_PAUSE_S = 1.0
+CLIENT_END_S = 15.0
+STUCK_S = 120.0
+"""Without any output for so long, although the model is loaded and frames come in, a demo with an end gives up."""
+KEPT_INPUTS = 128
+KEPT_INPUT_BYTES = 64 << 20
+"""Inputs waiting for their outputs, for the contact sheet: whichever bound is reached first."""
+
+
+# ---- processes --------------------------------------------------------------------------------------------
+
+
+class Heartbeat:
+    """Says how far the start is, every few seconds, until `stop`; from a thread, because imports block this one."""
+
+    def __init__(self, text: Callable[[], str]) -> None:
+        self._text = text
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.wait(PROGRESS_S):
+            say(self._text())
+
+    def stop(self) -> None:
+        """Nothing is said after this returns. Harmless when stopped already."""
+        self._stop.set()
+        self._thread.join()
+
+
+class Client:
+    """The process that feeds NAME.in. It ends when its standard input does, so it cannot outlive this process."""
+
+    def __init__(self, channel: str, words: list[str]) -> None:
+        self._command = [sys.executable, "-m", "bridge.sources", *words, "--channel", channel, "--with-parent"]
+        # The checkout first on the path: the client must be of this version whatever else is installed.
+        self._environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+        }
+        self._child: subprocess.Popen[str] | None = None
+        self._due = 0.0
+        self.restarts = 0
+        self.killed = False
+        self.peak_memory_mb: float | None = None
+        self.failure: str | None = None
+
+    def start(self) -> None:
+        # Out of the terminal's reach: Ctrl-C is for this process, which then ends the client by closing its input.
+        alone: dict[str, Any] = {"start_new_session": True}
+        if sys.platform == "win32":
+            alone = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+        self._child = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self._environment, **alone
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid if self._child is not None else 0
+
+    def keep_alive(self, has_fed: bool) -> None:
+        """Start the client again when it died; sets `failure` when that is hopeless.
+
+        has_fed: whether a frame of it ever arrived. A client that says itself why it cannot begin (status 1 before any
+        frame, the reason is on standard error already) is not tried again.
+        """
+        if self._child is None:
+            if time.monotonic() >= self._due:
+                self.start()
+            return
+        status = self._child.poll()
+        if status is None or self.failure is not None:
+            return
+        why = self._finish(self._child)
+        self._child = None
+        if status == 1 and not has_fed:
+            self.failure = f"the client could not start: {why}"
+        elif self.restarts >= MAX_RESTARTS:
+            self.failure = f"the client ended {self.restarts + 1} times (last status {status}): {why}"
+        else:
+            self.restarts += 1
+            self._due = time.monotonic() + RESTART_PAUSE_S
+            say(f"the client ended (status {status}); starting it again")
+
+    def stop(self) -> None:
+        """End the client and wait for it."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        assert child.stdin is not None
+        child.stdin.close()
+        try:
+            child.wait(CLIENT_END_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        self._finish(child)
+
+    def _finish(self, child: subprocess.Popen[str]) -> str:
+        """Read what an ended client has left behind; returns why it ended."""
+        self.killed = self.killed or child.returncode != 0
+        assert child.stdin is not None and child.stdout is not None
+        lines = child.stdout.read().splitlines()
+        child.stdin.close()
+        child.stdout.close()
+        told = json.loads(lines[-1]) if child.returncode in (0, 1) and lines else {}
+        self.peak_memory_mb = told.get("peak_memory_mb", self.peak_memory_mb)
+        return str(told.get("failure", "see what it says above"))
+
+
+# ---- what to show --------------------------------------------------------------------------------------------------
+
+
+def captions(source: str, seed: int, count: int) -> list[str]:
+    """Prompts for a demo whose user gave none: one per style, naming the objects where they are known."""
+    from core.world import STYLES, World
+
+    styles = STYLES[1 : 1 + count]
+    if source == "world":
+        world = World(seed=seed)
+        return [world.caption(style=style) for style in styles]
+    return [f"{style} style" for style in styles]
+
+
+def _prompts(args: argparse.Namespace, serving: Serving) -> list[str]:
+    """The prompts of a demo without --prompt, the first of them set; one given by --set is the only one."""
+    if any(setting.startswith("prompt=") for setting in args.settings):
+        return [serving.live.current.prompt]
+    prompts = captions(args.source, args.seed, PAIRS)
+    serving.live.set("prompt", prompts[0])
+    return prompts
+
+
+class StyleWalk:
+    """Walks through prompts, by frames when there is an end and by time when there is none.
+
+    As soon as somebody else sets a prompt, by OSC or on the page, the walk is over.
+    """
+
+    def __init__(self, serving: Serving, prompts: list[str], frames: int | None) -> None:
+        self._serving = serving
+        self._prompts = prompts
+        self._frames = frames
+        self._at = 0
+        self._over = len(prompts) < 2
+        self.prompt_of_revision = {serving.live.revision: serving.live.current.prompt}
+
+    def step(self, frames_out: int, since_first_s: float) -> None:
+        """Set the prompt that is due."""
+        live = self._serving.live
+        params, revision = live.latest()
+        self.prompt_of_revision[revision] = params.prompt
+        if len(self.prompt_of_revision) > 64:
+            del self.prompt_of_revision[next(iter(self.prompt_of_revision))]
+        if self._over:
+            return
+        if params.prompt != self._prompts[self._at]:
+            self._over = True
+            return
+        if self._frames is not None:
+            due = min(frames_out * len(self._prompts) // self._frames, len(self._prompts) - 1)
+        else:
+            due = int(since_first_s / STYLE_S) % len(self._prompts)
+        if due != self._at:
+            self._at = due
+            live.set("prompt", self._prompts[due])
+            params, revision = live.latest()
+            self.prompt_of_revision[revision] = params.prompt
+
+
+class Pairing:
+    """Keeps the newest inputs until their outputs come; picks the pairs of the contact sheet on the way."""
+
+    def __init__(self, channel: str, due: list[int]) -> None:
+        self.pairs: list[Pair] = []
+        self.fed = threading.Event()
+        """Set when the first input came."""
+        self._due = due
+        self._inputs: OrderedDict[int, Array] = OrderedDict()
+        self._guard = threading.Lock()
+        self._reader = RingReader(f"{channel}.in")
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="inputs", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                frame = self._reader.read(timeout_s=0.25)
+            except RingError as error:
+                say(f"{self._reader.channel}: {error}")
+                self._stop.wait(1.0)
+                continue
+            if frame is None:
+                continue
+            self.fed.set()
+            if len(self.pairs) < len(self._due):
+                self._keep(frame)
+
+    def _keep(self, frame: Frame) -> None:
+        picture = frame.planes[Kind.COLOUR]
+        room = max(1, min(KEPT_INPUTS, KEPT_INPUT_BYTES // picture.nbytes))
+        with self._guard:
+            self._inputs[frame.source_frame_id] = picture
+            while len(self._inputs) > room:
+                self._inputs.popitem(last=False)
+
+    def offer(self, frame: Frame, frames_out: int, prompt: str) -> None:
+        """Take this output for the sheet when a pair is due and its input is still here."""
+        if len(self.pairs) == len(self._due) or frames_out < self._due[len(self.pairs)]:
+            return
+        with self._guard:
+            picture = self._inputs.get(frame.source_frame_id)
+        if picture is not None:
+            self.pairs.append(Pair(picture, frame.planes[Kind.COLOUR], prompt))
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._reader.close()
+
+
+# ---- the run -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Measured:
+    """Times of the run, in seconds from its start."""
+
+    started_s: float = field(default_factory=time.monotonic)
+    first_output_s: float | None = None
+    first_count: int = 0
+    last_output_s: float = 0.0
+    last_count: int = 0
+
+    def since_start_s(self) -> float:
+        return time.monotonic() - self.started_s
+
+    def note_output(self, frames_out: int) -> None:
+        now = self.since_start_s()
+        if self.first_output_s is None:
+            self.first_output_s, self.first_count = now, frames_out
+        self.last_output_s, self.last_count = now, frames_out
+
+    def fps(self) -> float:
+        """Outputs per second from the first one on; from the start, where all had come at the first look."""
+        if self.first_output_s is None:
+            return 0.0
+        if self.last_count == self.first_count:
+            return round(self.last_count / self.first_output_s, 2)
+        return round((self.last_count - self.first_count) / (self.last_output_s - self.first_output_s), 2)
+
+
+def show(args: argparse.Namespace, channel: str, stop: threading.Event) -> tuple[int, dict[str, Any]]:
+    """Run the demo to its end; returns the exit status and what was measured."""
+    measured = Measured()
+    frames: int | None = args.frames
+    # Every one is checked now, and not when its turn comes.
+    first = params_for(args.model)
+    prompted = [first.with_values(prompt=prompt) for prompt in args.prompt]
+    params = params_from(args.settings, prompted[0] if prompted else first)
+    words = [args.source, "--fps", str(args.fps), "--size", f"{args.size[0]}x{args.size[1]}", "--seed", str(args.seed)]
+    serving = Serving(
+        channel,
+        params,
+        cache=args.cache,
+        port=args.port,
+        osc_port=args.osc_port,
+        any_port=True,
+        model=args.model,
+        size=args.size,
+        device=args.device,
+        dtype=args.dtype,
+        backend=args.backend,
+    )
+    client = Client(channel, words)
+    pairing = Pairing(
+        channel, [int((k + SETTLED) * frames / PAIRS) for k in range(PAIRS)] if frames is not None else []
+    )
+    say("starting the client, the model and the page")
+    client.start()
+    heartbeat = Heartbeat(lambda: _progress(serving, pairing, measured))
+    try:
+        serving.start()
+        prompts = args.prompt or _prompts(args, serving)
+        serving.start_page(prompts)
+        walk = StyleWalk(serving, prompts, frames)
+        failure = _follow(args, serving, client, walk, pairing, measured, heartbeat, stop)
+        statistics = serving.statistics.snapshot()
+    finally:
+        heartbeat.stop()
+        # Asked first and waited for last: the model must not compete with the client's end.
+        serving.host.stop()
+        client.stop()
+        serving.stop()
+        pairing.stop()
+    sheet = _sheet(args, pairing.pairs, measured) if pairing.pairs else None
+    summary = {
+        "fps": measured.fps(),
+        "first_output_s": None if measured.first_output_s is None else round(measured.first_output_s, 2),
+        **{name: statistics[name] for name in ("p50_ms", "p95_ms", "p99_ms")},
+        **{name: statistics[name] for name in ("frames_in", "frames_out", "dropped", "skipped")},
+        "peak_memory_mb": statistics["peak_memory_mb"],
+        "client_memory_mb": client.peak_memory_mb,
+        "client_restarts": client.restarts,
+        "device": serving.host.device_name,
+        "dtype": serving.host.dtype_name,
+        "backend": serving.host.backend_name,
+        "model": str(args.model),
+        "source": args.source,
+        "size": list(args.size),
+        "steps": serving.live.current.steps,
+        "guidance": serving.live.current.guidance,
+        "mode": serving.live.current.mode,
+        "seconds": round(measured.since_start_s(), 2),
+        "sheet": sheet,
+        "failure": failure,
+    }
+    if client.killed:
+        clear(f"{channel}.in")
+    return (1 if failure is not None else 0), summary
+
+
+def _follow(
+    args: argparse.Namespace,
+    serving: Serving,
+    client: Client,
+    walk: StyleWalk,
+    pairing: Pairing,
+    measured: Measured,
+    heartbeat: Heartbeat,
+    stop: threading.Event,
+) -> str | None:
+    """Watch the output until the end; returns what went wrong, or None."""
+    told_s = alive_s = measured.since_start_s()
+    outputs = RingReader(f"{serving.channel}.out")
+    try:
+        while not stop.is_set():
+            if serving.ended.is_set():
+                return serving.failure
+            client.keep_alive(pairing.fed.is_set())
+            if client.failure is not None:
+                return client.failure
+            frame = outputs.read(timeout_s=0.25)
+            frames_out = serving.statistics.counter("frames_out")
+            now_s = measured.since_start_s()
+            if frame is not None:
+                alive_s = now_s
+                if measured.first_output_s is None:
+                    heartbeat.stop()
+                    say(f"first picture after {now_s:.1f} s on {serving.runs_on}")
+                    open_page(args, serving.url)
+                    told_s = now_s
+                measured.note_output(frames_out)
+                pairing.offer(frame, frames_out, walk.prompt_of_revision.get(frame.param_revision, ""))
+                walk.step(frames_out, now_s - (measured.first_output_s or 0.0))
+                if args.frames is not None and frames_out >= args.frames:
+                    return None
+            elif not (serving.host.ready.is_set() and pairing.fed.is_set()):
+                alive_s = now_s
+            elif args.frames is not None and now_s - alive_s > STUCK_S:
+                look = f"frameloom doctor --channel {serving.channel}"
+                return f"no picture came out for {STUCK_S:.0f} s; while a demo runs, {look} looks closer"
+            if measured.first_output_s is not None and now_s - told_s >= STATUS_S:
+                told_s = now_s
+                say(f"{status_line(serving)}; {serving.live.current.prompt}")
+    except RingError as error:
+        return str(error)
+    finally:
+        outputs.close()
+    return None
+
+
+def _progress(serving: Serving, pairing: Pairing, measured: Measured) -> str:
+    """What the start is waiting for."""
+    now_s = measured.since_start_s()
+    if not serving.host.ready.is_set():
+        return f"loading the model ({now_s:.0f} s)"
+    if not pairing.fed.is_set():
+        return f"waiting for the client's first frame ({now_s:.0f} s)"
+    return f"waiting for the first picture ({now_s:.0f} s)"
+
+
+def open_page(args: argparse.Namespace, url: str) -> None:
+    """Open `url` in a browser, or say that it is there; nothing with --no-browser."""
+    if args.no_browser:
+        return
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        # Without a desktop the system's choice may be a browser that takes over this terminal.
+        say(f"no desktop here; open {url} yourself")
+    elif not webbrowser.open(url):
+        say(f"no browser was found; open {url} yourself")
+
+
+def _sheet(args: argparse.Namespace, pairs: list[Pair], measured: Measured) -> str | None:
+    """Write the contact sheet; its path, or None with a note when that cannot be."""
+    size = f"{args.size[0]}x{args.size[1]}"
+    title = (
+        f"frameloom demo: {args.source} at {size}, {measured.fps():.1f} frames per second. Above: input. Below: output."
+    )
+    try:
+        write_sheet(args.sheet, pairs, title)
+    except (OSError, ValueError) as error:
+        why = (isinstance(error, OSError) and error.strerror) or str(error)
+        say(f"the contact sheet {args.sheet} cannot be written ({why}); give another path with --sheet")
+        return None
+    say(f"contact sheet: {args.sheet}")
+    return str(args.sheet)
+
+
+# ---- the command line ----------------------------------------------------------------------------------------------
+
+
+def _arguments(words: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="frameloom demo", description="A moving scene, repainted live, in the browser."
+    )
+    parser.add_argument("--source", default="world", help="world (default), camera, camera:N, a video, a folder")
+    parser.add_argument("--size", type=parse_size, default=(128, 128), help="128 (default) or 256x144, pixels")
+    parser.add_argument("--fps", type=parse_fps, default=30.0, help="of the source (default 30)")
+    parser.add_argument(
+        "--frames", type=parse_count, default=None, help="stop after so many pictures and write the sheet"
+    )
+    parser.add_argument("--no-browser", action="store_true", help="open no browser")
+    parser.add_argument("--prompt", action="append", default=[], help="repeat for several that take turns")
+    parser.add_argument("--seed", type=parse_seed, default=0, help="which scene of the world (default 0)")
+    parser.add_argument("--channel", default=None, help="name of the channel (default: one of its own)")
+    parser.add_argument("--sheet", type=Path, default=Path("out/demo.png"), help="contact sheet (default out/demo.png)")
+    add_host_options(parser)
+    return parser.parse_args(words)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the demo; the last line of standard output is JSON. 1 when something kept it from its end."""
+    args = _arguments(argv)
+    stop = StopRequest()
+    own_channel = args.channel is None
+    channel = f"{CHANNEL_PREFIX}{os.getpid()}" if own_channel else args.channel
+    try:
+        if own_channel:
+            sweep(CHANNEL_PREFIX)
+        status, summary = show(args, channel, stop.event)
+    except (ServeError, ParamError, RingError) as error:
+        say(f"demo: {error}")
+        return 1
+    finally:
+        stop.restore()
+    if summary["failure"] is not None:
+        say(f"demo: {summary['failure']}")
+    print(json.dumps(summary), flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,395 @@
+"""`frameloom host`: a host with its OSC server and its page, in one process.
+
+The parts know nothing of each other; they share one `LiveParams` and one `Statistics`, which are put together here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import FrameType, MappingProxyType
+from typing import Any, Protocol
+
+from bridge.control.access import is_loopback, new_token
+from bridge.control.live import LiveParams
+from bridge.control.statistics import Statistics
+from bridge.interop.adaptors import channel_name
+from bridge.interop.ends import add_end_options, open_ends
+from bridge.interop.foreign import AdaptorError
+from bridge.ring.errors import RingError
+from bridge.sources import ending_signals, parse_size, say, set_by_signal
+from core.params import SPECS, ParamError, Params, params_for
+
+PAGE_PORT = 8790
+OSC_PORT = 9000
+NEW_TOKEN = "new"
+"""The word of the command line that asks for a random token."""
+LIBRARY_HABITS = {
+    "DIFFUSERS_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TQDM_DISABLE": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+"""Read by the model libraries at their import. This program reports progress itself and never downloads a model."""
+CACHE = Path(__file__).resolve().parents[2] / ".cache"
+"""What one start leaves to the next: converted networks, and which way to run them was fastest."""
+PROGRESS_S = 2.0
+STATUS_S = 10.0
+SAME_REQUEST_S = 0.5
+"""A signal that follows the first one so soon is its copy: `timeout`, shells and supervisors send it to the process and
+to its group."""
+
+
+class ServeError(RuntimeError):
+    """Something could not be started. The message names the mend."""
+
+
+class Part(Protocol):
+    """What starts and stops with a host. `stop` waits for the end and is harmless when it has ended."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class Serving:
+    """One host, its OSC server and its page, from `start` to `stop`. Raises `ServeError` with one plain sentence.
+
+    any_port: take a free port, with a note, when the wanted one is taken. page: see `page_options`. cache, options:
+    passed on to `bridge.host.host.Host`.
+    """
+
+    def __init__(
+        self,
+        channel: str,
+        params: Params,
+        *,
+        cache: Path | None = None,
+        port: int = PAGE_PORT,
+        osc_port: int = OSC_PORT,
+        osc_host: str = "127.0.0.1",
+        any_port: bool = False,
+        page: Mapping[str, Any] = MappingProxyType({}),
+        **options: Any,
+    ) -> None:
+        from bridge.host.host import Host
+
+        for name, value in LIBRARY_HABITS.items():
+            os.environ.setdefault(name, value)
+        self.live = LiveParams(params)
+        self.statistics = Statistics()
+        self.ended = threading.Event()
+        """Set when the host ended by itself; `failure` says why."""
+        try:
+            self.host = Host(
+                channel,
+                cache=cache,
+                live=self.live,
+                statistics=self.statistics,
+                on_failure=lambda _: self.ended.set(),
+                **options,
+            )
+        except RingError as error:
+            raise ServeError(str(error)) from None
+        self.url = ""
+        self.channel = channel
+        self._ports = (port, osc_port)
+        self._osc_host = osc_host
+        self._any_port = any_port
+        self._page = page
+        self._servers: list[Any] = []
+
+    @property
+    def runs_on(self) -> str:
+        """Device, back end and dtype in words."""
+        return f"{self.host.device_name} ({self.host.backend_name} {self.host.dtype_name})"
+
+    @property
+    def failure(self) -> str | None:
+        return self.host.failure
+
+    def start(self) -> None:
+        """Start the host and the OSC server; returns at once while the model is loaded."""
+        self.host.start()
+        try:
+            self._start_osc()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start_osc(self) -> None:
+        from bridge.control.osc import OscError, OscPortInUse, OscServer
+
+        try:
+            try:
+                osc = OscServer(self.live, self.statistics, self._osc_host, self._ports[1])
+                osc.start()
+            except OscPortInUse:
+                if not self._any_port:
+                    raise
+                osc = OscServer(self.live, self.statistics, self._osc_host, 0)
+                osc.start()
+                say(f"UDP port {self._ports[1]} is taken; OSC listens on {osc.port}")
+        except OscError as error:
+            raise ServeError(str(error)) from None
+        self._servers.append(osc)
+        say(f"OSC: {self._osc_host} port {osc.port}")
+
+    def add(self, part: Part) -> None:
+        """Start something that ends with the host."""
+        self._servers.append(part)
+        part.start()
+
+    def start_page(self, examples: Iterable[str] = ()) -> None:
+        """Serve the page, which offers `examples` as prompts. On an error nothing of this object is left running."""
+        try:
+            self._start_page(tuple(examples))
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start_page(self, examples: tuple[str, ...]) -> None:
+        from bridge.page.gateway import Channel, Gateway, GatewayError, GatewayPortInUse
+
+        def gateway(port: int) -> Gateway:
+            return Gateway([Channel(self.channel, self.live, self.statistics, examples)], port=port, **self._page)
+
+        try:
+            try:
+                page = gateway(self._ports[0])
+                page.start()
+            except GatewayPortInUse:
+                if not self._any_port:
+                    raise
+                page = gateway(0)
+                page.start()
+                say(f"port {self._ports[0]} is taken; the page is on {page.port}")
+        except GatewayError as error:
+            raise ServeError(str(error)) from None
+        self._servers.append(page)
+        self.url = page.url
+        say(f"page: {self.url}")
+        if page.far_url is not None:
+            say(f"from other machines: {page.far_url}")
+
+    def stop(self) -> None:
+        """End everything and wait for it; harmless when it has ended already."""
+        self.host.stop()
+        for server in reversed(self._servers):
+            server.stop()
+        self._servers.clear()
+        self.host.join()
+
+
+class StopRequest:
+    """Set by the first Ctrl-C, SIGTERM or closing of the terminal; a second Ctrl-C or SIGTERM ends the process at once.
+
+    What is left in shared memory then, the next start takes over or clears.
+    """
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self._ask = set_by_signal(self.event)
+        self._first_s: float | None = None
+        self._before = {number: signal.signal(number, self._on_signal) for number in ending_signals()}
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        hangup = sys.platform != "win32" and number == signal.SIGHUP
+        if self._first_s is None:
+            self._first_s = time.monotonic()
+            self._ask()
+            if not hangup:
+                with contextlib.suppress(OSError):
+                    # Not by `say`: this thread may be writing just now.
+                    os.write(2, b"stopping; once more ends it at once\n")
+        elif not hangup and time.monotonic() - self._first_s >= SAME_REQUEST_S:
+            # Not by an exception: a thread that is loading a model would be waited for all the same.
+            os._exit(128 + number)
+
+    def restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def add_host_options(parser: argparse.ArgumentParser) -> None:
+    """The options that `frameloom host` and `frameloom demo` share."""
+    parser.add_argument("--model", default="embedded", help="embedded (default), passthrough, or a diffusers folder")
+    parser.add_argument("--device", default=None, help="auto (default), cpu, cuda or mps")
+    parser.add_argument("--dtype", default=None, help="auto (default), float32, float16 or bfloat16")
+    parser.add_argument("--backend", default=None, help="auto (default: measured), openvino, eager or compiled")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="folder for what one start leaves to the next")
+    parser.add_argument("--port", type=int, default=PAGE_PORT, help=f"of the page (default {PAGE_PORT}; 0: any)")
+    parser.add_argument("--osc-port", type=int, default=OSC_PORT, help=f"UDP (default {OSC_PORT}; 0: any)")
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="start with this parameter; repeat for more (frameloom params lists them)",
+    )
+
+
+def add_page_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say who may see the page; `page_options` reads them."""
+    parser.add_argument(
+        "--listen", default="127.0.0.1", metavar="ADDRESS", help="of the page; 0.0.0.0 lets other machines in"
+    )
+    parser.add_argument("--token", default=None, help=f"the word that viewers must bring; {NEW_TOKEN}: make one")
+    parser.add_argument("--allow-origin", action="append", default=[], help="a page that may show our channels")
+    parser.add_argument("--allow-host", action="append", default=[], help="a further name of this machine")
+    parser.add_argument(
+        "--ice-server",
+        action="append",
+        default=[],
+        metavar="stun:HOST:PORT",
+        help="for viewers by WebRTC beyond a router (an extra, see clients/web/README.md)",
+    )
+
+
+def page_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict[str, Any]:
+    """The gateway's options from the command line; ends with a usage error when a token is missing."""
+    if args.token is None and not is_loopback(args.listen):
+        parser.error(f"--listen {args.listen} lets other machines in: give --token {NEW_TOKEN}, or a word of your own")
+    return {
+        "host": args.listen,
+        "token": new_token() if args.token == NEW_TOKEN else args.token,
+        "allowed_origins": args.allow_origin,
+        "allowed_hosts": args.allow_host,
+        "ice_servers": args.ice_server,
+    }
+
+
+def params_from(settings: Iterable[str], params: Params) -> Params:
+    """`params` changed by words such as "steps=4" or "t_index=18,26". Raises `ParamError`."""
+    for setting in settings:
+        name, separator, text = setting.partition("=")
+        spec = SPECS.get(name)
+        if spec is None or not separator:
+            raise ParamError(f"--set {setting}: write NAME=VALUE with one of {', '.join(SPECS)}")
+        params = params.with_values(**{name: _READERS[spec.kind](text)})
+    return params
+
+
+def _number(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _boolean(text: str) -> Any:
+    return {"on": 1.0, "true": 1.0, "off": 0.0, "false": 0.0}.get(text.lower(), _number(text))
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "str": str,
+    "choice": str,
+    "float": _number,
+    "int": _number,
+    "bool": _boolean,
+    "ints": lambda text: [_number(part) for part in text.replace(",", " ").split()],
+}
+"""From the text of a command line to what `Spec.check` judges; what is no number stays text and is refused there."""
+
+
+def status_line(serving: Serving) -> str:
+    """One line on how it goes."""
+    now = serving.statistics.snapshot(STATUS_S)
+    if now["p50_ms"] is None:
+        return f"{now['frames_in']} frames in, {now['frames_out']} out"
+    return (
+        f"{now['fps']:.1f} frames per second, p50 {now['p50_ms']:.0f} ms, p95 {now['p95_ms']:.0f} ms, "
+        f"{now['frames_out']} out, {now['dropped']} dropped, {now['skipped']} skipped"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one channel until Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="frameloom host", description="Repaint what a client writes into NAME.in; results go to NAME.out."
+    )
+    parser.add_argument("--channel", help="NAME of the channel (default: made from the name in --input)")
+    add_end_options(parser)
+    parser.add_argument("--size", type=parse_size, default=None, help="128 or 640x360 to work at (default: as it fits)")
+    parser.add_argument("--lossless", action="store_true", help="take every frame and wait for both sides (offline)")
+    parser.add_argument("--serial", action="store_true", help="no overlap: the plain twin of the loop")
+    parser.add_argument("--no-page", action="store_true", help="serve no page")
+    parser.add_argument("--osc-host", default="127.0.0.1", help="address for OSC (default: this machine only)")
+    add_host_options(parser)
+    add_page_options(parser)
+    args = parser.parse_args(argv)
+    page = page_options(parser, args)
+    if args.channel is None and args.input is None:
+        parser.error("--channel NAME is wanted, or --input of another program")
+    if args.lossless and (args.input is not None or args.output is not None):
+        parser.error("--lossless is for rings; other programs' memory holds one picture and no number")
+    stop = StopRequest()
+    try:
+        channel = args.channel if args.channel is not None else channel_name(args.input)
+        serving = Serving(
+            channel,
+            params_from(args.settings, params_for(args.model)),
+            cache=args.cache,
+            port=args.port,
+            osc_port=args.osc_port,
+            osc_host=args.osc_host,
+            page=page,
+            model=args.model,
+            size=args.size,
+            device=args.device,
+            dtype=args.dtype,
+            backend=args.backend,
+            lossless=args.lossless,
+            overlap=False if args.serial else None,
+        )
+        with contextlib.ExitStack() as undo:
+            undo.callback(serving.stop)
+            # Opened before anything starts, so that mistakes in the words are answered at once.
+            ends = open_ends(args, channel, serving.live, serving.statistics, say)
+            undo.callback(ends.stop)
+            serving.start()
+            serving.add(ends)
+            if not args.no_page:
+                serving.start_page()
+            undo.pop_all()
+    except (ServeError, ParamError, AdaptorError, RingError) as error:
+        say(f"host: {error}")
+        return 1
+    try:
+        _watch(serving, stop.event)
+    finally:
+        serving.stop()
+        stop.restore()
+    if serving.failure is not None:
+        say(f"host: {serving.failure}")
+        return 1
+    say("stopped")
+    return 0
+
+
+def _watch(serving: Serving, stop: threading.Event) -> None:
+    """Report until the end: the loading, the waiting for a client, then the rates."""
+    started = told = time.monotonic()
+    ready = False
+    while not stop.wait(0.2) and not serving.ended.is_set():
+        now = time.monotonic()
+        if not ready and serving.host.ready.is_set():
+            ready = True
+            told = now
+            say(f"ready on {serving.runs_on} after {now - started:.1f} s; taking frames")
+        elif now - told >= (STATUS_S if ready else PROGRESS_S):
+            told = now
+            say(status_line(serving) if ready else f"loading the model ({now - started:.0f} s)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,317 @@
+"""`frameloom scene`: a room with screens in the browser, each a live texture of a channel, from one word.
+
+Every painted world is a client process and a host of its own; one more host waits for what visitors draw or film. One
+gateway shows them all. With `--frames N` it ends by itself and prints what it measured as one line of JSON, the last
+line of its output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from bridge.commands.demo import PAIRS, STATUS_S, STUCK_S, Client, Heartbeat, Measured, captions, open_page
+from bridge.commands.host import (
+    CACHE,
+    LIBRARY_HABITS,
+    PAGE_PORT,
+    ServeError,
+    StopRequest,
+    add_page_options,
+    page_options,
+)
+from bridge.control.live import LiveParams
+from bridge.control.statistics import Statistics, peak_memory_mb
+from bridge.ring import RingError
+from bridge.ring.leftovers import clear, sweep
+from bridge.sources import parse_count, parse_fps, parse_seed, parse_size, say
+from core.params import ParamError, params_for
+
+CHANNEL_PREFIX = "scene-"
+GUEST = "guest"
+MAX_HOSTS = 8
+POLL_S = 0.1
+
+
+@dataclass
+class Painter:
+    """One channel of the room: its host and, for a world, the client process that feeds it."""
+
+    channel: str
+    host: Any
+    live: LiveParams
+    statistics: Statistics
+    examples: tuple[str, ...]
+    client: Client | None
+    measured: Measured = field(default_factory=Measured)
+    failure: str | None = None
+
+    def follow(self) -> None:
+        """Keep the client alive, note what came out, and note what went wrong."""
+        frames_out = self.statistics.counter("frames_out")
+        if frames_out > self.measured.last_count:
+            self.measured.note_output(frames_out)
+        if self.client is not None:
+            self.client.keep_alive(self.statistics.counter("frames_in") > 0)
+            self.failure = self.failure or self.client.failure
+        self.failure = self.failure or self.host.failure
+
+    def summary(self) -> dict[str, Any]:
+        statistics, first_s = self.statistics.snapshot(), self.measured.first_output_s
+        return {
+            "channel": self.channel,
+            "prompt": self.live.current.prompt,
+            "fps": self.measured.fps(),
+            "first_output_s": None if first_s is None else round(first_s, 2),
+            **{name: statistics[name] for name in ("p50_ms", "frames_in", "frames_out", "dropped")},
+        }
+
+
+class Room:
+    """All painters and their gateway, from `start` to `stop`. Raises `ServeError` with one plain sentence."""
+
+    def __init__(self, args: argparse.Namespace, base: str) -> None:
+        for name, value in LIBRARY_HABITS.items():
+            os.environ.setdefault(name, value)
+        self._args = args
+        self._base = base
+        self.painters: list[Painter] = []
+        self._gateway: Any = None
+        self._stop = threading.Event()
+        self._starter = threading.Thread(target=self._start_hosts, name="scene hosts", daemon=True)
+        try:
+            self._add_painters()
+        except RingError as error:
+            self.stop()
+            raise ServeError(str(error)) from None
+        except BaseException:
+            self.stop()
+            raise
+
+    def _add_painters(self) -> None:
+        from bridge.host.host import Host
+
+        args, base = self._args, self._base
+        size = f"{args.size[0]}x{args.size[1]}"
+        # The stages of all hosts share the cores; what each of them would take alone is not the question here.
+        threads = max(1, (os.cpu_count() or 2) // (2 * args.hosts)) if args.device in (None, "auto", "cpu") else None
+        for number in range(args.hosts + 1):
+            guest = number == args.hosts
+            seed = args.seed + number
+            channel = f"{base}-{GUEST if guest else f'world-{number + 1}'}"
+            examples = tuple(captions("guest" if guest else "world", seed, PAIRS))
+            prompt = args.prompt[number] if number < len(args.prompt) else examples[(number + 1) % len(examples)]
+            live, statistics = LiveParams(params_for(args.model).with_values(prompt=prompt)), Statistics()
+            client = None
+            if not guest:
+                client = Client(channel, ["world", "--fps", str(args.fps), "--size", size, "--seed", str(seed)])
+            host = Host(
+                channel,
+                live=live,
+                statistics=statistics,
+                model=args.model,
+                size=args.size,
+                device=args.device,
+                threads=threads,
+                cache=CACHE,
+            )
+            self.painters.append(Painter(channel, host, live, statistics, examples, client))
+
+    def start(self) -> None:
+        """Start the clients, the hosts one after the other, and the gateway."""
+        for painter in self.painters:
+            if painter.client is not None:
+                painter.client.start()
+        self._starter.start()
+        self._start_gateway()
+
+    def _start_hosts(self) -> None:
+        # One model at a time, so that the first picture comes early on a small machine.
+        for painter in self.painters:
+            if self._stop.is_set():
+                return
+            painter.host.start()
+            while not (painter.host.ready.wait(POLL_S) or painter.host.failure or self._stop.is_set()):
+                pass
+
+    def _start_gateway(self) -> None:
+        from bridge.page.gateway import Channel, Gateway, GatewayError, GatewayPortInUse
+
+        args = self._args
+        channels = [Channel(p.channel, p.live, p.statistics, p.examples) for p in self.painters]
+
+        def gateway(port: int) -> Gateway:
+            made = Gateway(
+                channels,
+                port=port,
+                start_page="scene/",
+                **args.page,
+            )
+            made.start()
+            return made
+
+        try:
+            try:
+                self._gateway = gateway(args.port)
+            except GatewayPortInUse:
+                self._gateway = gateway(0)
+                say(f"port {args.port} is taken; the scene is on {self._gateway.port}")
+        except GatewayError as error:
+            raise ServeError(str(error)) from None
+        say(f"scene: {self.url}")
+        if self._gateway.far_url is not None:
+            say(f"from other machines: {self._gateway.far_url}")
+
+    @property
+    def url(self) -> str:
+        return str(self._gateway.url)
+
+    @property
+    def worlds(self) -> list[Painter]:
+        return [painter for painter in self.painters if painter.client is not None]
+
+    @property
+    def failure(self) -> str | None:
+        return next((f"{p.channel}: {p.failure}" for p in self.painters if p.failure), None)
+
+    def stop(self) -> None:
+        """End everything and wait for it."""
+        self._stop.set()
+        if self._starter.is_alive():
+            self._starter.join()
+        for painter in self.painters:
+            painter.host.stop()
+        for painter in self.painters:
+            if painter.client is not None:
+                painter.client.stop()
+        if self._gateway is not None:
+            self._gateway.stop()
+        for painter in self.painters:
+            painter.host.join()
+            if painter.client is not None and painter.client.killed:
+                clear(f"{painter.channel}.in")
+
+
+def show(args: argparse.Namespace, base: str, stop: threading.Event) -> tuple[int, dict[str, Any]]:
+    """Run the room to its end; returns the exit status and what was measured."""
+    started = time.monotonic()
+    say(f"starting {args.hosts} world{'s' if args.hosts > 1 else ''}, their hosts and the scene")
+    room = Room(args, base)
+    heartbeat = Heartbeat(lambda: _progress(room))
+    try:
+        room.start()
+        failure = _follow(args, room, heartbeat, stop)
+    finally:
+        heartbeat.stop()
+        room.stop()
+    worlds = [painter.summary() for painter in room.worlds]
+    firsts = [world["first_output_s"] for world in worlds]
+    return (1 if failure is not None else 0), {
+        "url": room.url,
+        "channels": [painter.channel for painter in room.painters],
+        "worlds": worlds,
+        "all_screens_s": None if None in firsts else max(firsts),
+        "model": str(args.model),
+        "size": list(args.size),
+        "peak_memory_mb": peak_memory_mb(),
+        "seconds": round(time.monotonic() - started, 2),
+        "failure": failure,
+    }
+
+
+def _follow(args: argparse.Namespace, room: Room, heartbeat: Heartbeat, stop: threading.Event) -> str | None:
+    """Watch the painters until the end; returns what went wrong, or None."""
+    told = alive = time.monotonic()
+    outputs, opened = 0, False
+    while not stop.wait(POLL_S):
+        for painter in room.painters:
+            painter.follow()
+        if room.failure is not None:
+            return room.failure
+        now = time.monotonic()
+        counts = [painter.measured.last_count for painter in room.worlds]
+        if sum(counts) > outputs:
+            outputs, alive = sum(counts), now
+        if not opened and outputs:
+            opened = True
+            say(f"first picture after {room.worlds[0].measured.since_start_s():.1f} s")
+            open_page(args, room.url)
+        if all(counts):
+            heartbeat.stop()
+        if args.frames is not None and min(counts) >= args.frames:
+            return None
+        if not all(painter.host.ready.is_set() for painter in room.worlds):
+            alive = now
+        elif args.frames is not None and now - alive > STUCK_S:
+            return f"no picture came out for {STUCK_S:.0f} s"
+        if all(counts) and now - told >= STATUS_S:
+            told = now
+            rates = ", ".join(f"{p.channel} {p.statistics.snapshot(STATUS_S)['fps']:.1f}" for p in room.worlds)
+            say(f"frames per second: {rates}")
+    return None
+
+
+def _progress(room: Room) -> str:
+    """What the start is waiting for."""
+    loading = [painter.channel for painter in room.worlds if not painter.host.ready.is_set()]
+    if loading:
+        return f"loading the model for {', '.join(loading)}"
+    return "waiting for the first pictures"
+
+
+def _hosts(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_HOSTS:
+        raise argparse.ArgumentTypeError(f"{text}: give 1 to {MAX_HOSTS}")
+    return int(text)
+
+
+def _arguments(words: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="frameloom scene", description="A room with live screens in the browser; visitors draw and set prompts."
+    )
+    parser.add_argument("--hosts", type=_hosts, default=2, help="painted worlds, each with a host (default 2)")
+    parser.add_argument("--prompt", action="append", default=[], help="repeat: one per world, then the visitors'")
+    parser.add_argument("--size", type=parse_size, default=(128, 128), help="128 (default) or 256x144, pixels")
+    parser.add_argument("--fps", type=parse_fps, default=15.0, help="of each world (default 15)")
+    parser.add_argument("--frames", type=parse_count, default=None, help="stop after so many pictures of every world")
+    parser.add_argument("--seed", type=parse_seed, default=0, help="which scene of the first world (default 0)")
+    parser.add_argument("--channel", default=None, help="first part of the channels' names (default: one of its own)")
+    parser.add_argument("--model", default="embedded", help="embedded (default), passthrough, or a diffusers folder")
+    parser.add_argument("--device", default=None, help="auto (default), cpu, cuda or mps")
+    parser.add_argument("--port", type=int, default=PAGE_PORT, help=f"of the scene (default {PAGE_PORT}; 0: any)")
+    parser.add_argument("--no-browser", action="store_true", help="open no browser")
+    add_page_options(parser)
+    args = parser.parse_args(words)
+    args.page = page_options(parser, args)
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the scene; the last line of standard output is JSON. 1 when something kept it from its end."""
+    args = _arguments(argv)
+    stop = StopRequest()
+    own_channel = args.channel is None
+    base = f"{CHANNEL_PREFIX}{os.getpid()}" if own_channel else args.channel
+    try:
+        if own_channel:
+            sweep(CHANNEL_PREFIX)
+        status, summary = show(args, base, stop.event)
+    except (ServeError, ParamError, RingError) as error:
+        say(f"scene: {error}")
+        return 1
+    finally:
+        stop.restore()
+    if summary["failure"] is not None:
+        say(f"scene: {summary['failure']}")
+    print(json.dumps(summary), flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

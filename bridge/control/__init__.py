@@ -1,0 +1,1 @@
+"""Live parameters, statistics, OSC and who may send: what steers a host from outside."""

@@ -1,0 +1,457 @@
+"""OSC in and out: sets live parameters, answers questions, sends statistics to those who subscribed.
+
+Addresses (the only OSC library user; every parameter address is derived from `core.params.SPECS`):
+
+    /<field> <value>      set a parameter; /t_index takes several numbers or one string "18,26"
+    /get [field]          answered by /value <field> <value>, one message per field
+    /ping                 answered by /pong
+    /subscribe [port]     statistics as /stats/<name> <number> twice a second for a minute; send again to stay
+    /unsubscribe [port]   ends it
+    anything refused      answered by /error <address> <message>
+
+Time tags are ignored: a live parameter holds from the moment it arrives. The parameters in one bundle change
+between the same two frames. Nothing here takes a lock that the frame path takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import logging
+import socket
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pythonosc.osc_message import OscMessage, ParseError
+from pythonosc.osc_message_builder import OscMessageBuilder
+
+from bridge.control.access import is_loopback, is_name
+from bridge.control.live import LiveParams
+from bridge.control.statistics import PERCENTILES, Statistics
+from core.params import SPECS, ParamError, Spec
+
+_log = logging.getLogger(__name__)
+
+STATS_EVERY_S = 0.5
+SUBSCRIPTION_S = 60.0
+MAX_SUBSCRIBERS = 16
+STATS_LOOK_BACK_S = 5.0
+
+MESSAGES_PER_S = 2000.0
+"""Sustained messages the server takes from all senders together; a flood beyond it waits in the kernel, which
+drops what does not fit. Twenty controls at 60 Hz are 1,200."""
+MESSAGES_BURST = 500.0
+
+ERRORS_PER_S = 5.0
+"""Error answers to one sender; more are counted and named in the next answer."""
+ERRORS_BURST = 10.0
+
+_POLL_S = 0.1
+_MAX_SENDERS = 64
+_SHOWN_CHARS = 120
+_MAX_ARGUMENTS = 64
+# No parameter takes a blob, a colour or a MIDI packet; and a blob of negative size would send the library's reader
+# backwards through the datagram.
+_TYPE_TAGS = frozenset(b"ifshdTFN[]")
+_COMMANDS = ("/get", "/ping", "/subscribe", "/unsubscribe")
+# What servers like this one send. Answering it would let two of them talk to each other for ever.
+_ANSWERS = ("/error", "/value", "/pong", "/subscribed", "/stats/")
+
+Sender = tuple[Any, ...]
+"""A socket address as recvfrom gives it: (host, port) or, for IPv6, (host, port, flow, scope)."""
+
+
+class OscError(RuntimeError):
+    """The OSC server cannot start. The message names the mend."""
+
+
+class OscPortInUse(OscError):
+    """Another program holds the UDP port."""
+
+
+class Refused(ValueError):
+    """A datagram or message that is answered by /error <address> <message>."""
+
+    def __init__(self, address: str, message: str) -> None:
+        super().__init__(message)
+        self.address = address
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a message to an alias address does: parameters to set, messages (address, values...) to send back, and a
+    text for /error where a part of it could not be done."""
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    replies: tuple[tuple[Any, ...], ...] = ()
+    error: str = ""
+
+
+Alias = Callable[[str, list[Any]], Answer]
+"""Acts on a message to an address of another program's dialect: address and arguments. Raises `Refused` or
+`core.params.ParamError`."""
+
+
+class _Allowance:
+    """A token bucket: `rate` per second, at most `burst` saved up."""
+
+    __slots__ = ("rate", "burst", "left", "at")
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self.rate, self.burst, self.left, self.at = rate, burst, burst, time.monotonic()
+
+    def take(self, n: float) -> float:
+        """Take `n`, into debt if need be; returns the seconds until the debt is paid, 0 when there is none."""
+        now = time.monotonic()
+        self.left = min(self.burst, self.left + (now - self.at) * self.rate) - n
+        self.at = now
+        return max(0.0, -self.left / self.rate)
+
+
+class _Complaints:
+    """How many errors one sender was told lately, and how many it was not."""
+
+    __slots__ = ("allowance", "untold")
+
+    def __init__(self) -> None:
+        self.allowance = _Allowance(ERRORS_PER_S, ERRORS_BURST)
+        self.untold = 0
+
+
+class OscServer:
+    """Serves OSC over UDP from one thread of its own between `start()` and `stop()`.
+
+    host: address to bind, loopback unless somebody asks for more. port: UDP port, 0 for any free one; the `port`
+    attribute tells which. aliases: further addresses, which go before those of parameters; one that ends in "/" stands
+    for all that begin with it. reply_port: port of the sender's machine for all answers; None answers to the port that
+    was sent from.
+    """
+
+    def __init__(
+        self,
+        live: LiveParams,
+        statistics: Statistics,
+        host: str = "127.0.0.1",
+        port: int = 9000,
+        *,
+        aliases: Mapping[str, Alias] | None = None,
+        reply_port: int | None = None,
+    ) -> None:
+        self.host = host
+        self.port = port
+        self._aliases = dict(aliases or {})
+        self._prefixes = tuple(address for address in self._aliases if address.endswith("/"))
+        self._reply_port = reply_port
+        self._live = live
+        self._statistics = statistics
+        self._socket: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._subscribers: dict[Sender, float] = {}
+        self._answer_to: dict[Sender, Sender] = {}
+        self._complaints: OrderedDict[Sender, _Complaints] = OrderedDict()
+        self._messages = _Allowance(MESSAGES_PER_S, MESSAGES_BURST)
+        self._next_stats = 0.0
+
+    def start(self) -> None:
+        """Bind and begin to serve; returns at once.
+
+        Raises `OscPortInUse` when another program holds the port, `OscError` when the address cannot be bound.
+        """
+        if self._thread is not None:
+            raise OscError("the OSC server is already running; stop() it first")
+        self._socket = _bind(self.host, self.port)
+        self.port = self._socket.getsockname()[1]
+        self._stopping.clear()
+        self._thread = threading.Thread(target=self._run, name="osc", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop serving and free the port; harmless when not running."""
+        if self._thread is None or self._socket is None:
+            return
+        self._stopping.set()
+        self._thread.join()
+        self._socket.close()
+        self._thread = self._socket = None
+        self._subscribers.clear()
+        self._answer_to.clear()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._serve()
+            except Exception:
+                _log.exception("OSC: a datagram could not be handled; the server goes on")
+
+    def _serve(self) -> None:
+        assert self._socket is not None
+        while not self._stopping.is_set():
+            self._send_statistics()
+            try:
+                data, sender = self._socket.recvfrom(65536)
+            except TimeoutError:
+                continue
+            except ConnectionResetError:
+                # Windows reports here that an earlier answer found nobody listening.
+                continue
+            overdrawn_s = self._messages.take(self._handle(data, sender))
+            if overdrawn_s > 0.0:
+                self._stopping.wait(overdrawn_s)
+
+    def _handle(self, data: bytes, sender: Sender) -> int:
+        """Act on one datagram; returns the number of messages that were in it, at least 1."""
+        try:
+            parts = _messages_in(data)
+        except Refused as refused:
+            self._refuse(sender, refused.address, str(refused))
+            return 1
+        values: dict[str, Any] = {}
+        for part in parts:
+            try:
+                address, arguments = _parse(part)
+                name = address[1:]
+                alias = self._alias(address)
+                if alias is not None:
+                    answer = alias(address, arguments)
+                    values.update({key: SPECS[key].check(value) for key, value in answer.values.items()})
+                    for reply in answer.replies:
+                        self._send(sender, *reply)
+                    if answer.error:
+                        self._refuse(sender, address, answer.error)
+                elif name in SPECS:
+                    values[name] = SPECS[name].check(_value(SPECS[name], arguments))
+                elif not address.startswith(_ANSWERS):
+                    self._live.update(values)
+                    values = {}
+                    self._command(address, arguments, sender)
+            except Refused as refused:
+                self._refuse(sender, refused.address, str(refused))
+            except ParamError as refused:
+                self._refuse(sender, address, str(refused))
+        self._live.update(values)
+        return max(1, len(parts))
+
+    def _alias(self, address: str) -> Alias | None:
+        found = self._aliases.get(address)
+        if found is None and address.startswith(self._prefixes):
+            found = next(self._aliases[prefix] for prefix in self._prefixes if address.startswith(prefix))
+        return found
+
+    def _command(self, address: str, arguments: list[Any], sender: Sender) -> None:
+        if address == "/ping":
+            self._send(sender, "/pong")
+        elif address == "/get":
+            self._get(arguments, sender)
+        elif address == "/subscribe":
+            self._subscribe(_port_of(address, arguments, sender), sender)
+        elif address == "/unsubscribe":
+            destination = _port_of(address, arguments, sender)
+            self._subscribers.pop(destination, None)
+            self._answer_to.pop(sender, None)
+        else:
+            known = ", ".join(dict.fromkeys([*(f"/{name}" for name in SPECS), *_COMMANDS, *self._aliases]))
+            raise Refused(address, f"unknown address; known are {known}")
+
+    def _get(self, arguments: list[Any], sender: Sender) -> None:
+        wanted: list[Any] = arguments or list(SPECS)
+        values = dataclasses.asdict(self._live.current)
+        for name in wanted[: len(SPECS)]:
+            spec = SPECS.get(name) if isinstance(name, str) else None
+            if spec is None:
+                raise Refused("/get", f"no parameter {_shown(name)}; known are {', '.join(SPECS)}")
+            value = values[spec.name]
+            if spec.kind == "ints":
+                value = ",".join(map(str, value))
+            elif spec.kind == "bool":
+                value = int(value)
+            self._send(sender, "/value", spec.name, value)
+
+    def _subscribe(self, destination: Sender, sender: Sender) -> None:
+        if destination[1] == self.port and is_loopback(destination[0]):
+            # Every answer would come back to us from now on, and the sender hear nothing more.
+            raise Refused("/subscribe", f"port {self.port} is this server's own; send the port that you listen on")
+        if destination not in self._subscribers and len(self._subscribers) >= MAX_SUBSCRIBERS:
+            raise Refused("/subscribe", f"{MAX_SUBSCRIBERS} subscribers already; /unsubscribe one or wait a minute")
+        self._subscribers[destination] = time.monotonic() + SUBSCRIPTION_S
+        self._answer_to[sender] = destination
+        self._send(sender, "/subscribed", destination[1], SUBSCRIPTION_S)
+
+    def _send_statistics(self) -> None:
+        """Send to the subscribers when it is time, and set how long the next receive may wait."""
+        assert self._socket is not None
+        now = time.monotonic()
+        if now >= self._next_stats:
+            self._next_stats = now + STATS_EVERY_S
+            self._subscribers = {d: until for d, until in self._subscribers.items() if until > now}
+            self._answer_to = {s: d for s, d in self._answer_to.items() if d in self._subscribers}
+            if self._subscribers:
+                for name, value in _numbers(self._statistics.snapshot(STATS_LOOK_BACK_S)):
+                    message = datagram(f"/stats/{name}", value)
+                    for destination in self._subscribers:
+                        self._send_raw(message, destination)
+        until_next = self._next_stats - now if self._subscribers else _POLL_S
+        self._socket.settimeout(min(_POLL_S, max(0.001, until_next)))
+
+    def _refuse(self, sender: Sender, address: str, message: str) -> None:
+        complaints = self._complaints.get(sender)
+        if complaints is None:
+            complaints = self._complaints[sender] = _Complaints()
+            if len(self._complaints) > _MAX_SENDERS:
+                self._complaints.popitem(last=False)
+        self._complaints.move_to_end(sender)
+        if complaints.allowance.take(0.0) > 0.0:
+            complaints.untold += 1
+            return
+        complaints.allowance.take(1.0)
+        if complaints.untold:
+            message += f" (and {complaints.untold} more errors before this one)"
+            complaints.untold = 0
+        self._send(sender, "/error", _shown_address(address), message)
+
+    def _send(self, sender: Sender, address: str, *values: Any) -> None:
+        # A sender that subscribed with a port listens there, and not on the port it happens to send from.
+        default = sender if self._reply_port is None else (sender[0], self._reply_port, *sender[2:])
+        self._send_raw(datagram(address, *values), self._answer_to.get(sender, default))
+
+    def _send_raw(self, message: bytes, destination: Sender) -> None:
+        assert self._socket is not None
+        try:
+            self._socket.sendto(message, destination)
+        except OSError as error:
+            _log.debug("OSC: no answer to %s: %s", destination, error)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= 65535:
+        raise OscError(f"OSC port {port}: send a port from 1 to 65535, or 0 for any free one")
+    if not is_name(host):
+        raise OscError(f"{host!r} is no address; use one of this machine (127.0.0.1, or 0.0.0.0 for all)")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    udp = socket.socket(family, socket.SOCK_DGRAM)
+    if sys.platform == "win32":
+        # Without it Windows lets a second program take over a bound port.
+        udp.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+    try:
+        udp.bind((host, port))
+    except OSError as error:
+        udp.close()
+        if error.errno in (errno.EADDRINUSE, errno.EACCES) and port >= 1024:
+            raise OscPortInUse(
+                f"OSC port {port} on {host} is taken by another program; "
+                f"choose another port (--osc-port {port + 1 if port < 65535 else 9000}) or end that program"
+            ) from error
+        raise OscError(
+            f"OSC cannot listen on {host} port {port}: {error.strerror or error}; "
+            "use an address of this machine (127.0.0.1, or 0.0.0.0 for all) and a port above 1023"
+        ) from error
+    return udp
+
+
+def _messages_in(data: bytes) -> list[bytes]:
+    """The messages of a datagram, those of nested bundles in order. Raises `Refused` when it is not OSC."""
+    # No recursion: 64 kB hold 3,000 nested bundles. Every size is checked, so that each step moves forward.
+    messages: list[bytes] = []
+    pending = [memoryview(data)]
+    while pending:
+        part = pending.pop()
+        if part[:1] == b"/":
+            messages.append(bytes(part))
+            continue
+        if part[:8] != b"#bundle\0" or len(part) < 16:
+            raise Refused("-", "malformed datagram: neither a message (starts with /) nor a whole #bundle")
+        inner = []
+        at = 16
+        while at < len(part):
+            size = int.from_bytes(part[at : at + 4], "big")
+            at += 4
+            if size == 0 or size % 4 or size > len(part) - at:
+                raise Refused("-", f"malformed bundle: an element of {size} bytes where {max(0, len(part) - at)} are")
+            inner.append(part[at : at + size])
+            at += size
+        pending.extend(reversed(inner))
+    return messages
+
+
+def _parse(data: bytes) -> tuple[str, list[Any]]:
+    """Address and arguments of one message. Raises `Refused`."""
+    end = data.find(b"\0")
+    address = data[: max(0, end)].decode("utf-8", "replace")
+    tags_at = (end // 4 + 1) * 4
+    tags = data[tags_at : data.find(b"\0", tags_at)] if end >= 0 else b""
+    unknown = set(tags[1:]) - _TYPE_TAGS
+    if unknown:
+        # The library would skip some of these and read the following arguments from the wrong place.
+        raise Refused(address, f"type tag {chr(min(unknown))!r} is not taken; send numbers, text, true or false")
+    if len(tags) > _MAX_ARGUMENTS + 1:
+        raise Refused(address, f"{len(tags) - 1} arguments; send at most {_MAX_ARGUMENTS}")
+    try:
+        message = OscMessage(data)
+    except (ParseError, ValueError, OverflowError, IndexError) as error:
+        raise Refused(address, f"malformed message: {str(error)[:_SHOWN_CHARS]}") from error
+    return address, message.params
+
+
+def _value(spec: Spec, arguments: list[Any]) -> Any:
+    """What the arguments of one message mean for `spec`, still unchecked. Raises `ParamError`."""
+    if spec.kind == "ints":
+        if len(arguments) == 1 and isinstance(arguments[0], str):
+            words = arguments[0].strip("[]() ").replace(",", " ").split()
+            if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
+                raise ParamError(f'{spec.name}: got {_shown(arguments[0])}; send numbers, or one text such as "18,26"')
+            return [int(word) for word in words]
+        if len(arguments) == 1 and isinstance(arguments[0], list):
+            return arguments[0]
+        return arguments
+    if len(arguments) != 1:
+        raise ParamError(f"{spec.name}: got {len(arguments)} values; send exactly one")
+    value = arguments[0]
+    if spec.kind == "float" and isinstance(value, float):
+        # Seven digits are what a 32-bit float carries: 0.02 arrives as 0.019999999552965164, below a bound of 0.02.
+        return float(f"{value:.7g}")
+    return value
+
+
+def _port_of(address: str, arguments: list[Any], sender: Sender) -> Sender:
+    if not arguments:
+        return sender
+    port = arguments[0]
+    number = isinstance(port, (int, float)) and not isinstance(port, bool)
+    if len(arguments) > 1 or not number or not 1 <= port <= 65535 or port != int(port):
+        raise Refused(address, f"got {_shown(arguments)}; send nothing or one port from 1 to 65535")
+    return (sender[0], int(port), *sender[2:])
+
+
+def _numbers(snapshot: dict[str, Any]) -> Iterator[tuple[str, int | float]]:
+    """The figures of a statistics snapshot as flat name, number pairs; figures not known yet are left out."""
+    for name, value in snapshot.items():
+        if isinstance(value, (int, float)):
+            yield name, value
+    for stage, table in snapshot["stages"].items():
+        for q in PERCENTILES:
+            value = table[f"p{q}_ms"]
+            if value is not None:
+                yield f"{stage}_p{q}_ms", value
+
+
+def datagram(address: str, *values: Any) -> bytes:
+    """One OSC message as bytes; values are text, whole numbers, floats or booleans."""
+    builder = OscMessageBuilder(address)
+    for value in values:
+        builder.add_arg(value)
+    return builder.build().dgram
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 3] + "..."
+
+
+def _shown_address(address: str) -> str:
+    clean = "".join(c if c.isprintable() else "?" for c in address[:_SHOWN_CHARS])
+    return clean if len(address) <= _SHOWN_CHARS else clean + "..."

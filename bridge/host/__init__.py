@@ -1,0 +1,1 @@
+"""The loop that runs a stream on the frames of a channel."""

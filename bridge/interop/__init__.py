@@ -1,0 +1,1 @@
+"""Adaptors to other programs' shared memory and their OSC dialects."""

@@ -1,0 +1,194 @@
+"""Adaptor `sdtd`: the frames of StreamDiffusionTD projects, raw RGB bytes in shared memory without any header.
+
+    --input sdtd:NAME:WIDTHxHEIGHT      the project's input memory
+    --output sdtd:NAME[:WIDTHxHEIGHT]   the project's output memory
+
+Rows from the top, three bytes a pixel, no number, no lock. So size and name are given here, whether a picture is new
+is seen by looking at it, and a picture is copied until two readings agree, which makes a torn one rare and not
+impossible. The memory is attached to by a plain mapping: Python's `multiprocessing.shared_memory` would delete what it
+does not own.
+Knows nothing of OSC (`streamdiffusiontd_osc`).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from bridge.interop.foreign import AdaptorError, Notices, Novelty, Picture, copy_rgb
+from bridge.interop.named_memory import AlreadyThere, NamedMemory, check_name, create_memory, open_memory
+from bridge.ring.header import Frame
+from bridge.ring.layout import Format, Kind, Origin
+
+LOOK_S = 0.25
+"""How often memory that is not there is looked for."""
+REST_S = 2.0
+"""After so long without a new picture the memory is let go between looks: while it is open here, a project that was
+started anew could not make its own (Windows)."""
+SPARE_BYTES = 65536
+"""Memory may be longer than the picture by the system's rounding; beyond this the size given is probably wrong."""
+READINGS = 3
+"""How often a picture that changes while it is copied is copied anew."""
+MAX_SIDE_PX = 8192
+_SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
+
+
+class SdtdInput:
+    """Reads raw RGB of `width` x `height` pixels in the memory called `name`."""
+
+    def __init__(self, name: str, width: int, height: int, say: Callable[[str], None]) -> None:
+        self.name = check_name(name)
+        self._shape = (height, width, 3)
+        self._bytes = width * height * 3
+        self._notices = Notices(say)
+        self._novelty = Novelty()
+        self._memory: NamedMemory | None = None
+        self._look_at = 0.0
+        self._news_at = 0.0
+
+    def poll(self, again: bool = False) -> Picture | None:
+        """See `bridge.interop.foreign.Input`."""
+        memory = self._memory
+        if memory is not None and not memory.current():
+            # Made anew by a restarted project: the old mapping would show its last picture for ever.
+            self.close()
+            memory = None
+        if memory is None:
+            memory = self._attach()
+            if memory is None:
+                return None
+        now = memory.bytes[: self._bytes]
+        if not again and not self._novelty.changed(None, now):
+            if time.monotonic() - self._news_at > REST_S:
+                self.close()
+            return None
+        self._news_at = time.monotonic()
+        kept = self._novelty.keep(None, now)
+        for _ in range(READINGS - 1):
+            if np.array_equal(kept, now):
+                break
+            kept = self._novelty.keep(None, now)
+        return Picture(kept.reshape(self._shape), Format.RGB8)
+
+    def _attach(self) -> NamedMemory | None:
+        at = time.monotonic()
+        if at < self._look_at:
+            return None
+        self._look_at = at + LOOK_S
+        try:
+            memory = open_memory(self.name)
+        except AdaptorError as error:
+            self._notices.tell(f"sdtd: {error}")
+            return None
+        if memory is None:
+            self._notices.tell(f"waiting for shared memory {self.name} (the project's input memory name)")
+            return None
+        if memory.bytes.size < self._bytes:
+            height, width, _ = self._shape
+            self._notices.tell(
+                f"shared memory {self.name} has {memory.bytes.size} bytes, too few for {width}x{height} RGB; "
+                f"give the project's size: sdtd:{self.name}:WIDTHxHEIGHT"
+            )
+            memory.close()
+            return None
+        if memory.bytes.size >= self._bytes + SPARE_BYTES:
+            self._notices.tell(
+                f"shared memory {self.name} has {memory.bytes.size} bytes, {memory.bytes.size - self._bytes} more than "
+                "the size given needs; if the picture is skewed, give the project's own size"
+            )
+        self._memory = memory
+        return memory
+
+    def close(self) -> None:
+        """See `bridge.interop.foreign.Input`."""
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
+
+
+class SdtdOutput:
+    """Writes raw RGB into the memory called `name`, made here unless the project has made it.
+
+    size: (width, height) that the project expects; None takes the size of the results.
+    """
+
+    def __init__(self, name: str, size: tuple[int, int] | None, say: Callable[[str], None]) -> None:
+        self.name = check_name(name)
+        self._size = size
+        self._notices = Notices(say)
+        self._memory: NamedMemory | None = None
+        self._made = False
+
+    def put(self, frame: Frame) -> bool:
+        """See `bridge.interop.foreign.Output`."""
+        pixels = frame.planes.get(Kind.COLOUR)
+        if pixels is None or frame.formats[Kind.COLOUR] not in (Format.RGBA8, Format.RGB8):
+            self._notices.tell(f"sdtd:{self.name}: only 8-bit RGB results can be sent there")
+            return False
+        height, width = pixels.shape[:2]
+        if self._size is not None and (width, height) != self._size:
+            wanted = f"{self._size[0]}x{self._size[1]}"
+            self._notices.tell(
+                f"sdtd:{self.name}: results are {width}x{height}, the project expects {wanted}; "
+                f"start the host with --size {wanted}"
+            )
+            return False
+        try:
+            memory = self._room(width * height * 3)
+        except AdaptorError as error:
+            self._notices.tell(f"sdtd:{self.name}: {error}")
+            return False
+        rows = pixels[::-1] if frame.origin is Origin.BOTTOM_LEFT else pixels
+        copy_rgb(memory.bytes[: height * width * 3].reshape(height, width, 3), rows)
+        return True
+
+    def _room(self, size: int) -> NamedMemory:
+        memory = self._memory
+        if memory is not None and memory.current():
+            if memory.bytes.size >= size:
+                return memory
+            if not self._made:
+                raise AdaptorError(
+                    f"the project's memory has {memory.bytes.size} bytes, {size} are needed; make it larger"
+                )
+            memory.remove()
+        self._memory = None
+        try:
+            self._memory, self._made = create_memory(self.name, size), True
+        except AlreadyThere:
+            self._memory, self._made = open_memory(self.name), False
+        if self._memory is None:
+            raise AdaptorError("the memory went away while it was opened; trying again")
+        return self._room(size)
+
+    def close(self) -> None:
+        """See `bridge.interop.foreign.Output`."""
+        if self._memory is not None:
+            if self._made:
+                self._memory.remove()
+            else:
+                self._memory.close()
+            self._memory = None
+
+
+def _size_of(words: str, text: str) -> tuple[int, int]:
+    found = _SIZE.fullmatch(text)
+    size = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not all(1 <= side <= MAX_SIDE_PX for side in size):
+        raise AdaptorError(f"sdtd:{words}: write sdtd:NAME:WIDTHxHEIGHT, such as sdtd:input_stream:512x512")
+    return size
+
+
+def open_input(words: str, say: Callable[[str], None]) -> SdtdInput:
+    """From the words after `sdtd:`. Raises AdaptorError."""
+    name, _, size = words.rpartition(":")
+    return SdtdInput(name, *_size_of(words, size), say)
+
+
+def open_output(words: str, say: Callable[[str], None]) -> SdtdOutput:
+    """From the words after `sdtd:`. Raises AdaptorError."""
+    name, separator, size = words.partition(":")
+    return SdtdOutput(name, _size_of(words, size) if separator else None, say)

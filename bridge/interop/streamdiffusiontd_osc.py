@@ -1,0 +1,245 @@
+"""The OSC dialect of StreamDiffusionTD projects: their addresses act on our live parameters, their reports come back.
+
+A project sends to one port (8247 unless set otherwise there) and listens on another (8248). What has no counterpart
+here is answered on /error, each thing once a minute, and never ends anything. Of lists of weighted prompts or seeds the
+heaviest is taken. Knows nothing of sockets (`osc` serves the table that is made here) or of frames.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+from bridge.control.live import LiveParams
+from bridge.control.osc import Alias, Answer, OscServer, Refused, Sender, datagram
+from bridge.control.statistics import Statistics
+from bridge.interop.adaptors import Gate
+from core.params import STAGE_GRID
+
+OSC_PORT, REPLY_PORT = 8247, 8248
+"""Where a project sends to, and where it listens, unless it was set up otherwise."""
+HEARTBEAT_S = 0.75
+TELL_AGAIN_S = 60.0
+MAX_LIST = 64
+MAX_GRID = 1000
+
+ABSENT = {
+    "/prompt_interpolation_method": "prompts are not blended here; of a list the heaviest is taken",
+    "/seed_interpolation_method": "seeds are not blended here; of a list the heaviest is taken",
+    "/controlnets": "there are no control networks here",
+    "/use_controlnet": "there are no control networks here",
+    "/ipadapter_config": "there is no image prompt (IP-Adapter) here",
+    "/ipadapter_scale": "there is no image prompt (IP-Adapter) here",
+    "/ipadapter_enable": "there is no image prompt (IP-Adapter) here",
+    "/ipadapter_update": "there is no image prompt (IP-Adapter) here",
+    "/latent_feedback_strength": "there is no latent feedback here",
+    "/fx/": "there are no effect processors here; put them behind the result in TouchDesigner",
+}
+"""What those projects may ask for and cannot have, with what to do instead. Switching it off is no error."""
+
+
+class Dialect:
+    """The addresses as a table for an `OscServer`.
+
+    gate: of the input pump, for /pause and /process_frame; None when the frames come from elsewhere: /pause then sets
+    the parameter `paused`.
+    """
+
+    def __init__(self, live: LiveParams, statistics: Statistics, gate: Gate | None) -> None:
+        self._live = live
+        self._statistics = statistics
+        self._gate = gate
+        self._told: dict[str, float] = {}
+        self._stages: list[float] = []
+        self._grid = STAGE_GRID
+        self.table: dict[str, Alias] = {
+            "/prompt_list": self._prompts,
+            "/seed_list": self._seeds,
+            "/t_list": self._t_list,
+            "/num_inference_steps": self._steps_of_grid,
+            "/sdmode": self._mode,
+            "/pause": self._running(False, "paused"),
+            "/play": self._running(True, "resumed"),
+            "/start_streaming": self._running(True, "started"),
+            "/stop_streaming": self._running(False, "stopped"),
+            "/stop": self._end,
+            "/process_frame": self._step,
+            "/frame_ack": lambda address, arguments: Answer(),
+            "/get_status": self._status,
+            **dict.fromkeys(ABSENT, self._absent),
+        }
+
+    def _once(self, key: str, text: str) -> str:
+        """The text, or nothing when it was said lately: faders send sixty messages a second."""
+        now = time.monotonic()
+        if now - self._told.get(key, -TELL_AGAIN_S) < TELL_AGAIN_S:
+            return ""
+        self._told[key] = now
+        return text
+
+    def _heaviest(self, address: str, arguments: list[Any]) -> tuple[Any, str]:
+        """The item of largest weight in a JSON list of [item, weight], and what to say about the others."""
+        wanted = 'send one JSON text such as [["item", 1.0], ["other", 0.5]]'
+        if len(arguments) != 1 or not isinstance(arguments[0], str):
+            raise Refused(address, f"got {len(arguments)} values; {wanted}")
+        try:
+            pairs = json.loads(arguments[0])
+        except (ValueError, RecursionError):
+            raise Refused(address, f"not JSON; {wanted}") from None
+        if not isinstance(pairs, list) or not 1 <= len(pairs) <= MAX_LIST:
+            raise Refused(address, f"a list of 1 to {MAX_LIST} pairs is wanted; {wanted}")
+        for pair in pairs:
+            if not isinstance(pair, list) or len(pair) != 2 or not _is_number(pair[1]):
+                raise Refused(address, f"got {str(pair)[:60]} where a pair [item, weight] is wanted; {wanted}")
+        item, _ = max(pairs, key=lambda pair: float(pair[1]))
+        others = sum(weight > 0 for _, weight in pairs) > 1
+        return item, self._once(address, "blending is not there; the heaviest one is used") if others else ""
+
+    def _prompts(self, address: str, arguments: list[Any]) -> Answer:
+        text, note = self._heaviest(address, arguments)
+        return Answer({"prompt": text}, error=note)
+
+    def _seeds(self, address: str, arguments: list[Any]) -> Answer:
+        seed, note = self._heaviest(address, arguments)
+        return Answer({"seed": seed}, error=note)
+
+    def _t_list(self, address: str, arguments: list[Any]) -> Answer:
+        if not arguments or not all(map(_is_number, arguments)):
+            raise Refused(address, "send numbers, such as 18 26 34")
+        self._stages = list(arguments)
+        return Answer({"t_index": self._on_our_grid()})
+
+    def _steps_of_grid(self, address: str, arguments: list[Any]) -> Answer:
+        if len(arguments) != 1 or not _is_number(arguments[0]) or not 1 <= arguments[0] <= MAX_GRID:
+            raise Refused(address, f"send one number from 1 to {MAX_GRID}")
+        self._grid = int(arguments[0])
+        return Answer({"t_index": self._on_our_grid()} if self._stages else {})
+
+    def _on_our_grid(self) -> list[int]:
+        """Their indices count on a grid of /num_inference_steps points, ours on one of `STAGE_GRID`."""
+        return sorted({min(STAGE_GRID - 1, math.floor(t * STAGE_GRID / self._grid)) for t in self._stages})
+
+    def _mode(self, address: str, arguments: list[Any]) -> Answer:
+        task = arguments[0] if len(arguments) == 1 else None
+        return Answer({"task": task}, (("/mode_status", str(task)),) if task in ("img2img", "txt2img") else ())
+
+    def _running(self, run: bool, said: str) -> Alias:
+        def act(address: str, arguments: list[Any]) -> Answer:
+            replies = (("/streaming_status", said),)
+            if self._gate is None:
+                return Answer({"paused": not run}, replies)
+            if not run:
+                self._gate.close()
+                return Answer(replies=replies)
+            self._gate.open()
+            return Answer({"paused": False}, replies)
+
+        return act
+
+    def _end(self, address: str, arguments: list[Any]) -> Answer:
+        paused = self._running(False, "stopped")(address, arguments)
+        note = self._once(address, "this host does not end on request; it is paused (/play goes on, Ctrl-C ends it)")
+        return Answer(paused.values, paused.replies, note)
+
+    def _step(self, address: str, arguments: list[Any]) -> Answer:
+        if self._gate is None:
+            raise Refused(address, "single frames need the host's --input to be the project's memory (sdtd:NAME:...)")
+        if self._gate.is_open:
+            return Answer(error=self._once(address, "send /pause first; frames are taken as they come"))
+        self._gate.step()
+        return Answer()
+
+    def _status(self, address: str, arguments: list[Any]) -> Answer:
+        now = self._statistics.snapshot(1.0)
+        paused = self._live.current.paused or (self._gate is not None and not self._gate.is_open)
+        status = {"streaming": not paused, "paused": paused, "fps": now["fps"], "frame_count": now["frames_out"]}
+        return Answer(replies=(("/status", json.dumps(status)),))
+
+    def _absent(self, address: str, arguments: list[Any]) -> Answer:
+        if not any(arguments) or arguments[0] in ("[]", "{}", "null"):
+            return Answer()
+        key = next(key for key in ABSENT if address == key or (key.endswith("/") and address.startswith(key)))
+        return Answer(error=self._once(key, ABSENT[key]))
+
+
+def _is_number(value: Any) -> bool:
+    # Compared, not converted: JSON's whole numbers may be too large for a float.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+class StreamDiffusionTd:
+    """The dialect's server and its reports, from `start` to `stop`.
+
+    port: UDP port to listen on, 0 for any free one. reply_port: port of this machine where the project listens.
+    output_name: name of the memory that the project should read, reported to it; "" for none.
+    `start` raises `bridge.control.osc.OscError`.
+    """
+
+    def __init__(
+        self,
+        live: LiveParams,
+        statistics: Statistics,
+        *,
+        host: str = "127.0.0.1",
+        port: int = OSC_PORT,
+        reply_port: int = REPLY_PORT,
+        gate: Gate | None = None,
+        output_name: str = "",
+    ) -> None:
+        dialect = Dialect(live, statistics, gate)
+        self.server = OscServer(live, statistics, host, port, aliases=dialect.table, reply_port=reply_port)
+        self.reply_port = reply_port
+        self._output_name = output_name
+        self._project: Sender = ("127.0.0.1", reply_port)
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._frames = 0
+        self._last_s = 0.0
+        self._fps = 0.0
+        self._stopping = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="sdtd-heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Listen and report; returns at once."""
+        self.server.start()
+        self._heart.start()
+
+    def stop(self) -> None:
+        """End it; harmless when it never started or has ended."""
+        self._stopping.set()
+        if self._heart.is_alive():
+            self._heart.join()
+            self._report("/server_active", 0)
+        self.server.stop()
+        self._socket.close()
+
+    def frame_sent(self) -> None:
+        """A result was handed over: tell the project. Called from one thread."""
+        now = time.monotonic()
+        if self._last_s:
+            rate = 1.0 / max(1e-6, now - self._last_s)
+            self._fps = 0.9 * self._fps + 0.1 * rate if self._fps else rate
+        self._last_s = now
+        self._frames += 1
+        self._report("/framecount", self._frames)
+        self._report("/frame_ready", self._frames)
+        self._report("/stream-info/fps", float(self._fps))
+
+    def _beat(self) -> None:
+        while True:
+            self._report("/server_active", 1)
+            if self._output_name:
+                self._report("/stream-info/output-name", self._output_name)
+            if self._stopping.wait(HEARTBEAT_S):
+                return
+
+    def _report(self, address: str, *values: Any) -> None:
+        try:
+            self._socket.sendto(datagram(address, *values), self._project)
+        except OSError:
+            # Nobody listens there (yet), which some systems tell the sender. The next report may be heard.
+            return

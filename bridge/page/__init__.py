@@ -1,0 +1,1 @@
+"""The page's server: frames to browsers and back."""

@@ -1,0 +1,655 @@
+"""The writing end of a ring: one live writer per channel, no lock and no allocation by the system in the frame path.
+
+The publication order is PROTOCOL.md section "Publishing"; `SYNC POINT W1` to `W5` below are its names and each meets
+the reader's point of the same number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+
+import numpy as np
+
+from bridge.ring import segment
+from bridge.ring.errors import (
+    FrameTooLarge,
+    InvalidFrame,
+    NoSpace,
+    ReaderTimeout,
+    RingClosed,
+    RingError,
+    TruncatedSegment,
+    WriterExists,
+)
+from bridge.ring.header import (
+    HEARTBEAT_64,
+    KIND_32,
+    NEWEST_64,
+    PID_64,
+    PIN_32,
+    PROGRESS_32,
+    STATE_32,
+    TAKEN_64,
+    VERSION_32,
+    WAKE_32,
+    WRITER_WAITING_32,
+    Geometry,
+    check_header,
+    now_ns,
+)
+from bridge.ring.layout import (
+    HEADER,
+    LOSSLESS_ENTRY,
+    MAGIC,
+    MAX_SEGMENT_BYTES,
+    MAX_SLOTS,
+    MIN_SLOTS,
+    PLANE_TABLE_OFFSET,
+    READER,
+    READER_ENTRIES,
+    READER_TABLE_OFFSET,
+    SLOT,
+    VERSION,
+    ColourSpace,
+    Format,
+    Kind,
+    Origin,
+    Policy,
+    ReaderKind,
+    SegmentState,
+    SlotFlag,
+    segment_bytes,
+)
+from bridge.ring.lock import Lock, acquire_patiently
+from bridge.ring.slot import (
+    INTRINSICS_AT,
+    INTRINSICS_CODEC,
+    POSE_AT,
+    POSE_CODEC,
+    SLOT_BODY,
+    Array,
+    Plan,
+    PlaneSpec,
+    lay_out,
+    specs_of,
+    view,
+)
+from bridge.ring.wake import STRONG, Wake, fence, wake_for
+
+DEFAULT_CAPACITY_BYTES = 1920 * 1080 * 4
+DEFAULT_MAX_CAPACITY_BYTES = 1 << 30
+_NOBODY = bytes(4 * READER_ENTRIES)
+_WAITING = HEADER.offset("waiting")
+_WAITING_END = _WAITING + len(_NOBODY)
+_POSE, _INTRINSICS = int(SlotFlag.POSE), int(SlotFlag.INTRINSICS)
+_EVERYTHING = 1 << 63
+_NAP_S = 0.05
+
+
+class SlotInHand:
+    """A slot being written without a copy: fill `planes`, set the fields, leave the `with` block to publish.
+
+    `planes` maps kinds to writable arrays of shape (height, width, channels) or (height, width) on the ring's own
+    memory; do not touch them after the block. Times in nanoseconds of the ring's clock; a `capture_ns` of None means
+    now.
+    """
+
+    def __init__(self, planes: dict[Kind, Array]) -> None:
+        self.planes = planes
+        self.frame_id: int | None = None
+        self.source_frame_id = 0
+        self.capture_ns: int | None = None
+        self.param_revision = 0
+        self.flags = 0
+        self.origin = Origin.TOP_LEFT
+        self.colour_space = ColourSpace.SRGB
+        self.T_world_camera: Array | None = None
+        self.intrinsics: Sequence[float] | None = None
+
+
+class RingWriter:
+    """The one writer of a channel.
+
+    channel: its name, such as "stage.in". capacity_bytes: plane bytes that a slot holds at first; a larger frame makes
+    the next generation, up to max_capacity_bytes (give the same number to forbid growth). slots: 4 to 64; slots - 2
+    readers may hold zero-copy views at once. directory: an existing folder for a file-backed ring instead of the
+    system's usual place. timeout_s: how long a lossless writer waits for its reader.
+
+    Raises InvalidChannel, WriterExists while another live writer holds the channel, NoSpace, AccessDenied. A stale ring
+    of a dead writer is taken over. One object serves one thread at a time.
+    """
+
+    def __init__(
+        self,
+        channel: str,
+        capacity_bytes: int = DEFAULT_CAPACITY_BYTES,
+        slots: int = MIN_SLOTS,
+        policy: Policy = Policy.NEWEST,
+        *,
+        directory: str | os.PathLike[str] | None = None,
+        max_capacity_bytes: int = DEFAULT_MAX_CAPACITY_BYTES,
+        timeout_s: float = 10.0,
+    ) -> None:
+        if not MIN_SLOTS <= slots <= MAX_SLOTS:
+            raise ValueError(f"slots: got {slots}; give {MIN_SLOTS} to {MAX_SLOTS}")
+        if (
+            not 1 <= capacity_bytes
+            or segment_bytes(max(capacity_bytes, max_capacity_bytes), slots)[1] > MAX_SEGMENT_BYTES
+        ):
+            raise ValueError(
+                f"capacity_bytes: got {capacity_bytes}; give 1 up to {MAX_SEGMENT_BYTES // slots} in {slots} slots"
+            )
+        self.channel = channel
+        self.slots = slots
+        self.policy = Policy(policy)
+        self._lossless = self.policy is Policy.LOSSLESS
+        self.timeout_s = timeout_s
+        self._max_capacity = max(capacity_bytes, max_capacity_bytes)
+        self._placement = segment.place(channel, directory)
+        self._release, self._acquire = fence()
+        self._sequence = 0
+        self.generation = 0
+        self._wake: Wake | None = None
+        self._events: dict[int, Wake] = {}
+        self._progress_wake: Wake | None = None
+        self._reader_locks: list[Lock] = []
+        self._let_go = False
+        self._plans: dict[object, tuple[Plan, dict[int, dict[Kind, Array]]]] = {}
+        self._lock = self._placement.writer_lock()
+        try:
+            if not acquire_patiently(self._lock):
+                raise WriterExists(self._who_writes())
+        except OSError as error:
+            raise segment.access_error(self._placement.lock_path, error) from error
+        try:
+            stale = self._map_stale()
+            segment.remove_leftovers(self._placement)
+            if stale is not None:
+                with contextlib.suppress(NoSpace):
+                    self._open_generation(capacity_bytes, stale)
+                    return
+                # Its memory is ours to give back: a killed writer must not need room for two rings to start again.
+                self._retire(*stale, SegmentState.CLOSED)
+                stale = None
+            self._open_generation(capacity_bytes, None)
+        except BaseException:
+            self._lock.remove()
+            raise
+
+    def _who_writes(self) -> str:
+        pid: object = "unknown"
+        with contextlib.suppress(RingError):
+            pointer = segment.read_pointer(self._placement)
+            pid = pointer.writer_pid if pointer else pid
+        return f"channel {self.channel} already has a live writer (process {pid}); stop it or use another channel"
+
+    def _map_stale(self) -> tuple[segment.Mapping, Geometry] | None:
+        """The segment that a dead writer left, if it is a sound one: its readers must be told where to go."""
+        try:
+            pointer = segment.read_pointer(self._placement)
+            # The lock is held again, so a reader that comes now would take the dead writer's last picture for news.
+            segment.remove_pointer(self._placement)
+            found = segment.peek(self._placement, pointer, HEADER.size) if pointer else None
+            if pointer is None or found is None:
+                return None
+            data, size, fd = found
+            try:
+                geometry = check_header(data, pointer, size, self._placement)
+            except RingError:
+                if fd >= 0:
+                    os.close(fd)
+                return None
+            return segment.attach(self._placement, pointer, geometry.segment_size, fd), geometry
+        except RingError:
+            return None
+
+    def _open_generation(self, capacity_bytes: int, previous: tuple[segment.Mapping, Geometry] | None) -> None:
+        stride, size = segment_bytes(capacity_bytes, self.slots)
+        generation = segment.new_generation()
+        mapping = segment.create(self._placement, generation, size)
+        mapping.bytes[: HEADER.size] = HEADER.pack(
+            magic=MAGIC,
+            header_size=HEADER.size,
+            segment_size=size,
+            generation=generation,
+            slot_count=self.slots,
+            slot_header_size=SLOT.size,
+            slot_stride=stride,
+            writer_pid=os.getpid(),
+            writer_start_ns=now_ns(),
+            policy=self.policy,
+            reader_table_offset=READER_TABLE_OFFSET,
+            reader_entries=READER_ENTRIES,
+            reader_stride=READER.size,
+            waiting_offset=HEADER.offset("waiting"),
+            first_sequence=self._sequence + 1,
+            channel=self.channel.encode(),
+            state=SegmentState.LIVE,
+            heartbeat_ns=now_ns(),
+        )
+        self._order()
+        mapping.u32[VERSION_32] = VERSION
+        try:
+            segment.swing_pointer(self._placement, generation, size, now_ns())
+        except RingError:
+            segment.remove_leftovers(self._placement, keep=self.generation)
+            raise
+        followed = self._locks_to_follow() if self._lossless and self.generation else []
+        self.generation = generation
+        self._mapping = mapping
+        self._geometry = Geometry(
+            generation,
+            HEADER.size,
+            size,
+            self.slots,
+            SLOT.size,
+            stride,
+            self.policy,
+            READER_TABLE_OFFSET,
+            READER_ENTRIES,
+            HEADER.offset("waiting"),
+            self._sequence + 1,
+        )
+        self.capacity_bytes = stride - SLOT.size
+        self._u32 = mapping.u32
+        self._u64 = mapping.u64
+        event = self._placement.event_name(generation, "")
+        self._wake = wake_for(mapping, WAKE_32, None) if event is None else None
+        self._slot_words = [self._geometry.slot_start(k) // 8 for k in range(self.slots)]
+        self._slot_starts = [self._geometry.slot_start(k) for k in range(self.slots)]
+        self._pin_words = [self._geometry.entry_32(i) + PIN_32 for i in self._geometry.pin_entries]
+        # For every newest slot: the others, least recently published first, as (slot, word of its sequence, pin value).
+        others = [[(n + step) % self.slots for step in range(1, self.slots)] for n in range(self.slots)]
+        self._oldest_first = [[(k, self._slot_words[k], k + 1) for k in order] for order in others]
+        self._reader_32 = self._geometry.entry_32(LOSSLESS_ENTRY)
+        self._newest_slot = self.slots - 1
+        self._slot = 0
+        self._plans.clear()
+        self._tables = [b""] * self.slots
+        if previous is not None:
+            self._retire(*previous, SegmentState.SUPERSEDED)
+        segment.remove_leftovers(self._placement, keep=generation)
+        self._events.clear()
+        self._progress_wake = None
+        if self._lossless:
+            # The newest of these tells whether the reader lives, the older one whether it may still follow.
+            lock = self._placement.reader_lock(generation, LOSSLESS_ENTRY, self._reader_32 * 4)
+            self._reader_locks = [*followed, lock]
+
+    def _retire(self, mapping: segment.Mapping, geometry: Geometry, state: SegmentState) -> None:
+        """Tell the readers of a segment that nothing more will come in it."""
+        if not mapping.whole():
+            return
+        mapping.u32[STATE_32] = state
+        self._order()
+        mapping.u32[WAKE_32] = (mapping.u32[WAKE_32] + 1) & 0xFFFFFFFF
+        for index in range(geometry.reader_entries):
+            event = self._placement.event_name(geometry.generation, f"r{index}")
+            wake_for(mapping, WAKE_32, event).wake()
+            if event is None:
+                break
+        mapping.close()
+
+    def _order(self) -> None:
+        self._release()
+        self._acquire()
+
+    @property
+    def sequence(self) -> int:
+        """Sequence of the newest published frame; 0 before the first."""
+        return self._sequence
+
+    @property
+    def segment_size(self) -> int:
+        """Bytes of the current generation."""
+        return self._geometry.segment_size
+
+    @property
+    def segment_path(self) -> str | None:
+        """The file of the current generation; None on Windows, where it is a named section."""
+        return None if self._placement.named_section else self._placement.segment_path(self.generation)
+
+    def write(
+        self,
+        planes: Mapping[Kind, Array],
+        *,
+        frame_id: int | None = None,
+        source_frame_id: int = 0,
+        capture_ns: int | None = None,
+        param_revision: int = 0,
+        flags: int = 0,
+        origin: Origin = Origin.TOP_LEFT,
+        colour_space: ColourSpace = ColourSpace.SRGB,
+        formats: Mapping[Kind, Format] | None = None,
+        T_world_camera: Array | None = None,
+        intrinsics: Sequence[float] | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Publish one frame with one copy; returns its sequence.
+
+        planes: arrays of shape (height, width, channels) or (height, width), any strides; the format follows from type
+        and channels unless `formats` names it. capture_ns: ring clock, now when None. frame_id: the sequence when None.
+        T_world_camera: 4x4. intrinsics: fx, fy, cx, cy. timeout_s: for a lossless writer, instead of the object's own.
+
+        Raises InvalidFrame, FrameTooLarge, NoSpace, ReaderTimeout (lossless), TruncatedSegment, RingClosed.
+        """
+        key: object = None
+        try:
+            for kind, array in planes.items():
+                key = (kind, array.shape, array.dtype, key)
+        except AttributeError:
+            raise InvalidFrame("planes: give a dict of numpy arrays by Kind") from None
+        if formats:
+            key = (key, *formats.items())
+        planned = self._plans.get(key) or self._plan(key, planes, formats, timeout_s)
+        plan, views = planned
+        slot = self._begin(timeout_s)
+        targets = views.get(slot)
+        if targets is None:
+            memory, start = self._mapping.memory, self._geometry.slot_start(slot)
+            targets = views[slot] = {plane.kind: view(memory, start, plane) for plane in plan.planes}
+        try:
+            for kind, array in planes.items():
+                target = targets[kind]
+                target[...] = array if array.ndim == target.ndim else array[..., 0]
+        except BaseException:
+            self._abandon()
+            raise
+        return self._commit(
+            plan,
+            frame_id,
+            source_frame_id,
+            capture_ns,
+            param_revision,
+            flags,
+            origin,
+            colour_space,
+            T_world_camera,
+            intrinsics,
+        )
+
+    def _plan(
+        self,
+        key: object,
+        planes: Mapping[Kind, Array],
+        formats: Mapping[Kind, Format] | None,
+        timeout_s: float | None,
+    ) -> tuple[Plan, dict[int, dict[Kind, Array]]]:
+        if len(self._plans) >= 64:
+            self._plans.clear()
+        plan = lay_out(specs_of(planes, formats))
+        # Growth drops every plan with its views, so it must happen before this one is kept.
+        self._make_room(plan.data_size, timeout_s)
+        planned: tuple[Plan, dict[int, dict[Kind, Array]]] = (plan, {})
+        self._plans[key] = planned
+        return planned
+
+    @contextlib.contextmanager
+    def slot(self, specs: Sequence[PlaneSpec], *, timeout_s: float | None = None) -> Iterator[SlotInHand]:
+        """Write without a copy: a context manager giving a `SlotInHand`; an exception inside abandons the slot.
+
+        Raises what `write` raises.
+        """
+        plan = lay_out(specs)
+        self._make_room(plan.data_size, timeout_s)
+        slot = self._begin(timeout_s)
+        memory, start = self._mapping.memory, self._geometry.slot_start(slot)
+        hand = SlotInHand({plane.kind: view(memory, start, plane) for plane in plan.planes})
+        try:
+            yield hand
+        except BaseException:
+            # Not in a forked child: the slot is its parent's.
+            if self._lock.held:
+                self._abandon()
+            raise
+        self._check_open()
+        self._commit(
+            plan,
+            hand.frame_id,
+            hand.source_frame_id,
+            hand.capture_ns,
+            hand.param_revision,
+            hand.flags,
+            hand.origin,
+            hand.colour_space,
+            hand.T_world_camera,
+            hand.intrinsics,
+        )
+
+    def _make_room(self, data_size: int, timeout_s: float | None) -> None:
+        self._check_open()
+        if data_size <= self.capacity_bytes:
+            return
+        if data_size > self._max_capacity:
+            raise FrameTooLarge(
+                f"a frame of {data_size} bytes is beyond the capacity of {self._max_capacity}; "
+                "write a smaller frame or give the writer a larger max_capacity_bytes"
+            )
+        if self._lossless:
+            self._await_registration(self.timeout_s if timeout_s is None else timeout_s)
+        self._open_generation(data_size, (self._mapping, self._geometry))
+
+    def _check_open(self) -> None:
+        if not self._lock.held:
+            raise RingClosed(
+                f"channel {self.channel}: this writer is closed or belongs to a parent process; make a new one"
+            )
+
+    def _check_whole(self) -> None:
+        if not self._mapping.whole():
+            raise TruncatedSegment(f"channel {self.channel}: its segment was cut by somebody; make a new writer")
+
+    def _begin(self, timeout_s: float | None) -> int:
+        """Choose a slot that is neither the newest nor pinned and mark it as being written."""
+        if not self._lock.held:
+            self._check_open()
+        self._check_whole()
+        u64, u32, pins = self._u64, self._u32, self._pin_words
+        mark = 2 * self._sequence + 1
+        while True:
+            taken = self._taken() if self._lossless else _EVERYTHING
+            for slot, word, pin in self._oldest_first[self._newest_slot]:
+                before = u64[word]
+                if before >> 1 > taken:
+                    continue
+                for entry in pins:
+                    if u32[entry] == pin:
+                        break
+                else:
+                    u64[word] = mark
+                    # SYNC POINT W1: the odd sequence is visible before pins are looked at again and before any pixel
+                    # changes. Meets R1: either the reader's check sees it, or we see the pin.
+                    self._release()
+                    self._acquire()
+                    for entry in pins:
+                        if u32[entry] == pin:
+                            u64[word] = before
+                            break
+                    else:
+                        self._slot = slot
+                        return slot
+            if self._lossless:
+                self._await_reader(taken, self.timeout_s if timeout_s is None else timeout_s)
+            # Otherwise a reader moved its pin between our two looks: there are fewer pins than slots, look again.
+
+    def _abandon(self) -> None:
+        self._u64[self._slot_words[self._slot]] = 0
+
+    def _commit(
+        self,
+        plan: Plan,
+        frame_id: int | None,
+        source_frame_id: int,
+        capture_ns: int | None,
+        param_revision: int,
+        flags: int,
+        origin: Origin,
+        colour_space: ColourSpace,
+        T_world_camera: Array | None,
+        intrinsics: Sequence[float] | None,
+    ) -> int:
+        sequence = self._sequence + 1
+        slot = self._slot
+        start = self._slot_starts[slot]
+        now = now_ns()
+        memory = self._mapping.memory
+        try:
+            if T_world_camera is not None:
+                POSE_CODEC.pack_into(memory, start + POSE_AT, *np.asarray(T_world_camera, np.float32).reshape(16))
+                flags |= _POSE
+            if intrinsics is not None:
+                fx, fy, cx, cy = intrinsics
+                INTRINSICS_CODEC.pack_into(memory, start + INTRINSICS_AT, fx, fy, cx, cy)
+                flags |= _INTRINSICS
+            SLOT_BODY.pack_into(
+                memory,
+                start + 8,
+                sequence if frame_id is None else frame_id,
+                source_frame_id,
+                now if capture_ns is None else capture_ns,
+                now,
+                param_revision,
+                flags,
+                origin,
+                colour_space,
+                len(plan.planes),
+                plan.data_size,
+            )
+        except (struct.error, TypeError, ValueError) as error:
+            self._abandon()
+            raise InvalidFrame(
+                f"{error}; ids and times are unsigned 64-bit integers, flags 32-bit, T_world_camera has 4 x 4 numbers "
+                "and intrinsics are fx, fy, cx, cy"
+            ) from error
+        if self._tables[slot] is not plan.table:
+            table = start + PLANE_TABLE_OFFSET
+            memory[table : table + len(plan.table)] = plan.table
+            self._tables[slot] = plan.table
+        u64, u32 = self._u64, self._u32
+        u64[HEARTBEAT_64] = now
+        # SYNC POINT W2: pixels and description are visible before the even sequence. Meets R2. (On x86 stores keep
+        # their order, and a copy that bypasses the caches ends with a fence of its own.)
+        if not STRONG:
+            self._order()
+        u64[self._slot_words[slot]] = 2 * sequence
+        # SYNC POINT W3: the even sequence before `newest`. Meets R3; a reader that sees them otherwise retries.
+        if not STRONG:
+            self._order()
+        u64[NEWEST_64] = sequence << 8 | slot
+        self._sequence = sequence
+        self._newest_slot = slot
+        # SYNC POINT W4: `newest` before the wake word. Meets R4.
+        if not STRONG:
+            self._order()
+        u32[WAKE_32] = sequence & 0xFFFFFFFF
+        # SYNC POINT W5: the wake word before `waiting` is read. Meets R5: either we see a sleeper, or it sees the word.
+        self._release()
+        self._acquire()
+        if not STRONG or memory[_WAITING:_WAITING_END] != _NOBODY:
+            self._wake_readers()
+        return sequence
+
+    def _wake_readers(self) -> None:
+        if self._wake is not None:
+            self._wake.wake()
+            return
+        for index in range(READER_ENTRIES):
+            if self._u32[_WAITING // 4 + index]:
+                wake = self._events.get(index)
+                if wake is None:
+                    event = self._placement.event_name(self.generation, f"r{index}")
+                    wake = self._events[index] = wake_for(self._mapping, WAKE_32, event)
+                wake.wake()
+
+    def _taken(self) -> int:
+        """Newest sequence that may be overwritten under the lossless policy."""
+        if self._u32[self._reader_32 + KIND_32] == ReaderKind.LOSSLESS:
+            return self._u64[self._reader_32 // 2 + TAKEN_64]
+        return _EVERYTHING if self._let_go else self._geometry.first_sequence - 1
+
+    def _reader_came(self) -> bool:
+        return self._u64[self._reader_32 // 2 + PID_64] != 0
+
+    def _locks_to_follow(self) -> list[Lock]:
+        """Before a resize: the lock that the lossless reader holds until it has followed; none if none ever came."""
+        if self._u32[self._reader_32 + KIND_32] == ReaderKind.LOSSLESS:
+            self._let_go = False
+        return self._reader_locks[-1:] if self._reader_came() else self._reader_locks[:-1]
+
+    def _await_registration(self, timeout_s: float) -> None:
+        """A reader goes straight to the newest generation, so one with frames must have been entered before the next
+        is made; frames that are untaken in it are taken before the reader goes on."""
+        entry = self._reader_32 + KIND_32
+        first = self._geometry.first_sequence
+        while self._sequence >= first and not self._let_go and self._u32[entry] != ReaderKind.LOSSLESS:
+            self._await_reader(first - 1, timeout_s)
+
+    def _await_reader(self, before: int, timeout_s: float) -> None:
+        """Sleep until the lossless reader moves on, leaves or dies; ReaderTimeout when it does nothing of that.
+
+        before: what it had taken when no slot was free; what it took since then counts as moving on.
+        """
+        u32 = self._u32
+        progress = self._reader_32 + PROGRESS_32
+        if self._progress_wake is None:
+            event = self._placement.event_name(self.generation, "writer")
+            self._progress_wake = wake_for(self._mapping, progress, event)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            seen = u32[progress]
+            u32[WRITER_WAITING_32] = 1
+            self._order()
+            if self._taken() != before:
+                break
+            # One that is just registering takes its lock before it writes its pid, so the pid is read first.
+            known = len(self._reader_locks) > 1 or self._reader_came()
+            # A reader that follows takes its new lock before it gives back the old one, so the old one is asked first.
+            alive = any([lock.taken_elsewhere() for lock in self._reader_locks])
+            if known and not alive and self._reader_locks[-1].acquire():
+                # It died or left: let it go and write on; another may register later. Under its lock, lest that other
+                # one registers just now and is taken for the dead one.
+                u32[self._reader_32 + KIND_32] = ReaderKind.FREE
+                self._reader_locks[-1].release()
+                self._reader_locks = self._reader_locks[-1:]
+                self._let_go = True
+                break
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                u32[WRITER_WAITING_32] = 0
+                raise ReaderTimeout(
+                    f"channel {self.channel}: its lossless reader took nothing for {timeout_s:g} s; "
+                    "start or speed up that reader, or use the newest-wins policy"
+                )
+            self._progress_wake.wait(seen, min(_NAP_S, left_s))
+            self._check_whole()
+        u32[WRITER_WAITING_32] = 0
+
+    def beat(self) -> None:
+        """Refresh the heartbeat, for display, while there is nothing to write."""
+        if self._mapping.whole():
+            self._u64[HEARTBEAT_64] = now_ns()
+
+    def close(self) -> None:
+        """Leave the channel: readers see the writer gone, the files are removed. Harmless when closed already."""
+        if not self._lock.held:
+            return
+        self._retire(self._mapping, self._geometry, SegmentState.CLOSED)
+        segment.remove_pointer(self._placement)
+        segment.remove_leftovers(self._placement)
+        for lock in self._reader_locks:
+            lock.release()
+        self._plans.clear()
+        self._lock.remove()
+
+    def __enter__(self) -> RingWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

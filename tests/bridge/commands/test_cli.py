@@ -1,0 +1,114 @@
+"""The command line: words it knows, words it does not, and clean ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from bridge.commands import cli
+from core.params import SPECS
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def frameloom(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bridge", *words], capture_output=True, text=True, cwd=ROOT, timeout=120, **options
+    )  # type: ignore[call-overload,no-any-return]
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for name in ("host", "demo", "doctor", "bench", "train", "world", "source", "params"):
+        assert f"\n  {name} " in shown
+
+
+def test_no_words_show_the_help_and_fail(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    assert "frameloom COMMAND --help" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["dmo"], "frameloom: no command 'dmo'; did you mean demo?"),
+        (["zzzz"], "frameloom: no command 'zzzz'; known are demo, "),
+        (["bench", "no-such"], "frameloom: no benchmark 'no-such'; "),
+        (["train", "huge"], "frameloom: no model to train 'huge'; known are tiny"),
+    ],
+)
+def test_unknown_words_get_one_clear_line(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(line)
+    assert shown.err.count("\n") == 1
+
+
+def test_params_shows_every_address_with_its_range(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["params"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert set(lines) == {"address", *(f"/{name}" for name in SPECS)}
+    assert "none | full | onetime-negative | self-negative" in lines["/guidance"]
+    assert "0.02 to 1" in lines["/strength"]
+    assert "-1 to 2147483647" in lines["/seed"]
+    assert "up to 8 of 0 to 49" in lines["/t_index"]
+
+
+def test_benchmarks_are_the_files_with_a_main() -> None:
+    folder = ROOT / "tests" / "bench"
+    assert "report" not in cli.benches()
+    assert all((folder / f"{name}.py").is_file() for name in cli.benches())
+
+
+def test_a_benchmark_gets_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("tests.bench.echo")
+    vars(module)["main"] = len
+    monkeypatch.setitem(sys.modules, "tests.bench.echo", module)
+    monkeypatch.setattr(cli, "benches", lambda: ["echo"])
+    assert cli.main(["bench", "echo", "--size", "512"]) == 2
+
+
+def test_the_program_starts_as_a_module() -> None:
+    done = frameloom("params")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert "/prompt" in done.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a pipe closed early is reported this way on POSIX only")
+def test_a_reader_that_leaves_early_causes_no_traceback() -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "bridge", "params"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    )
+    assert child.stdout is not None and child.stderr is not None
+    child.stdout.close()
+    assert child.stderr.read() == b""
+    child.stderr.close()
+    child.wait(60)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_ctrl_c_ends_a_command_in_one_word() -> None:
+    script = (
+        "import sys, time\nfrom bridge import cli\n"
+        "def sleep(words):\n    print('up', flush=True)\n    time.sleep(60)\n    return 0\n"
+        "cli.COMMANDS['sleep'] = cli.Command('sleep', '', sleep)\nsys.exit(cli.main(['sleep']))\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "up\n"
+    time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    assert (child.returncode, out, err) == (130, "", "stopped\n")

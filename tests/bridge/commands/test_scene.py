@@ -1,0 +1,163 @@
+"""The scene's command: what it starts, what it prints, and that nothing of it stays."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bridge.commands import host as serve
+from bridge.commands import scene
+from bridge.ring import Kind, RingReader, RingWriter, State
+from bridge.ring.segment import place
+from tests.rings import fresh_channel, sweep
+
+ROOT = Path(__file__).resolve().parents[3]
+PATIENCE_S = 240.0
+SMALL = ("--model", "passthrough", "--size", "32", "--no-browser", "--port", "0")
+
+
+@pytest.fixture
+def base():
+    """The first part of the channels' names; nothing of them stays."""
+    name = fresh_channel()
+    yield name
+    for end in ("world-1", "world-2", "guest"):
+        sweep(f"{name}-{end}")
+
+
+def left(base):
+    placement = place(f"{base}-x")
+    return sorted(p.name for p in Path(placement.folder).glob(placement.prefix.removesuffix("x") + "*"))
+
+
+def launch(base, *words):
+    command = [sys.executable, "-m", "bridge", "scene", *SMALL, "--channel", base, *words]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def address(child, start="scene: "):
+    """The address that the scene says."""
+    for line in child.stderr:
+        if line.startswith(start):
+            return line.removeprefix(start).strip()
+    raise AssertionError(f"it ended with {child.wait()} and never said {start!r}")
+
+
+@contextlib.contextmanager
+def running(base, *words):
+    child = launch(base, *words)
+    try:
+        yield child
+    finally:
+        if child.poll() is None:
+            child.kill()
+        child.communicate()
+
+
+def until(condition, what):
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.05)
+
+
+def test_two_worlds_are_painted_and_it_ends_by_itself(base):
+    child = launch(base, "--frames", "4", "--prompt", "ink style", "--prompt", "wax style")
+    out, told = child.communicate(timeout=PATIENCE_S)
+    assert child.returncode == 0, told
+    summary = json.loads(out.splitlines()[-1])
+    worlds = [f"{base}-world-1", f"{base}-world-2"]
+    assert summary["channels"] == [*worlds, f"{base}-guest"] and summary["failure"] is None
+    assert [world["channel"] for world in summary["worlds"]] == worlds
+    assert [world["prompt"] for world in summary["worlds"]] == ["ink style", "wax style"]
+    assert all(world["frames_out"] >= 4 and world["first_output_s"] > 0 for world in summary["worlds"])
+    assert summary["all_screens_s"] == max(world["first_output_s"] for world in summary["worlds"])
+    assert summary["url"].endswith("/scene/") and "scene: http://127.0.0.1:" in told
+    assert left(base) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT as a terminal does")
+def test_the_room_is_served_and_a_visitors_pictures_are_painted(base):
+    with running(base, "--hosts", "1", "--token", "a-word-of-the-stage") as child:
+        url = address(child)
+        assert url.endswith("/scene/?token=a-word-of-the-stage")
+        page = urllib.request.urlopen(url, timeout=PATIENCE_S).read().decode()
+        assert 'src="scene.js"' in page
+        channels = url.replace("scene/", "api/channels")
+        about = json.load(urllib.request.urlopen(channels, timeout=PATIENCE_S))["channels"]
+        assert [channel["name"] for channel in about] == [f"{base}-world-1", f"{base}-guest"]
+        assert all(channel["host"] and channel["examples"] for channel in about)
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(channels.split("?")[0], timeout=PATIENCE_S)
+        # What comes into the visitors' channel is painted by a host of its own.
+        with RingWriter(f"{base}-guest.in", capacity_bytes=1 << 16) as ring, RingReader(f"{base}-guest.out") as reader:
+            until(lambda: reader.state == State.LIVE, "the visitors' host is there")
+            number = 0
+            painted = None
+            while painted is None:
+                number += 1
+                assert number < PATIENCE_S * 10, "never painted"
+                ring.write({Kind.COLOUR: np.full((32, 32, 3), 90, np.uint8)}, source_frame_id=number)
+                painted = reader.read(0.1)
+            assert 0 < painted.source_frame_id <= number
+        child.send_signal(signal.SIGINT)
+        out, _ = child.communicate(timeout=PATIENCE_S)
+        assert child.returncode == 0
+        assert json.loads(out.splitlines()[-1])["failure"] is None
+    assert left(base) == []
+
+
+def test_a_busy_channel_is_refused_in_one_sentence(base):
+    with RingWriter(f"{base}-world-2.out", capacity_bytes=1):
+        child = launch(base)
+        _, told = child.communicate(timeout=PATIENCE_S)
+    assert child.returncode == 1 and "Traceback" not in told
+    assert f"{base}-world-2.out" in told.splitlines()[-1]
+    assert left(base) == []
+
+
+def test_a_prompt_that_cannot_be_leaves_nothing_behind(base):
+    child = launch(base, "--prompt", "a sphere", "--prompt", "x" * 3000)
+    _, told = child.communicate(timeout=PATIENCE_S)
+    assert child.returncode == 1 and "Traceback" not in told
+    assert told.splitlines()[-1] == "scene: prompt: got 3000 characters; send text of at most 2000 characters"
+    assert left(base) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "mend"),
+    [
+        (["--listen", "0.0.0.0"], "give --token new"),
+        (["--hosts", "0"], "give 1 to 8"),
+        (["--hosts", "many"], "give 1 to 8"),
+        (["--nonsense"], "unrecognized arguments"),
+    ],
+)
+def test_words_that_cannot_be_are_refused(words, mend, capsys):
+    with pytest.raises(SystemExit) as end:
+        scene.main(words)
+    assert end.value.code == 2 and mend in capsys.readouterr().err
+
+
+def test_a_host_beyond_loopback_wants_a_token_too(base, capsys):
+    with pytest.raises(SystemExit) as end:
+        serve.main(["--channel", base, "--model", "passthrough", "--listen", "0.0.0.0"])
+    assert end.value.code == 2 and "give --token new" in capsys.readouterr().err
+
+
+def test_a_new_token_is_made_and_shown(base):
+    with running(base, "--hosts", "1", "--listen", "0.0.0.0", "--token", "new") as child:
+        near = address(child)
+        far = address(child, "from other machines: ")
+        token = near.split("?token=")[1]
+        assert len(token) >= 20 and far.endswith(f"/scene/?token={token}")
+        urllib.request.urlopen(near.replace("scene/", "api/channels"), timeout=PATIENCE_S).read()

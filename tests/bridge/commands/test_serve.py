@@ -1,0 +1,187 @@
+"""The host's process: settings from the command line, ports, and what it says when something cannot be."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bridge.commands import host as serve
+from bridge.commands.host import ServeError, Serving, params_from
+from bridge.ring import Kind, RingReader, RingWriter
+from core.params import ParamError, Params, params_for
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def channel(request: pytest.FixtureRequest) -> str:
+    return f"test-serve-{os.getpid()}-{abs(hash(request.node.name)) % 10**6}"
+
+
+def test_a_signal_that_comes_twice_at_once_is_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, ended = [100.0], []
+    monkeypatch.setattr(serve.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(serve.os, "_exit", ended.append)
+    stop = serve.StopRequest()
+    try:
+        stop._on_signal(signal.SIGTERM, None)
+        stop._on_signal(signal.SIGTERM, None)
+        assert stop.event.wait(60) and ended == []
+        now[0] += serve.SAME_REQUEST_S
+        stop._on_signal(signal.SIGINT, None)
+        assert ended == [128 + signal.SIGINT]
+    finally:
+        stop.restore()
+
+
+def test_a_signal_that_interrupts_the_wait_for_it_is_not_lost() -> None:
+    """The handler runs on the thread that waits, also while that thread holds the event's own lock."""
+    stop = serve.StopRequest()
+    try:
+        with stop.event._cond:
+            stop._on_signal(signal.SIGTERM, None)
+        assert stop.event.wait(60)
+    finally:
+        stop.restore()
+
+
+def test_settings_become_parameters() -> None:
+    words = [
+        "steps=4",
+        "prompt=a = b",
+        "t_index=18, 26",
+        "similarity_filter=on",
+        "guidance=full",
+        "delta=0.5",
+        "paused=0",
+    ]
+    params = params_from(words, Params())
+    assert (params.steps, params.prompt, params.t_index) == (4, "a = b", (18, 26))
+    assert (params.similarity_filter, params.guidance, params.delta, params.paused) == (True, "full", 0.5, False)
+    assert params_from([], Params(steps=3)).steps == 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("steps", "write NAME=VALUE with one of prompt, "),
+        ("stepz=3", "write NAME=VALUE with one of prompt, "),
+        ("steps=many", "steps: got 'many'; send a whole number from 1 to 8"),
+        ("steps=2.5", "steps: got 2.5; send a whole number from 1 to 8"),
+        ("strength=nan", "strength: got nan; "),
+        ("t_index=18,x", "t_index: got "),
+        ("paused=perhaps", "paused: got 'perhaps'; send 0 or 1"),
+        ("guidance=hard", "guidance: got 'hard'; send one of none, "),
+    ],
+)
+def test_wrong_settings_are_refused_with_the_mend(setting: str, said: str) -> None:
+    with pytest.raises(ParamError) as refused:
+        params_from([setting], Params())
+    assert said in str(refused.value)
+
+
+def test_a_host_serves_frames_page_and_osc(channel: str) -> None:
+    serving = Serving(channel, Params(steps=1), port=0, osc_port=0, model="passthrough")
+    serving.start()
+    serving.start_page(["a prompt"])
+    try:
+        assert serving.host.ready.wait(60)
+        with RingWriter(f"{channel}.in") as writer, RingReader(f"{channel}.out") as reader:
+            picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+            writer.write({Kind.COLOUR: picture}, source_frame_id=7)
+            frame = reader.read(timeout_s=60)
+            assert frame is not None
+            assert frame.source_frame_id == 7
+            assert np.array_equal(frame.planes[Kind.COLOUR][..., :3], picture)
+        with urllib.request.urlopen(serving.url, timeout=60) as page:
+            assert b"<html" in page.read().lower()
+    finally:
+        serving.stop()
+    assert serving.failure is None
+    with pytest.raises(OSError):
+        urllib.request.urlopen(serving.url, timeout=5)
+
+
+@pytest.mark.parametrize(("kind", "option"), [(socket.SOCK_STREAM, "port"), (socket.SOCK_DGRAM, "osc_port")])
+def test_a_taken_port(kind: socket.SocketKind, option: str, channel: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket(socket.AF_INET, kind) as held:
+        held.bind(("127.0.0.1", 0))
+        if kind == socket.SOCK_STREAM:
+            held.listen()
+        taken = held.getsockname()[1]
+        ports = {"port": 0, "osc_port": 0, option: taken}
+        with pytest.raises(ServeError, match=str(taken)):
+            refused = Serving(channel, Params(), model="passthrough", **ports)
+            refused.start()
+            refused.start_page()
+        assert refused.host.join(60)
+        serving = Serving(channel, Params(), any_port=True, model="passthrough", **ports)
+        serving.start()
+        serving.start_page()
+        serving.stop()
+    assert f"port {taken} is taken; " in capsys.readouterr().err
+
+
+def test_a_second_host_on_one_channel_is_refused(channel: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with RingWriter(f"{channel}.out"):
+        assert serve.main(["--channel", channel, "--model", "passthrough"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("host: ") and "already has a live writer" in said
+    assert said.count("\n") == 1
+
+
+def test_a_name_that_cannot_be_a_channel(capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve.main(["--channel", "a/b"]) == 1
+    assert capsys.readouterr().err.startswith("host: channel 'a/b.out': use 1 to 48 letters")
+
+
+def test_a_model_that_is_not_there_ends_the_host_with_one_line(channel: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bridge", "host", "--channel", channel, "--model", str(tmp_path / "none"), "--no-page"]
+        + ["--osc-port", "0"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"host: there is no model folder {tmp_path / 'none'}; ")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_host_ends_tidily(number: signal.Signals, channel: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "bridge", "host", "--channel", channel, "--model", "passthrough", "--no-page"]
+        + ["--osc-port", "0"],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as child:
+        try:
+            assert child.stderr is not None
+            line = ""
+            while not line.startswith("ready on "):
+                line = child.stderr.readline()
+                assert line, "the host ended before it was ready"
+            child.send_signal(number)
+            rest = child.stderr.read()
+            assert child.wait(60) == 0
+        finally:
+            child.kill()
+    assert rest == "stopping; once more ends it at once\nstopped\n"
+
+
+def test_another_model_starts_at_a_strength_that_changes_the_picture() -> None:
+    assert params_for("embedded") == Params()
+    assert params_for("some/folder").strength > 2 * Params().strength

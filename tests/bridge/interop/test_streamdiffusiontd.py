@@ -1,0 +1,580 @@
+"""StreamDiffusionTD's raw memory and its OSC addresses, from the side of a project that points at this host."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from multiprocessing import shared_memory
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pythonosc.osc_message import OscMessage
+from pythonosc.osc_message_builder import OscMessageBuilder
+
+from bridge.control.live import LiveParams
+from bridge.control.statistics import Statistics
+from bridge.interop import streamdiffusiontd, streamdiffusiontd_osc
+from bridge.interop.adaptors import Gate
+from bridge.interop.foreign import AdaptorError
+from bridge.interop.named_memory import create_memory, open_memory
+from bridge.interop.streamdiffusiontd import SdtdInput, SdtdOutput, open_input, open_output
+from bridge.interop.streamdiffusiontd_osc import ABSENT, StreamDiffusionTd
+from bridge.ring import Frame
+from bridge.ring.layout import ColourSpace, Format, Kind, Origin
+from tests.rings import fresh_channel, sweep
+
+ROOT = Path(__file__).resolve().parents[3]
+FOLDER = Path("/dev/shm")
+PATIENCE_S = 60.0
+
+memory_here = pytest.mark.skipif(not FOLDER.is_dir(), reason="needs /dev/shm, where these bytes are exercised")
+
+
+def wait_for(look: Callable[[], Any]) -> Any:
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        found = look()
+        if found:
+            return found
+        time.sleep(0.002)
+    raise AssertionError("waited in vain")
+
+
+def noise(seed: int, height: int = 24, width: int = 32, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def name() -> Iterator[str]:
+    name = f"sdtd-{uuid.uuid4().hex[:10]}"
+    yield name
+    for path in FOLDER.glob(f"{name}*") if FOLDER.is_dir() else ():
+        path.unlink()
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def source(name: str, said: list[str]) -> Iterator[SdtdInput]:
+    source = SdtdInput(name, 32, 24, said.append)
+    yield source
+    source.close()
+
+
+class Project:
+    """The project's side: memory made by Python's own class in a process of its own, as StreamDiffusionTD makes it."""
+
+    SCRIPT = """
+import sys, numpy as np
+from multiprocessing import shared_memory
+memory = shared_memory.SharedMemory(name=sys.argv[1], create=True, size=int(sys.argv[2]))
+print("made", flush=True)
+sys.stdin.readline()
+memory.close()
+memory.unlink()
+"""
+
+    def __init__(self, name: str, size: int) -> None:
+        self._child = subprocess.Popen(
+            [sys.executable, "-c", self.SCRIPT, name, str(size)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._child.stdout is not None
+        assert self._child.stdout.readline() == "made\n"
+
+    def end(self) -> None:
+        self._child.communicate("\n", timeout=PATIENCE_S)
+
+    def kill(self) -> None:
+        self._child.kill()
+        self._child.communicate(timeout=PATIENCE_S)
+
+
+def write(name: str, pixels: np.ndarray) -> None:
+    memory = open_memory(name)
+    assert memory is not None
+    memory.bytes[: pixels.size] = pixels.reshape(-1)
+    memory.close()
+
+
+@memory_here
+def test_each_new_picture_of_a_project_is_seen_once(source: SdtdInput, name: str, said: list[str]) -> None:
+    assert source.poll() is None
+    assert len(said) == 1 and f"waiting for shared memory {name}" in said[0]
+    project = Project(name, 32 * 24 * 3)
+    write(name, noise(1))
+    got = wait_for(source.poll)
+    assert (got.format, got.origin) == (Format.RGB8, Origin.TOP_LEFT)
+    assert np.array_equal(got.pixels, noise(1))
+    for _ in range(50):
+        assert source.poll() is None
+    assert np.array_equal(source.poll(again=True).pixels, noise(1))
+    write(name, noise(2))
+    assert np.array_equal(wait_for(source.poll).pixels, noise(2))
+    # Our closing takes nothing away from the project, whose memory it is.
+    source.close()
+    assert (FOLDER / name).exists()
+    project.end()
+    assert not (FOLDER / name).exists()
+
+
+@memory_here
+def test_a_project_that_is_started_anew(source: SdtdInput, name: str) -> None:
+    first = Project(name, 32 * 24 * 3)
+    write(name, noise(1))
+    wait_for(source.poll)
+    first.end()
+    for _ in range(20):
+        assert source.poll() is None
+    second = Project(name, 32 * 24 * 3)
+    write(name, noise(2))
+    last = wait_for(source.poll)
+    while not np.array_equal(last.pixels, noise(2)):
+        last = wait_for(source.poll)
+    second.end()
+
+
+@memory_here
+def test_a_project_that_vanishes_leaves_its_last_picture_and_no_new_ones(source: SdtdInput, name: str) -> None:
+    project = Project(name, 32 * 24 * 3)
+    write(name, noise(1))
+    wait_for(source.poll)
+    project.kill()
+    for _ in range(50):
+        assert source.poll() is None
+
+
+@memory_here
+def test_memory_of_another_size(name: str, said: list[str]) -> None:
+    small = create_memory(name, 100)
+    source = SdtdInput(name, 32, 24, said.append)
+    assert source.poll() is None
+    assert len(said) == 1 and "has 100 bytes, too few for 32x24 RGB" in said[0]
+    small.remove()
+    large = create_memory(name, 512 * 512 * 3)
+    assert wait_for(source.poll).pixels.shape == (24, 32, 3)
+    assert len(said) == 2 and "more than the size given needs" in said[1]
+    source.close()
+    large.remove()
+
+
+@memory_here
+def test_at_rest_the_memory_is_let_go_and_a_change_is_still_seen(
+    source: SdtdInput, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streamdiffusiontd, "REST_S", 0.0)
+    monkeypatch.setattr(streamdiffusiontd, "LOOK_S", 0.01)
+    memory = create_memory(name, 32 * 24 * 3)
+    wait_for(source.poll)
+    opened = []
+    real = streamdiffusiontd.open_memory
+    monkeypatch.setattr(streamdiffusiontd, "open_memory", lambda name: [opened.append(1), real(name)][1])
+    while len(opened) < 4:
+        assert source.poll() is None
+    memory.bytes[:] = 7
+    assert (wait_for(source.poll).pixels == 7).all()
+    memory.remove()
+
+
+def frame(pixels: np.ndarray, form: Format = Format.RGBA8, origin: Origin = Origin.TOP_LEFT) -> Frame:
+    height, width = pixels.shape[:2]
+    about = (1, 1, 1, 0, 0, 0, 0, origin, ColourSpace.SRGB, width, height, 1)
+    return Frame({Kind.COLOUR: pixels}, *about, formats={Kind.COLOUR: form})
+
+
+def read(name: str, height: int = 24, width: int = 32) -> np.ndarray:
+    """As a project reads: by Python's own class."""
+    memory = shared_memory.SharedMemory(name=name)
+    pixels = np.frombuffer(memory.buf, np.uint8, height * width * 3).reshape(height, width, 3).copy()
+    # Its tracker would take the memory away from its owner.
+    from multiprocessing import resource_tracker
+
+    resource_tracker.unregister(memory._name, "shared_memory")  # type: ignore[attr-defined]
+    memory.close()
+    return pixels
+
+
+@memory_here
+def test_results_are_what_a_project_reads(name: str, said: list[str]) -> None:
+    sink = SdtdOutput(name, None, said.append)
+    assert sink.put(frame(noise(1, channels=4)))
+    assert np.array_equal(read(name), noise(1, channels=4)[..., :3])
+    assert sink.put(frame(noise(2), Format.RGB8, Origin.BOTTOM_LEFT))
+    assert np.array_equal(read(name), noise(2)[::-1])
+    # A larger picture makes a larger memory; where a program cannot follow that, it was given the size before.
+    assert sink.put(frame(noise(3, 48, 64)))
+    assert np.array_equal(read(name, 48, 64), noise(3, 48, 64))
+    sink.close()
+    assert not (FOLDER / name).exists()
+    assert said == []
+
+
+@memory_here
+def test_results_go_into_memory_that_the_project_made(name: str, said: list[str]) -> None:
+    project = Project(name, 32 * 24 * 3)
+    sink = SdtdOutput(name, (32, 24), said.append)
+    assert sink.put(frame(noise(1)))
+    assert np.array_equal(read(name), noise(1))
+    assert not sink.put(frame(noise(1, 48, 64)))
+    assert (
+        len(said) == 1 and "results are 64x48, the project expects 32x24; start the host with --size 32x24" in said[0]
+    )
+    sink.close()
+    assert (FOLDER / name).exists()
+    sink = SdtdOutput(name, None, said.append)
+    assert not sink.put(frame(noise(1, 48, 64)))
+    assert len(said) == 2 and "the project's memory has 2304 bytes, 9216 are needed" in said[1]
+    sink.close()
+    project.end()
+
+
+@memory_here
+def test_results_that_are_no_8_bit_colour(name: str, said: list[str]) -> None:
+    sink = SdtdOutput(name, None, said.append)
+    assert not sink.put(frame(np.zeros((4, 4, 4), np.float16), Format.RGBA16F))
+    assert not sink.put(frame(np.zeros((4, 4), np.uint8), Format.R8))
+    assert len(said) == 1 and "only 8-bit RGB results" in said[0]
+    sink.close()
+
+
+@pytest.mark.parametrize("words", ["a", "a:", "a:x", "a:0x5", "a:5x0", "a:9000x1", "a:1x-1", "a:1x1x1", "a: 1x1"])
+def test_words_without_a_size(words: str) -> None:
+    with pytest.raises(AdaptorError):
+        open_input(words, print)
+    if ":" in words:
+        with pytest.raises(AdaptorError):
+            open_output(words, print)
+
+
+# ---- OSC -------------------------------------------------------------------------------------------------------------
+
+
+class Peer:
+    """A project's OSC: sends to one port, listens on another."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.settimeout(PATIENCE_S)
+        self._out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+    @property
+    def reply_port(self) -> int:
+        return int(self.socket.getsockname()[1])
+
+    def send(self, address: str, *values: Any) -> None:
+        builder = OscMessageBuilder(address)
+        for value in values:
+            builder.add_arg(value)
+        self._out.sendto(builder.build().dgram, ("127.0.0.1", self.port))
+
+    def receive(self) -> tuple[Any, ...]:
+        message = OscMessage(self.socket.recv(65536))
+        return (message.address, *message.params)
+
+    def until(self, address: str) -> tuple[Any, ...]:
+        while True:
+            got = self.receive()
+            if got[0] == address:
+                return got
+
+    def settle(self) -> list[tuple[Any, ...]]:
+        """All answers to what was sent before, without the reports that come by themselves."""
+        self.send("/ping")
+        seen = []
+        while True:
+            got = self.receive()
+            if got == ("/pong",):
+                return seen
+            if got[0] not in ("/server_active", "/stream-info/output-name"):
+                seen.append(got)
+
+    def close(self) -> None:
+        self.socket.close()
+        self._out.close()
+
+
+@pytest.fixture
+def live() -> LiveParams:
+    return LiveParams()
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+def server(live: LiveParams, gate: Gate) -> Iterator[tuple[StreamDiffusionTd, Peer]]:
+    peer = Peer()
+    server = StreamDiffusionTd(
+        live, Statistics(), port=0, reply_port=peer.reply_port, gate=gate, output_name="sd_to_td_1"
+    )
+    server.start()
+    peer.port = server.server.port
+    yield server, peer
+    server.stop()
+    peer.close()
+
+
+@pytest.fixture
+def peer(server: tuple[StreamDiffusionTd, Peer]) -> Peer:
+    return server[1]
+
+
+def test_addresses_that_mean_the_same_here(peer: Peer, live: LiveParams) -> None:
+    peer.send("/prompt", "comic style, red sphere")
+    peer.send("/negative_prompt", "grey")
+    peer.send("/seed", 7)
+    peer.send("/guidance_scale", 1.5)
+    peer.send("/delta", 0.5)
+    peer.send("/sdmode", "txt2img")
+    assert peer.settle() == [("/mode_status", "txt2img")]
+    now = live.current
+    assert (now.prompt, now.negative_prompt, now.seed) == ("comic style, red sphere", "grey", 7)
+    assert (now.guidance_scale, now.delta, now.task) == (1.5, 0.5, "txt2img")
+
+
+def test_of_weighted_lists_the_heaviest_is_taken_and_it_is_said_once(peer: Peer, live: LiveParams) -> None:
+    for weight in (0.2, 0.3, 0.4):
+        peer.send("/prompt_list", json.dumps([["one", weight], ["two", 1.0 - weight]]))
+        peer.send("/seed_list", json.dumps([[11, 1.0 - weight], [12, weight]]))
+    answers = peer.settle()
+    assert [answer[1] for answer in answers] == ["/prompt_list", "/seed_list"]
+    assert all("the heaviest one is used" in answer[2] for answer in answers)
+    assert (live.current.prompt, live.current.seed) == ("two", 11)
+    peer.send("/prompt_list", json.dumps([["alone", 1.0], ["off", 0.0]]))
+    assert peer.settle() == []
+    assert live.current.prompt == "alone"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        (1,),
+        ("",),
+        ("not json",),
+        ("{}",),
+        ("[]",),
+        ('"text"',),
+        ("[1, 2]",),
+        ('[["a"]]',),
+        ('[["a", "b"]]',),
+        ('[["a", true]]',),
+        ('[["a", NaN]]',),
+        ('[["a", 1e999]]',),
+        ("[[null, 1]]",),
+        ("[[[1], 1]]",),
+        ("[" * 5000,),
+        (json.dumps([["x", 1]] * 65),),
+        ('[["a", 1]]', '[["b", 1]]'),
+    ],
+)
+@pytest.mark.parametrize("address", ["/prompt_list", "/seed_list"])
+def test_malformed_lists_are_refused_and_nothing_changes(
+    address: str, arguments: tuple[Any, ...], peer: Peer, live: LiveParams
+) -> None:
+    before = live.current
+    peer.send(address, *arguments)
+    answers = peer.settle()
+    assert len(answers) == 1 and answers[0][:2] == ("/error", address), answers
+    assert live.current == before
+
+
+def test_stages_count_on_the_projects_grid(peer: Peer, live: LiveParams) -> None:
+    peer.send("/t_list", 18, 26, 35)
+    assert peer.settle() == []
+    assert live.current.t_index == (18, 26, 35)
+    peer.send("/num_inference_steps", 50)
+    assert peer.settle() == []
+    assert live.current.t_index == (18, 26, 35)
+    # Out of order and doubled, as faders leave them; on a grid of 100 points they stand for half.
+    peer.send("/num_inference_steps", 100)
+    peer.send("/t_list", 80, 40, 40)
+    assert peer.settle() == []
+    assert live.current.t_index == (20, 40)
+    for wrong in [("/t_list",), ("/t_list", "a"), ("/t_list", 1, "b"), ("/t_list", -5), ("/num_inference_steps", 0)]:
+        peer.send(*wrong)
+        answers = peer.settle()
+        assert [answer[:2] for answer in answers] == [("/error", wrong[0])], wrong
+    peer.send("/num_inference_steps", "many")
+    assert peer.settle()[0][:2] == ("/error", "/num_inference_steps")
+    assert live.current.t_index == (20, 40)
+
+
+def test_pause_and_single_frames(peer: Peer, live: LiveParams, gate: Gate) -> None:
+    peer.send("/process_frame", 1)
+    (answer,) = peer.settle()
+    assert answer[:2] == ("/error", "/process_frame") and "send /pause first" in answer[2]
+    peer.send("/pause", 1)
+    assert peer.settle() == [("/streaming_status", "paused")]
+    assert not gate.is_open and not live.current.paused
+    peer.send("/process_frame", 1)
+    peer.send("/frame_ack", 1)
+    assert peer.settle() == []
+    assert gate.take_step(0.0) and not gate.take_step(0.0)
+    peer.send("/get_status", 1)
+    ((address, status),) = peer.settle()
+    assert address == "/status"
+    assert json.loads(status) == {"streaming": False, "paused": True, "fps": 0.0, "frame_count": 0}
+    peer.send("/play", 1)
+    assert peer.settle() == [("/streaming_status", "resumed")]
+    assert gate.is_open
+    peer.send("/stop", 1)
+    answers = peer.settle()
+    assert answers[0] == ("/streaming_status", "stopped")
+    assert answers[1][:2] == ("/error", "/stop") and "Ctrl-C" in answers[1][2]
+    assert not gate.is_open
+    peer.send("/start_streaming", 1)
+    assert peer.settle() == [("/streaming_status", "started")]
+    assert gate.is_open
+
+
+def test_without_an_input_of_the_host_pause_is_a_parameter(live: LiveParams) -> None:
+    peer = Peer()
+    server = StreamDiffusionTd(live, Statistics(), port=0, reply_port=peer.reply_port)
+    server.start()
+    try:
+        peer.port = server.server.port
+        peer.send("/pause")
+        assert peer.settle() == [("/streaming_status", "paused")]
+        assert live.current.paused
+        peer.send("/process_frame")
+        assert "--input" in peer.settle()[0][2]
+        peer.send("/play")
+        assert peer.settle() == [("/streaming_status", "resumed")]
+        assert not live.current.paused
+    finally:
+        server.stop()
+        peer.close()
+
+
+@pytest.mark.parametrize("address", sorted(ABSENT))
+def test_what_is_not_there_is_said_once_and_switching_it_off_is_no_error(address: str, peer: Peer) -> None:
+    sent = f"{address}feedback/strength" if address.endswith("/") else address
+    for off in (0, 0.0, False, "", "[]"):
+        peer.send(sent, off)
+    assert peer.settle() == []
+    for _ in range(20):
+        peer.send(sent, 1)
+    (answer,) = peer.settle()
+    assert answer == ("/error", sent, ABSENT[address])
+
+
+def test_unknown_addresses_and_wrong_types_never_end_it(peer: Peer, live: LiveParams) -> None:
+    before = live.current
+    for sent in [("/lora_weights", "{}"), ("/seed", "seven"), ("/guidance_scale", "x"), ("/delta",), ("/prompt", 1.5)]:
+        peer.send(*sent)
+        (answer,) = peer.settle()
+        assert answer[:2] == ("/error", sent[0])
+    for sent in [("/sdmode",), ("/sdmode", "vid2vid"), ("/sdmode", 1), ("/sdmode", "img2img", 1)]:
+        peer.send(*sent)
+        (answer,) = peer.settle()
+        assert answer[:2] == ("/error", "/sdmode")
+    assert live.current == before
+
+
+def test_weights_that_are_no_numbers_are_refused(peer: Peer) -> None:
+    for weight in ("1" + "0" * 400, "1e400", "NaN", "true", '"1"'):
+        peer.send("/prompt_list", f'[["one", {weight}]]')
+        (answer,) = peer.settle()
+        assert answer[:2] == ("/error", "/prompt_list") and "a pair [item, weight]" in answer[2]
+
+
+def test_reports_come_by_themselves(server: tuple[StreamDiffusionTd, Peer], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streamdiffusiontd_osc, "HEARTBEAT_S", 0.02)
+    reports, peer = server
+    assert peer.until("/server_active") == ("/server_active", 1)
+    assert peer.until("/stream-info/output-name") == ("/stream-info/output-name", "sd_to_td_1")
+    for number in (1, 2, 3):
+        reports.frame_sent()
+        assert peer.until("/framecount") == ("/framecount", number)
+        assert peer.until("/frame_ready") == ("/frame_ready", number)
+        assert peer.until("/stream-info/fps")[1] >= 0.0
+    reports.stop()
+    while (got := peer.until("/server_active")) != ("/server_active", 0):
+        assert got == ("/server_active", 1)
+
+
+# ---- the whole host --------------------------------------------------------------------------------------------------
+
+
+@memory_here
+@pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+def test_an_existing_project_points_at_this_host(name: str) -> None:
+    channel = fresh_channel()
+    peer = Peer()
+    project = Project(name, 32 * 24 * 3)
+    write(name, noise(1))
+    words = ["--channel", channel, "--input", f"sdtd:{name}:32x24", "--output", f"sdtd:{name}-out"]
+    words += ["--sdtd-osc", f"0:{peer.reply_port}", "--osc-port", "0", "--no-page", "--model", "passthrough"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "bridge", "host", *words], stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as host:
+        try:
+            assert host.stderr is not None
+            line = ""
+            while not line.startswith("StreamDiffusionTD's OSC: port "):
+                line = host.stderr.readline()
+                assert line, "the host ended"
+            peer.port = int(line.split()[3].rstrip(","))
+            assert peer.until("/stream-info/output-name")[1] == f"{name}-out"
+            peer.until("/frame_ready")
+            assert np.array_equal(read(f"{name}-out"), noise(1))
+            write(name, noise(2))
+            wait_for(lambda: np.array_equal(read(f"{name}-out"), noise(2)))
+            peer.send("/pause")
+            assert peer.until("/streaming_status")[1] == "paused"
+            write(name, noise(3))
+            peer.send("/process_frame")
+            wait_for(lambda: np.array_equal(read(f"{name}-out"), noise(3)))
+            host.send_signal(signal.SIGINT)
+            assert host.wait(PATIENCE_S) == 0
+        finally:
+            host.kill()
+            peer.close()
+            sweep(channel)
+    assert not (FOLDER / f"{name}-out").exists()
+    assert (FOLDER / name).exists()
+    project.end()
+
+
+@memory_here
+@pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+def test_a_taken_port_of_the_dialect(name: str) -> None:
+    channel = fresh_channel()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "-m", "bridge", "host", "--channel", channel, "--input", f"sdtd:{name}:8x8"]
+            + ["--sdtd-osc", f"{port}", "--osc-port", "0", "--no-page", "--model", "passthrough"],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=PATIENCE_S,
+        )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"host: UDP port {port} for StreamDiffusionTD's OSC is taken: end its own server")
+    assert not list(FOLDER.glob(f"*{channel}*"))

@@ -1,0 +1,364 @@
+"""The page in a real headless Chromium, with real rings written by a process of its own."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bridge.control.live import LiveParams
+from bridge.control.statistics import Statistics
+from bridge.page.gateway import Channel, Gateway
+from bridge.ring import Kind, RingWriter
+from core.params import SPECS
+from tests import chromium
+from tests.rings import fresh_channel, sweep
+
+BROWSER = chromium.find()
+ROOT = Path(__file__).resolve().parents[3]
+
+pytestmark = pytest.mark.skipif(
+    BROWSER is None, reason="no Chromium on this machine (Debian: apt install chromium); the page cannot be tried"
+)
+
+# Frames of 96 x 64 whose top 16 rows show the low 12 bits of their number, 8 pixels a bit, and whose other rows are a
+# colour that follows from the number.
+WRITER = """
+import sys, time
+import numpy as np
+from bridge.ring import Kind, RingWriter
+name = sys.argv[1]
+with RingWriter(name + ".in", capacity_bytes=1 << 16) as a, RingWriter(name + ".out", capacity_bytes=1 << 16) as b:
+    number = 0
+    while True:
+        number += 1
+        for ring, shift in ((a, 0), (b, 100)):
+            pixels = np.empty((64, 96, 3), np.uint8)
+            bits = [(number >> bit) & 1 for bit in range(12)]
+            pixels[:16] = np.repeat(np.array(bits, np.uint8) * 255, 8)[None, :, None]
+            pixels[16:] = ((number * 7 + shift) % 256, (number * 3) % 256, shift)
+            ring.write({Kind.COLOUR: pixels}, source_frame_id=number)
+        if number == 1:
+            print("writing", flush=True)
+        time.sleep(0.04)
+"""
+
+READ = """(() => {
+  const canvas = document.querySelector("#side-SIDE canvas");
+  const context = canvas.getContext("2d");
+  const at = (x, y) => [...context.getImageData(x, y, 1, 1).data];
+  let number = 0;
+  for (let bit = 0; bit < 12; bit += 1) if (at(bit * 8 + 4, 8)[0] > 127) number |= 1 << bit;
+  return { number, colour: at(48, 40), told: Number(canvas.dataset.sourceFrameId || 0),
+           width: canvas.width, height: canvas.height };
+})()"""
+
+
+class Scene:
+    """A gateway, a browser with its page, and a writer process when asked for."""
+
+    def __init__(self):
+        self.channel = fresh_channel()
+        self.live = LiveParams()
+        self.statistics = Statistics()
+        self.writer = None
+        self.gateway = self.new_gateway(0)
+        self.gateway.start()
+
+    def new_gateway(self, port):
+        examples = ("wax style, green box", "ink style, green box")
+        return Gateway([Channel(self.channel, self.live, self.statistics, examples)], port=port)
+
+    async def write(self):
+        """Start the writer process and wait for its first frame."""
+        command = [sys.executable, "-c", WRITER, self.channel]
+        self.writer = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+        assert await asyncio.to_thread(self.writer.stdout.readline)
+
+    def kill_writer(self):
+        if self.writer is not None:
+            self.writer.kill()
+            self.writer.wait()
+            self.writer.stdout.close()
+            self.writer = None
+
+    def end(self):
+        self.kill_writer()
+        self.gateway.stop()
+        sweep(self.channel)
+
+    async def until(self, condition):
+        for _ in range(1200):
+            if condition():
+                return
+            await asyncio.sleep(0.05)
+        pytest.fail("the host never saw it")
+
+
+@pytest.fixture(scope="module")
+def on_the_page():
+    """`on_the_page(scenario, query, **view)` runs `scenario(scene, page)` with everything up; gives the page's errors.
+
+    One browser serves the whole module; every scenario has a gateway, rings and a tab of its own.
+    """
+    with asyncio.Runner() as runner:
+        browser = chromium.Browser(BROWSER)
+        runner.run(browser.__aenter__())
+
+        async def visit(scene, scenario, query, view):
+            page = await browser.page(scene.gateway.url + query, **view)
+            try:
+                await page.until("document.querySelector('#connection').dataset.state === 'connected'")
+                await scenario(scene, page)
+            finally:
+                await page.close()
+            return page.problems
+
+        def run(scenario, query="", **view):
+            scene = Scene()
+            try:
+                return runner.run(asyncio.wait_for(visit(scene, scenario, query, view), 300))
+            finally:
+                scene.end()
+
+        yield run
+        runner.run(browser.__aexit__())
+
+
+def text_of(selector):
+    return f"document.querySelector({selector!r}).textContent"
+
+
+@pytest.mark.parametrize("query, slack", [("", 14), ("?codec=rgba", 0)])
+def test_both_rings_are_shown_as_they_were_written(on_the_page, query, slack):
+    async def scenario(scene, page):
+        await scene.write()
+        for side, shift in (("in", 0), ("out", 100)):
+            numbers = []
+            for _ in range(4):
+                after = numbers[-1] if numbers else 0
+                await page.until(
+                    f"Number(document.querySelector('#side-{side} canvas').dataset.sourceFrameId || 0) > {after}"
+                )
+                shown = await page.evaluate(READ.replace("SIDE", side))
+                number = shown["number"]
+                assert (shown["width"], shown["height"]) == (96, 64)
+                assert number == shown["told"] > after
+                wanted = ((number * 7 + shift) % 256, (number * 3) % 256, shift, 255)
+                assert max(abs(a - b) for a, b in zip(shown["colour"], wanted, strict=True)) <= slack
+                numbers.append(number)
+        await page.until("document.querySelector('#side-in').dataset.state === 'live'")
+        assert await page.evaluate(text_of("#side-in .message")) == ""
+        await page.until(text_of("#side-out .about") + ".startsWith('96 × 64 · ')")
+
+    assert on_the_page(scenario, query) == []
+
+
+def test_the_prompt_applies_while_typing_and_on_enter(on_the_page):
+    async def scenario(scene, page):
+        await page.evaluate("(() => { const p = document.querySelector('#p-prompt'); p.focus(); p.select(); })()")
+        await page.type("ink style, green cone")
+        await scene.until(lambda: scene.live.current.prompt == "ink style, green cone")
+        await page.press("Enter", 13, "\r")
+        assert await page.evaluate("document.querySelector('#p-prompt').value") == "ink style, green cone"
+        # Keys that follow one another quickly make one change, not one each.
+        before = scene.live.revision
+        await page.evaluate("""(() => {
+            const box = document.querySelector('#p-prompt');
+            for (let i = 0; i < 20; i += 1) {
+                box.value += '!';
+                box.dispatchEvent(new Event('input'));
+            }
+        })()""")
+        await scene.until(lambda: scene.live.current.prompt == "ink style, green cone" + "!" * 20)
+        assert scene.live.revision == before + 1
+        # What all examples end with is not written on each of them.
+        assert await page.evaluate("document.querySelector('#examples button').textContent") == "wax style"
+        await page.evaluate("document.querySelector('#examples button').click()")
+        await scene.until(lambda: scene.live.current.prompt == "wax style, green box")
+        await page.until("document.querySelector('#examples button').getAttribute('aria-pressed') === 'true'")
+        assert await page.evaluate("document.querySelector('#p-prompt').value") == "wax style, green box"
+
+    assert on_the_page(scenario) == []
+
+
+def test_every_parameter_has_a_labelled_control_that_shows_its_value(on_the_page):
+    async def scenario(scene, page):
+        await page.until(f"page.controls.size === {len(SPECS)}")
+        for name, spec in SPECS.items():
+            control = await page.evaluate(f"""(() => {{
+                const root = document.querySelector('[data-name="{name}"]');
+                const input = root.querySelector('#p-{name}');
+                return {{ label: root.querySelector('label').control === input, help: root.textContent,
+                          value: page.controls.get("{name}").look.read(), main: !root.closest('details') }};
+            }})()""")
+            assert control["label"] and spec.help in control["help"] and control["main"] == spec.main
+            default = list(spec.default) if isinstance(spec.default, tuple) else spec.default
+            assert control["value"] == default, name
+
+    assert on_the_page(scenario) == []
+
+
+def test_controls_work_by_keyboard_and_follow_what_others_set(on_the_page):
+    async def scenario(scene, page):
+        await page.until(f"page.controls.size === {len(SPECS)}")
+        await page.evaluate("document.querySelector('#p-steps').focus()")
+        await page.press("ArrowRight", 39)
+        await scene.until(lambda: scene.live.current.steps == 3)
+        await page.press("Tab", 9)
+        assert await page.evaluate("document.activeElement.id") == "p-steps-box"
+        await page.evaluate("document.activeElement.select()")
+        await page.type("5")
+        await scene.until(lambda: scene.live.current.steps == 5)
+        await page.evaluate("document.querySelector('#p-similarity_filter').focus()")
+        await page.press(" ", 32, " ")
+        await scene.until(lambda: scene.live.current.similarity_filter)
+        # A number between two steps of the slider is kept as it was typed, also when the field is left.
+        await page.evaluate("(() => { const b = document.querySelector('#p-strength-box'); b.focus(); b.select(); })()")
+        await page.type("0.515")
+        await scene.until(lambda: scene.live.current.strength == 0.515)
+        await page.press("Tab", 9)
+        scene.live.update({"guidance": "full", "seed": 99, "t_index": (18, 26), "paused": True})
+        await page.until("document.querySelector('#p-guidance').value === 'full'")
+        assert await page.evaluate("document.querySelector('#p-seed').value") == "99"
+        assert await page.evaluate("document.querySelector('#p-t_index').value") == "18, 26"
+        assert await page.evaluate("document.querySelector('#p-paused').checked") is True
+        assert scene.live.current.strength == 0.515
+        await page.evaluate("document.querySelector('[data-name=seed] .reset').click()")
+        await scene.until(lambda: scene.live.current.seed == SPECS["seed"].default)
+        await page.until("document.querySelector('[data-name=seed] .reset').hidden")
+
+    assert on_the_page(scenario) == []
+
+
+def test_a_bad_value_is_shown_at_its_control_and_a_good_one_clears_it(on_the_page):
+    async def scenario(scene, page):
+        await page.until(f"page.controls.size === {len(SPECS)}")
+        before = scene.live.current
+        await page.evaluate("document.querySelector('details').open = true")
+        await page.evaluate("document.querySelector('#p-t_index').focus()")
+        await page.call("Input.insertText", text="99")
+        await page.until(text_of("[data-name=t_index] .error") + ".includes('whole numbers from 0 to 49')")
+        assert scene.live.current == before
+        await page.press("Backspace", 8)
+        await scene.until(lambda: scene.live.current.t_index == (9,))
+        await page.until(text_of("[data-name=t_index] .error") + " === ''")
+        await page.evaluate("(() => { const p = document.querySelector('#p-prompt'); p.focus(); p.select(); })()")
+        await page.call("Input.insertText", text="x" * 100_000)
+        await page.until(text_of("[data-name=prompt] .error") + ".includes('at most 2000 characters')")
+        assert scene.live.current.prompt == before.prompt
+
+    assert on_the_page(scenario) == []
+
+
+def test_a_host_that_has_no_picture_yet_is_told(on_the_page):
+    async def scenario(scene, page):
+        message = text_of("#side-out .message")
+        with RingWriter(f"{scene.channel}.out", capacity_bytes=1 << 16) as ring:
+            await page.until("document.querySelector('#side-out').dataset.state === 'live'")
+            assert await page.evaluate(message) == "waiting for the first picture"
+            ring.write({Kind.COLOUR: np.zeros((64, 96, 3), np.uint8)})
+            await page.until(f"{message} === ''")
+
+    assert on_the_page(scenario) == []
+
+
+def test_missing_killed_and_returning_writers_and_hosts_are_told(on_the_page):
+    async def scenario(scene, page):
+        message = text_of("#side-in .message")
+        await page.until(f"{message} === 'no writer on {scene.channel}.in yet'")
+        await scene.write()
+        await page.until("Number(document.querySelector('#side-in canvas').dataset.sourceFrameId || 0) > 3")
+        await page.until(f"{message} === ''")
+        scene.kill_writer()
+        await page.until(f"{message} === 'the writer of {scene.channel}.in is gone; the last frame stays'")
+        old = await page.evaluate("document.querySelector('#side-in canvas').dataset.generation")
+        await scene.write()
+        await page.until(f"document.querySelector('#side-in canvas').dataset.generation !== '{old}'")
+        await page.until(f"{message} === ''")
+        port = scene.gateway.port
+        await asyncio.to_thread(scene.gateway.stop)
+        await page.until("document.querySelector('#connection').dataset.state === 'gone'")
+        await page.until(f"{message} === 'host gone; waiting for it to come back'")
+        await page.evaluate("page.controls.get('steps').send(4)")
+        assert "not sent" in await page.evaluate(text_of("[data-name=steps] .error"))
+        scene.gateway = scene.new_gateway(port)
+        scene.gateway.start()
+        await page.until("document.querySelector('#connection').dataset.state === 'connected'")
+        assert await page.evaluate(text_of("[data-name=steps] .error")) == ""
+        shown = await page.evaluate(READ.replace("SIDE", "out"))
+        await page.until(
+            f"Number(document.querySelector('#side-out canvas').dataset.sourceFrameId) > {shown['told'] + 3}"
+        )
+
+    problems = on_the_page(scenario)
+    assert all("ERR_CONNECTION_REFUSED" in problem for problem in problems)
+
+
+def test_statistics_are_shown(on_the_page):
+    async def scenario(scene, page):
+        for _ in range(50):
+            scene.statistics.record("capture_to_publish", 25_000_000)
+            scene.statistics.count("frames_out")
+            scene.statistics.count("frames_in")
+        await page.until(text_of("#figure-p50") + " === '25 ms'")
+        await page.until(text_of("#counters") + ".includes('50 in · 50 out · 0 dropped')")
+        await page.until("page.history.length > 2")
+        colours = await page.evaluate("""(() => {
+            const canvas = document.querySelector('#graph-latency');
+            const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+            const seen = new Set();
+            for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 250) seen.add(data.slice(i, i + 3).join());
+            return seen.size;
+        })()""")
+        assert colours >= 3
+
+    assert on_the_page(scenario) == []
+
+
+@pytest.mark.parametrize("width, mobile", [(1280, False), (360, True)])
+def test_the_page_fits_and_fetches_nothing_from_elsewhere(on_the_page, width, mobile):
+    async def scenario(scene, page):
+        await page.until(f"page.controls.size === {len(SPECS)}")
+        await page.evaluate("document.querySelector('details').open = true")
+        # The longest name that a channel may have.
+        await page.evaluate(f"document.querySelector('#channel').textContent = '{'w' * 48}'")
+        assert await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        assert await page.evaluate("window.innerWidth") == width
+        inputs = await page.evaluate(
+            "[...document.querySelectorAll('input, select, textarea, .stage')]"
+            ".map((e) => e.getBoundingClientRect()).every((r) => r.left >= 0 && r.right <= innerWidth && r.width > 10)"
+        )
+        assert inputs
+        origins = await page.evaluate(
+            "[...new Set(performance.getEntriesByType('resource').map((e) => new URL(e.name).protocol === 'data:' ?"
+            " 'data' : new URL(e.name).origin))]"
+        )
+        assert set(origins) <= {scene.gateway.url.rstrip("/"), "data"}
+
+    assert on_the_page(scenario, width=width, height=800, mobile=mobile) == []
+
+
+def test_a_page_of_another_origin_gets_nothing(on_the_page):
+    async def scenario(scene, page):
+        # The same gateway under another name of this machine is another origin to the browser.
+        other = scene.gateway.url.replace("127.0.0.1", "localhost")
+        script = (
+            f"new Promise((done) => {{ const ws = new WebSocket('{other.replace('http', 'ws')}ws');"
+            "ws.onopen = () => done('open'); ws.onerror = () => done('refused'); })"
+        )
+        await page.evaluate(
+            "Object.values(page.sides).forEach((side) => { side.socket.onclose = null; side.socket.close(); })"
+        )
+        # Away from our own page, whose content policy would stop it first.
+        await page.call("Page.navigate", url="about:blank")
+        await page.until("location.href === 'about:blank'")
+        await scene.until(lambda: scene.gateway.snapshot()["viewers"] == 0)
+        assert await page.evaluate(script) == "refused"
+        assert scene.gateway.snapshot()["viewers"] == 0
+        fetched = await page.evaluate(f"fetch('{scene.gateway.url}api/params').then(() => 'read', () => 'refused')")
+        assert fetched == "refused"
+
+    on_the_page(scenario)
