@@ -111,7 +111,7 @@ def test_run_py_needs_the_standard_library_alone() -> None:
     [
         "bridge.commands.cli",
         "bridge.ring",
-        "bridge.sources",
+        "bridge.commands.source",
         "bridge.commands.demo",
         "bridge.control.live",
         "core.params",
@@ -122,3 +122,27 @@ def test_starting_costs_no_heavy_import(module: str) -> None:
     script = f"import sys, {module}; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+ROOMS = {
+    "ring": set(),
+    "control": {"ring"},
+    "sources": {"ring"},
+    "host": {"ring", "control"},
+    "page": {"ring", "control"},
+    "interop": {"ring", "control"},
+    "commands": {"ring", "control", "sources", "host", "page", "interop"},
+}
+"""The folders of bridge and whom each may import beside itself. All arrows of clients end in ring."""
+
+
+def test_the_rooms_of_bridge_import_in_one_direction() -> None:
+    assert {p.name for p in (ROOT / "bridge").iterdir() if p.is_dir() and p.name != "__pycache__"} == set(ROOMS)
+    guilty = set()
+    for room, allowed in ROOMS.items():
+        for path in sources(f"bridge/{room}"):
+            others = {file_of(name).parent.name for name in imports(path) if name.startswith("bridge.")}
+            guilty |= {(str(path), other) for other in others - allowed - {room, "bridge"}}
+    assert not guilty
+    # What everybody may use at the root of bridge stays as small as this.
+    assert {p.name for p in (ROOT / "bridge").glob("*.py")} == {"__init__.py", "__main__.py", "terminal.py"}

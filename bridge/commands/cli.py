@@ -34,7 +34,7 @@ def _module(name: str) -> Callable[[list[str]], int]:
 
 
 def _world(words: list[str]) -> int:
-    return _module("bridge.sources")(["world", *words])
+    return _module("bridge.commands.source")(["world", *words])
 
 
 def benches() -> list[str]:
@@ -107,7 +107,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "scene": Command("scene [options]", "a room with live screens in the browser", _module("bridge.commands.scene")),
     "source": Command(
-        "source WHAT --channel NAME", "write a camera, video, folder or world into NAME.in", _module("bridge.sources")
+        "source WHAT --channel NAME",
+        "write a camera, video, folder or world into NAME.in",
+        _module("bridge.commands.source"),
     ),
     "world": Command("world --channel NAME", "the same as: source world", _world),
     "doctor": Command(

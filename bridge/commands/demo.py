@@ -27,14 +27,15 @@ from bridge.commands.host import (
     PROGRESS_S,
     ServeError,
     Serving,
-    StopRequest,
     add_host_options,
     params_from,
     status_line,
 )
+from bridge.commands.signals import StopRequest
+from bridge.commands.words import parse_count, parse_fps, parse_seed, parse_size
 from bridge.ring import Frame, Kind, RingError, RingReader
 from bridge.ring.leftovers import clear, sweep
-from bridge.sources import parse_count, parse_fps, parse_seed, parse_size, say
+from bridge.terminal import say
 from core.params import ParamError, params_for
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -83,7 +84,7 @@ class Client:
     """The process that feeds NAME.in. It ends when its standard input does, so it cannot outlive this process."""
 
     def __init__(self, channel: str, words: list[str]) -> None:
-        self._command = [sys.executable, "-m", "bridge.sources", *words, "--channel", channel, "--with-parent"]
+        self._command = [sys.executable, "-m", "bridge.commands.source", *words, "--channel", channel, "--with-parent"]
         # The checkout first on the path: the client must be of this version whatever else is installed.
         self._environment = {
             **os.environ,

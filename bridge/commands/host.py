@@ -8,15 +8,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import FrameType, MappingProxyType
+from types import MappingProxyType
 from typing import Any, Protocol
 
+from bridge.commands.signals import StopRequest
+from bridge.commands.words import parse_size
 from bridge.control.access import is_loopback, new_token
 from bridge.control.live import LiveParams
 from bridge.control.statistics import Statistics
@@ -24,7 +25,7 @@ from bridge.interop.adaptors import channel_name
 from bridge.interop.ends import add_end_options, open_ends
 from bridge.interop.foreign import AdaptorError
 from bridge.ring.errors import RingError
-from bridge.sources import ending_signals, parse_size, say, set_by_signal
+from bridge.terminal import say
 from core.params import SPECS, ParamError, Params, params_for
 
 PAGE_PORT = 8790
@@ -42,9 +43,6 @@ CACHE = Path(__file__).resolve().parents[2] / ".cache"
 """What one start leaves to the next: converted networks, and which way to run them was fastest."""
 PROGRESS_S = 2.0
 STATUS_S = 10.0
-SAME_REQUEST_S = 0.5
-"""A signal that follows the first one so soon is its copy: `timeout`, shells and supervisors send it to the process and
-to its group."""
 
 
 class ServeError(RuntimeError):
@@ -186,37 +184,6 @@ class Serving:
             server.stop()
         self._servers.clear()
         self.host.join()
-
-
-class StopRequest:
-    """Set by the first Ctrl-C, SIGTERM or closing of the terminal; a second Ctrl-C or SIGTERM ends the process at once.
-
-    What is left in shared memory then, the next start takes over or clears.
-    """
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-        self._ask = set_by_signal(self.event)
-        self._first_s: float | None = None
-        self._before = {number: signal.signal(number, self._on_signal) for number in ending_signals()}
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        hangup = sys.platform != "win32" and number == signal.SIGHUP
-        if self._first_s is None:
-            self._first_s = time.monotonic()
-            self._ask()
-            if not hangup:
-                with contextlib.suppress(OSError):
-                    # Not by `say`: this thread may be writing just now.
-                    os.write(2, b"stopping; once more ends it at once\n")
-        elif not hangup and time.monotonic() - self._first_s >= SAME_REQUEST_S:
-            # Not by an exception: a thread that is loading a model would be waited for all the same.
-            os._exit(128 + number)
-
-    def restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 def add_host_options(parser: argparse.ArgumentParser) -> None:

@@ -22,15 +22,16 @@ from bridge.commands.host import (
     LIBRARY_HABITS,
     PAGE_PORT,
     ServeError,
-    StopRequest,
     add_page_options,
     page_options,
 )
+from bridge.commands.signals import StopRequest
+from bridge.commands.words import parse_count, parse_fps, parse_seed, parse_size
 from bridge.control.live import LiveParams
 from bridge.control.statistics import Statistics, peak_memory_mb
 from bridge.ring import RingError
 from bridge.ring.leftovers import clear, sweep
-from bridge.sources import parse_count, parse_fps, parse_seed, parse_size, say
+from bridge.terminal import say
 from core.params import ParamError, params_for
 
 CHANNEL_PREFIX = "scene-"

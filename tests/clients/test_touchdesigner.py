@@ -798,7 +798,7 @@ def test_no_call_in_a_frame_waits(show: Show) -> None:
         if (
             event == "call"
             and code.co_name in patient
-            and (where.name == "threading.py" or where.parent.name == "bridge")
+            and (where.name == "threading.py" or where.parent.parent.name == "bridge")
         ):
             waits.append(f"{code.co_name} in {where}")
         if event == "c_call" and argument.__name__ in ("sleep", "select", "poll"):

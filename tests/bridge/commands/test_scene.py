@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bridge.commands import host as serve
+from bridge.commands import host as host_command
 from bridge.commands import scene
 from bridge.ring import Kind, RingReader, RingWriter, State
 from bridge.ring.segment import place
@@ -150,7 +150,7 @@ def test_words_that_cannot_be_are_refused(words, mend, capsys):
 
 def test_a_host_beyond_loopback_wants_a_token_too(base, capsys):
     with pytest.raises(SystemExit) as end:
-        serve.main(["--channel", base, "--model", "passthrough", "--listen", "0.0.0.0"])
+        host_command.main(["--channel", base, "--model", "passthrough", "--listen", "0.0.0.0"])
     assert end.value.code == 2 and "give --token new" in capsys.readouterr().err
 
 

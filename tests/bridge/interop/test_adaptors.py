@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bridge.commands import host as serve
+from bridge.commands import host as host_command
 from bridge.interop import adaptors, foreign
 from bridge.interop.adaptors import ADAPTORS, Gate, InputPump, OutputPump, channel_name, find, open_pumps
 from bridge.interop.ends import parse_ports
@@ -297,7 +297,7 @@ def test_every_row_of_the_table_opens_and_closes(channel: str) -> None:
 )
 def test_words_that_do_not_go_together(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        serve.main(words)
+        host_command.main(words)
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
 
@@ -315,7 +315,9 @@ def test_words_that_do_not_go_together(words: list[str], said: str, capsys: pyte
 def test_mistakes_are_answered_at_once(
     words: list[str], said: str, channel: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert serve.main(["--channel", channel, "--model", "passthrough", "--no-page", "--osc-port", "0", *words]) == 1
+    assert (
+        host_command.main(["--channel", channel, "--model", "passthrough", "--no-page", "--osc-port", "0", *words]) == 1
+    )
     shown = capsys.readouterr().err
     assert shown.startswith(said)
     assert shown.count("\n") == 1

@@ -19,10 +19,12 @@ import numpy as np
 import pytest
 
 from bridge import sources
+from bridge.commands.source import feed
+from bridge.commands.words import parse_size
 from bridge.ring import Frame, Kind, RingReader, RingWriter, State
-from bridge.sources import PictureSource, SourceError, VideoSource, WorldSource, feed, fit, open_source, parse_size
+from bridge.sources import PictureSource, SourceError, VideoSource, WorldSource, fit, open_source
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 SIZE = (32, 24)
 
 
@@ -36,7 +38,7 @@ def channel(request: pytest.FixtureRequest) -> str:
 def client(*words: str) -> Iterator[subprocess.Popen[str]]:
     """A client process that does not outlive the block."""
     with subprocess.Popen(
-        [sys.executable, "-m", "bridge.sources", *words],
+        [sys.executable, "-m", "bridge.commands.source", *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

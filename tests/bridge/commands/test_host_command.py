@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bridge.commands import host as serve
+from bridge.commands import host, signals
 from bridge.commands.host import ServeError, Serving, params_from
 from bridge.ring import Kind, RingReader, RingWriter
 from core.params import ParamError, Params, params_for
@@ -28,14 +28,14 @@ def channel(request: pytest.FixtureRequest) -> str:
 
 def test_a_signal_that_comes_twice_at_once_is_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
     now, ended = [100.0], []
-    monkeypatch.setattr(serve.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(serve.os, "_exit", ended.append)
-    stop = serve.StopRequest()
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(signals.os, "_exit", ended.append)
+    stop = signals.StopRequest()
     try:
         stop._on_signal(signal.SIGTERM, None)
         stop._on_signal(signal.SIGTERM, None)
         assert stop.event.wait(60) and ended == []
-        now[0] += serve.SAME_REQUEST_S
+        now[0] += signals.SAME_REQUEST_S
         stop._on_signal(signal.SIGINT, None)
         assert ended == [128 + signal.SIGINT]
     finally:
@@ -44,7 +44,7 @@ def test_a_signal_that_comes_twice_at_once_is_one_request(monkeypatch: pytest.Mo
 
 def test_a_signal_that_interrupts_the_wait_for_it_is_not_lost() -> None:
     """The handler runs on the thread that waits, also while that thread holds the event's own lock."""
-    stop = serve.StopRequest()
+    stop = signals.StopRequest()
     try:
         with stop.event._cond:
             stop._on_signal(signal.SIGTERM, None)
@@ -132,14 +132,14 @@ def test_a_taken_port(kind: socket.SocketKind, option: str, channel: str, capsys
 
 def test_a_second_host_on_one_channel_is_refused(channel: str, capsys: pytest.CaptureFixture[str]) -> None:
     with RingWriter(f"{channel}.out"):
-        assert serve.main(["--channel", channel, "--model", "passthrough"]) == 1
+        assert host.main(["--channel", channel, "--model", "passthrough"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("host: ") and "already has a live writer" in said
     assert said.count("\n") == 1
 
 
 def test_a_name_that_cannot_be_a_channel(capsys: pytest.CaptureFixture[str]) -> None:
-    assert serve.main(["--channel", "a/b"]) == 1
+    assert host.main(["--channel", "a/b"]) == 1
     assert capsys.readouterr().err.startswith("host: channel 'a/b.out': use 1 to 48 letters")
 
 
