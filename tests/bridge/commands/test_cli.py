@@ -99,7 +99,7 @@ def test_a_reader_that_leaves_early_causes_no_traceback() -> None:
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
 def test_ctrl_c_ends_a_command_in_one_word() -> None:
     script = (
-        "import sys, time\nfrom bridge import cli\n"
+        "import sys, time\nfrom bridge.commands import cli\n"
         "def sleep(words):\n    print('up', flush=True)\n    time.sleep(60)\n    return 0\n"
         "cli.COMMANDS['sleep'] = cli.Command('sleep', '', sleep)\nsys.exit(cli.main(['sleep']))\n"
     )

@@ -11,7 +11,7 @@ import pytest
 
 from bridge.ring import lock
 
-HOLD = "import sys; from bridge import lock; k = lock.{}; print(k.acquire(), flush=True); sys.stdin.read()"
+HOLD = "import sys; from bridge.ring import lock; k = lock.{}; print(k.acquire(), flush=True); sys.stdin.read()"
 
 
 def kinds() -> list[tuple[str, Callable[[str], lock.Lock]]]:
