@@ -5,20 +5,32 @@ virtual residual noise from stage to stage; it equals (x - a z) / b for an ancho
 the clean input latent for self-negative, the clean latent that the negative prompt implies at the first stage for
 onetime-negative. So the frame carries its anchor and nothing drifts or breaks when the schedule changes.
 
-Shapes: S stages, F frames, c h w latent. Rows of the U-Net batch are stage-major, negative rows first.
+Shapes: S stages, F frames, c h w latent, R rows. A role's rows are one piece of the batch, stage after stage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from core.schedule import Coefficients
 
-POSITIVE, NEGATIVE = 0, 1
+POSITIVE, NEGATIVE = "positive", "negative"
+ROLES: Mapping[str, str] = {NEGATIVE: "negative_prompt", POSITIVE: "prompt"}
+"""What a row is there for, and the parameter whose text it reads; in the order of the rows in a batch."""
+
+
+class Row(NamedTuple):
+    """What one row of a U-Net batch is, whatever else is in the batch: the stage and the place in the frame buffer of
+    the frame that it works on, and its role."""
+
+    stage: int
+    frame: int
+    role: str
 
 
 @dataclass(frozen=True)
@@ -29,28 +41,31 @@ class Scales:
     delta: float
 
 
+ByRole = Mapping[str, Tensor]
+"""A role's noise predictions, (S, F, c, h, w) of the stages of a call that have rows of it; absent without any."""
+Combine = Callable[[ByRole, Tensor, Tensor, Coefficients, Scales], tuple[Tensor, Tensor]]
+
+
 @dataclass(frozen=True)
 class Guidance:
     """One guidance kind.
 
-    texts(S, F, first): text index (POSITIVE or NEGATIVE) of every row; `first` says that stage 0 is among the S.
-    expand(x_SFchw, first): the rows' latents, (R, c, h, w).
-    times(t_S, F, first): the rows' timesteps, (R,).
-    combine(eps_Rchw, x_SFchw, anchor_SFchw, coefficients, scales, first): (eps_SFchw, anchor_SFchw).
+    roles(stage): the rows that a frame needs at a stage. combine(predictions, x_SFchw, anchor_SFchw, coefficients,
+    scales): (eps_SFchw, anchor_SFchw).
     """
 
-    texts: Callable[[int, int, bool], tuple[int, ...]]
-    expand: Callable[[Tensor, bool], Tensor]
-    times: Callable[[Tensor, int, bool], Tensor]
-    combine: Callable[[Tensor, Tensor, Tensor, Coefficients, Scales, bool], tuple[Tensor, Tensor]]
+    roles: Callable[[int], Sequence[str]]
+    combine: Combine
 
-
-def _flat(x_SFchw: Tensor) -> Tensor:
-    return x_SFchw.flatten(0, 1)
-
-
-def _times(t_S: Tensor, frames: int) -> Tensor:
-    return t_S.repeat_interleave(frames)
+    def rows(self, stages: range, frames: int) -> tuple[Row, ...]:
+        """The rows of a U-Net call for these stages."""
+        return tuple(
+            Row(stage, frame, role)
+            for role in ROLES
+            for stage in stages
+            if role in self.roles(stage)
+            for frame in range(frames)
+        )
 
 
 def _residual(eps: Tensor, x: Tensor, anchor: Tensor, k: Coefficients, s: Scales) -> Tensor:
@@ -59,74 +74,30 @@ def _residual(eps: Tensor, x: Tensor, anchor: Tensor, k: Coefficients, s: Scales
     return s.scale * eps + ((1.0 - s.scale) * s.delta) * virtual
 
 
-def _combine_none(
-    eps_R: Tensor, x: Tensor, anchor: Tensor, k: Coefficients, s: Scales, first: bool
-) -> tuple[Tensor, Tensor]:
-    return eps_R.view_as(x), anchor
+def _none(eps: ByRole, x: Tensor, anchor: Tensor, k: Coefficients, s: Scales) -> tuple[Tensor, Tensor]:
+    return eps[POSITIVE], anchor
 
 
-def _combine_full(
-    eps_R: Tensor, x: Tensor, anchor: Tensor, k: Coefficients, s: Scales, first: bool
-) -> tuple[Tensor, Tensor]:
-    negative, positive = (half.view_as(x) for half in eps_R.chunk(2))
-    return negative + s.scale * (positive - negative), anchor
+def _full(eps: ByRole, x: Tensor, anchor: Tensor, k: Coefficients, s: Scales) -> tuple[Tensor, Tensor]:
+    return eps[NEGATIVE] + s.scale * (eps[POSITIVE] - eps[NEGATIVE]), anchor
 
 
-def _combine_self(
-    eps_R: Tensor, x: Tensor, anchor: Tensor, k: Coefficients, s: Scales, first: bool
-) -> tuple[Tensor, Tensor]:
-    return _residual(eps_R.view_as(x), x, anchor, k, s), anchor
+def _self(eps: ByRole, x: Tensor, anchor: Tensor, k: Coefficients, s: Scales) -> tuple[Tensor, Tensor]:
+    return _residual(eps[POSITIVE], x, anchor, k, s), anchor
 
 
-def _combine_onetime(
-    eps_R: Tensor, x: Tensor, anchor: Tensor, k: Coefficients, s: Scales, first: bool
-) -> tuple[Tensor, Tensor]:
-    frames = x.shape[1]
-    eps = (eps_R[frames:] if first else eps_R).view_as(x)
-    if first:
-        implied = (x[:1] - k.b[:1] * eps_R[:frames].view_as(x[:1])) / k.a[:1]
+def _onetime(eps: ByRole, x: Tensor, anchor: Tensor, k: Coefficients, s: Scales) -> tuple[Tensor, Tensor]:
+    if NEGATIVE in eps:
+        implied = (x[:1] - k.b[:1] * eps[NEGATIVE]) / k.a[:1]
         anchor = torch.cat((implied, anchor[1:]))
-    return _residual(eps, x, anchor, k, s), anchor
-
-
-def _one_row_each(stages: int, frames: int, first: bool) -> tuple[int, ...]:
-    return (POSITIVE,) * (stages * frames)
-
-
-def _expand_onetime(x: Tensor, first: bool) -> Tensor:
-    return torch.cat((x[0], _flat(x))) if first else _flat(x)
-
-
-def _times_onetime(t_S: Tensor, frames: int, first: bool) -> Tensor:
-    each = _times(t_S, frames)
-    return torch.cat((each[:frames], each)) if first else each
+    return _residual(eps[POSITIVE], x, anchor, k, s), anchor
 
 
 GUIDANCE: Mapping[str, Guidance] = {
-    "none": Guidance(
-        texts=_one_row_each,
-        expand=lambda x, first: _flat(x),
-        times=lambda t_S, frames, first: _times(t_S, frames),
-        combine=_combine_none,
-    ),
-    "full": Guidance(
-        texts=lambda stages, frames, first: (NEGATIVE,) * (stages * frames) + (POSITIVE,) * (stages * frames),
-        expand=lambda x, first: _flat(x).repeat(2, 1, 1, 1),
-        times=lambda t_S, frames, first: _times(t_S, frames).repeat(2),
-        combine=_combine_full,
-    ),
-    "self-negative": Guidance(
-        texts=_one_row_each,
-        expand=lambda x, first: _flat(x),
-        times=lambda t_S, frames, first: _times(t_S, frames),
-        combine=_combine_self,
-    ),
-    "onetime-negative": Guidance(
-        texts=lambda stages, frames, first: (NEGATIVE,) * (frames if first else 0) + (POSITIVE,) * (stages * frames),
-        expand=_expand_onetime,
-        times=_times_onetime,
-        combine=_combine_onetime,
-    ),
+    "none": Guidance(lambda stage: (POSITIVE,), _none),
+    "full": Guidance(lambda stage: (NEGATIVE, POSITIVE), _full),
+    "self-negative": Guidance(lambda stage: (POSITIVE,), _self),
+    "onetime-negative": Guidance(lambda stage: (POSITIVE,) if stage else (NEGATIVE, POSITIVE), _onetime),
 }
 
 

@@ -109,13 +109,7 @@ class Coefficients:
             shaped(c_out),
         )
 
-    def stage(self, index: int) -> Coefficients:
-        """The constants of one stage, still with a leading axis of one."""
-        cut = slice(index, index + 1)
-        return Coefficients(
-            self.t_S[cut],
-            self.a[cut],
-            self.b[cut],
-            self.c_skip[cut],
-            self.c_out[cut],
-        )
+    def of(self, stages: range) -> Coefficients:
+        """The constants of some neighbouring stages."""
+        cut = slice(stages.start, stages.stop)
+        return Coefficients(self.t_S[cut], self.a[cut], self.b[cut], self.c_skip[cut], self.c_out[cut])

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from core.codec import Codec
 from core.denoiser import Denoiser, PromptText, TextRows
-from core.guidance import NEGATIVE, POSITIVE, Guidance, Scales, active_guidance
+from core.guidance import ROLES, Guidance, Row, Scales, active_guidance
 from core.params import MAX_STEPS, ParamError, Params
 from core.pixels import PixelError
 from core.schedule import SCHEDULES, Coefficients, NoiseSchedule, ScheduleError
@@ -54,13 +54,25 @@ class StreamConfig:
 
 @dataclass(frozen=True)
 class Pass:
-    """One U-Net call: a run of stages, everything about it finished before the frame path starts."""
+    """One U-Net call: a run of stages, everything about it finished before the frame path starts.
+
+    roles: the roles of the rows, in order, and how many rows each has. slot_R: which of the latents of these stages,
+    (stage, frame) counted through, each row reads; None where that is row by row.
+    """
 
     coefficients: Coefficients
     noise_SFchw: Tensor
+    rows: tuple[Row, ...]
+    roles: tuple[tuple[str, int], ...]
+    slot_R: Tensor | None
     t_R: Tensor
     text: TextRows
-    first: bool
+
+    def by_role(self, eps_Rchw: Tensor) -> dict[str, Tensor]:
+        """The predictions of each role, (S, F, c, h, w) of the stages that have rows of it."""
+        frames = self.noise_SFchw.shape[1]
+        pieces = eps_Rchw.split([count for _, count in self.roles])
+        return {role: piece.unflatten(0, (-1, frames)) for (role, _), piece in zip(self.roles, pieces, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -180,20 +192,32 @@ class Stream(Generic[Tag]):
 
     def _passes(self, params: Params, stages: tuple[int, ...], guidance: Guidance) -> tuple[Pass, ...]:
         frames = self.config.frame_buffer
-        all_stages = Coefficients.build(self._schedule, self.config.schedule, stages, self._device)
-        noise_SFchw = self._noise_for(params.seed)[: len(stages)]
-        prompts = {POSITIVE: self._prompt(params.prompt), NEGATIVE: self._prompt(params.negative_prompt)}
-        layouts: dict[tuple[int, ...], TextRows] = {}
+        coefficients = Coefficients.build(self._schedule, self.config.schedule, stages, self._device)
+        noise_SFchw = self._noise_for(params.seed)
+        prompts = {role: self._prompt(getattr(params, text)) for role, text in ROLES.items()}
+        layouts: dict[tuple[str, ...], TextRows] = {}
 
-        def one_pass(coefficients: Coefficients, noise: Tensor, first: bool) -> Pass:
-            texts = guidance.texts(noise.shape[0], frames, first)
-            if texts not in layouts:
-                layouts[texts] = self._denoiser.rows([prompts[i] for i in texts])
-            return Pass(coefficients, noise, guidance.times(coefficients.t_S, frames, first), layouts[texts], first)
+        def one_pass(of: range) -> Pass:
+            rows = guidance.rows(of, frames)
+            roles = tuple(row.role for row in rows)
+            if roles not in layouts:
+                layouts[roles] = self._denoiser.rows([prompts[role] for role in roles])
+            slots = [(row.stage - of.start) * frames + row.frame for row in rows]
+            as_they_lie = slots == list(range(len(of) * frames))
+            return Pass(
+                coefficients.of(of),
+                noise_SFchw[of.start : of.stop],
+                rows,
+                tuple((role, roles.count(role)) for role in dict.fromkeys(roles)),
+                None if as_they_lie else torch.tensor(slots, device=self._device),
+                coefficients.t_S[[row.stage for row in rows]],
+                layouts[roles],
+            )
 
+        everything = range(len(stages))
         if params.mode == "throughput":
-            return (one_pass(all_stages, noise_SFchw, True),)
-        return tuple(one_pass(all_stages.stage(i), noise_SFchw[i : i + 1], i == 0) for i in range(len(stages)))
+            return (one_pass(everything),)
+        return tuple(one_pass(everything[i : i + 1]) for i in everything)
 
     def _prompt(self, text: str) -> PromptText:
         prompt = self._prompts.pop(text, None) or self._denoiser.prompt(self._text.embed(text))
@@ -277,8 +301,11 @@ class Stream(Generic[Tag]):
     def _denoise(self, estimate: Tensor, anchor: Tensor, turn: Pass, plan: Plan) -> tuple[Tensor, Tensor]:
         k = turn.coefficients
         x = k.a * estimate + k.b * turn.noise_SFchw
-        eps_Rchw = self._denoiser(plan.guidance.expand(x, turn.first), turn.t_R, turn.text)
-        eps, anchor = plan.guidance.combine(eps_Rchw, x, anchor, k, plan.scales, turn.first)
+        x_Rchw = x.flatten(0, 1)
+        if turn.slot_R is not None:
+            x_Rchw = x_Rchw[turn.slot_R]
+        eps_Rchw = self._denoiser(x_Rchw, turn.t_R, turn.text)
+        eps, anchor = plan.guidance.combine(turn.by_role(eps_Rchw), x, anchor, k, plan.scales)
         return k.c_out * (x - k.b * eps) / k.a + k.c_skip * x, anchor
 
     def _shift(self, slots: Tensor, values: Tensor) -> None:
