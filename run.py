@@ -62,7 +62,7 @@ NETWORK_SIGNS = (
 
 
 class SetupError(Exception):
-    """Setting up failed. The message is one plain sentence with the mend."""
+    """Setting up failed. The message is one plain sentence with the fix."""
 
 
 def say(text: str) -> None:
@@ -79,11 +79,11 @@ def check_python(version: tuple) -> None:
         return
     newer = [name for name in ("python3.13", "python3.12", "python3.14", "python3.11") if runs(name)]
     if newer:
-        mend = f"start it with '{newer[0]} run.py'"
+        fix = f"start it with '{newer[0]} run.py'"
     else:
-        mend = "install a newer one from python.org and start run.py with it"
+        fix = "install a newer one from python.org and start run.py with it"
     raise SetupError(
-        f"frameloom needs Python {OLDEST[0]}.{OLDEST[1]} or newer, this is {version[0]}.{version[1]}: {mend}."
+        f"frameloom needs Python {OLDEST[0]}.{OLDEST[1]} or newer, this is {version[0]}.{version[1]}: {fix}."
     )
 
 
@@ -143,7 +143,7 @@ def plain_os_error(error: OSError) -> SetupError:
         return SetupError("No room: the disk is full; make room and run the same command again.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return SetupError(f"{where} cannot be written; put the checkout in a folder of your own and run it there.")
-    return SetupError(f"{where}: {error.strerror or error}; mend that and run the same command again.")
+    return SetupError(f"{where}: {error.strerror or error}; fix that and run the same command again.")
 
 
 # ---- the environment -----------------------------------------------------------------------------------------------

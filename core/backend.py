@@ -24,9 +24,10 @@ class BackendError(ValueError):
 
 
 class Call(Protocol):
-    """A network that takes float32 tensors of R rows each and gives a float32 tensor of R rows."""
+    """A network that takes trees of float32 tensors of R rows each and gives a float32 tensor of R rows, or a tree of
+    them, whichever the network itself does."""
 
-    def __call__(self, x_R: Tensor, *others: Any) -> Tensor: ...
+    def __call__(self, x_R: Tensor, *others: Any) -> Any: ...
 
     def prepare(self, rows: int) -> None:
         """Set-up verb: make ready for calls of so many rows. Harmless when that was done before."""
@@ -62,14 +63,16 @@ class Execution:
 class _Torch:
     """A network called by torch, with its input in the dtype and the layout that suit the device."""
 
-    def __init__(self, network: Callable[..., Tensor], example: tuple[Any, ...], execution: Execution) -> None:
+    def __init__(self, network: Callable[..., Any], example: tuple[Any, ...], execution: Execution) -> None:
         self._network = network
         self._dtype = execution.dtype
         self._format = torch.channels_last if execution.device.type != "mps" else torch.contiguous_format
 
-    def __call__(self, x_R: Tensor, *others: Any) -> Tensor:
-        x = x_R.to(self._dtype).contiguous(memory_format=self._format)
-        return self._network(x, *others).to(torch.float32)
+    def __call__(self, x_R: Tensor, *others: Any) -> Any:
+        x = x_R.to(self._dtype)
+        if x.dim() == 4:
+            x = x.contiguous(memory_format=self._format)
+        return tree_map(lambda out: out.to(torch.float32), self._network(x, *others))
 
     def prepare(self, rows: int) -> None:
         pass

@@ -11,47 +11,70 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from core.backend import Call
+from core.guidance import Row
 from core.schedule import NoiseSchedule
+from core.text import Embedding
+from core.tree import mapped, stack
 
 
 @dataclass(frozen=True)
 class PromptText:
     """One prompt as the denoiser wants it, computed once per prompt.
 
-    embedding_NC: the text encoder's output. keys_values: (k_HND, v_HND) per cross-attention layer, in the model's own
+    embedding: the text encoder's output. keys_values: (k_HND, v_HND) per cross-attention layer, in the model's own
     layer order; empty for a denoiser that projects in every call.
     """
 
-    embedding_NC: Tensor
+    embedding: Embedding
     keys_values: tuple[tuple[Tensor, Tensor], ...] = ()
 
 
-@dataclass(frozen=True)
-class TextRows:
-    """The same, laid out over the rows of a U-Net call: embedding_RNC and (k_RHND, v_RHND) per layer."""
+class RowInputs(NamedTuple):
+    """What the rows of a U-Net call read beside latents and timesteps; a tree, so `core.tree.part` of it is that of
+    some rows. embedding (R, ...), keys_values (k_RHND, v_RHND) per layer: of the prompts. planes: what a client sent
+    with its picture, (R, ...) by the names of `Denoiser.planes`."""
 
-    embedding_RNC: Tensor
+    embedding: Embedding
     keys_values: tuple[tuple[Tensor, Tensor], ...] = ()
+    planes: Mapping[str, Tensor] = {}
+
+
+class Plane(NamedTuple):
+    """How a denoiser takes a plane. shape: of what it reads of one frame. read: plane (F, H, W, ...) to (F, *shape)."""
+
+    shape: tuple[int, ...]
+    read: Callable[[Tensor], Tensor]
 
 
 class Denoiser(Protocol):
-    """Predicts the noise in rows of latents. `prompt` and `rows` are set-up verbs: they may allocate and compute."""
+    """Predicts the noise in rows of latents. `prompt`, `rows` and `memory` are set-up verbs: they may allocate and
+    compute.
 
-    def prompt(self, embedding_NC: Tensor) -> PromptText:
+    planes: those of the client's planes that it reads, by name. Each is read once, when its frame comes in, and travels
+    with the frame; of a frame that lacks it, zeros do.
+    """
+
+    planes: Mapping[str, Plane]
+
+    def prompt(self, embedding: Embedding) -> PromptText:
         """Prepare one prompt."""
 
-    def rows(self, prompts: Sequence[PromptText]) -> TextRows:
+    def rows(self, prompts: Sequence[PromptText]) -> RowInputs:
         """Lay prompts out: row r reads prompts[r]."""
 
-    def __call__(self, x_Rchw: Tensor, t_R: Tensor, text: TextRows) -> Tensor:
-        """Noise estimate, float32 (R, c, h, w), of float32 latents at integer timesteps t_R."""
+    def memory(self, rows: Sequence[Row]) -> Any:
+        """What it remembers of such rows before their first call: a tree of tensors (R, ...), or None for nothing."""
+
+    def __call__(self, x_Rchw: Tensor, t_R: Tensor, inputs: RowInputs, memory: Any) -> tuple[Tensor, Any]:
+        """Noise estimate, float32 (R, c, h, w), of float32 latents at integer timesteps t_R, and what it remembers for
+        the next call of these rows. `memory` belongs to the caller and is not written to."""
 
 
 # What the network's output means, as noise: with x = a x0 + b e and v = a e - b x0 (Salimans and Ho 2022, section 4).
@@ -145,13 +168,13 @@ class UnetCall(nn.Module):
                 module.set_processor(_Unprepared(module.processor))
 
     def forward(
-        self, x_Rchw: Tensor, t_R: Tensor, embedding_RNC: Tensor, keys_values: tuple[tuple[Tensor, Tensor], ...]
+        self, x_Rchw: Tensor, t_R: Tensor, embedding: Embedding, keys_values: tuple[tuple[Tensor, Tensor], ...]
     ) -> Tensor:
-        """The network's output (R, c, h, w). keys_values: (k_RHND, v_RHND) per layer, or empty."""
+        """The network's output (R, c, h, w). embedding: (R, ...). keys_values: (k_RHND, v_RHND) per layer, or empty."""
         return self.unet(
             x_Rchw,
             t_R,
-            encoder_hidden_states=embedding_RNC,
+            encoder_hidden_states=embedding.tokens,
             cross_attention_kwargs={"prepared": keys_values} if keys_values else None,
             return_dict=False,
         )[0]
@@ -164,6 +187,8 @@ class UnetDenoiser:
     cache_text: project keys and values of a prompt once instead of once per call (StreamDiffusion, arXiv 2312.12491,
     appendix A.2); False is the plain twin.
     """
+
+    planes: Mapping[str, Plane] = {}
 
     def __init__(
         self,
@@ -188,28 +213,27 @@ class UnetDenoiser:
         """Number of prompts whose keys and values were computed so far."""
 
     @torch.inference_mode()
-    def prompt(self, embedding_NC: Tensor) -> PromptText:
+    def prompt(self, embedding: Embedding) -> PromptText:
         """See `Denoiser.prompt`."""
-        embedding_NC = embedding_NC.to(self._dtype)
+        embedding = mapped(lambda leaf: leaf.to(self._dtype), embedding)
         if not self._cache_text:
-            return PromptText(embedding_NC)
+            return PromptText(embedding)
         self.projections += 1
-        pairs = (keys_values(attn, embedding_NC[None]) for attn in self._cross)
-        return PromptText(embedding_NC, tuple((k[0].contiguous(), v[0].contiguous()) for k, v in pairs))
+        pairs = (keys_values(attn, embedding.tokens[None]) for attn in self._cross)
+        return PromptText(embedding, tuple((k[0].contiguous(), v[0].contiguous()) for k, v in pairs))
 
     @torch.inference_mode()
-    def rows(self, prompts: Sequence[PromptText]) -> TextRows:
+    def rows(self, prompts: Sequence[PromptText]) -> RowInputs:
         """See `Denoiser.rows`."""
         self._network.prepare(len(prompts))
-        per_layer = zip(*(p.keys_values for p in prompts), strict=True)
-        return TextRows(
-            torch.stack([p.embedding_NC for p in prompts]),
-            tuple((torch.stack([k for k, _ in layer]), torch.stack([v for _, v in layer])) for layer in per_layer),
-        )
+        return RowInputs(stack([p.embedding for p in prompts]), stack([p.keys_values for p in prompts]))
+
+    def memory(self, rows: Sequence[Row]) -> None:
+        """See `Denoiser.memory`: there is none."""
 
     @torch.inference_mode()
-    def __call__(self, x_Rchw: Tensor, t_R: Tensor, text: TextRows) -> Tensor:
+    def __call__(self, x_Rchw: Tensor, t_R: Tensor, inputs: RowInputs, memory: None = None) -> tuple[Tensor, None]:
         """See `Denoiser.__call__`."""
-        out = self._network(x_Rchw, t_R, text.embedding_RNC, text.keys_values)
+        out = self._network(x_Rchw, t_R, inputs.embedding, inputs.keys_values)
         a, b = (table[t_R].view(-1, 1, 1, 1) for table in (self._a_T, self._b_T))
-        return self._convert(out, x_Rchw, a, b)
+        return self._convert(out, x_Rchw, a, b), None

@@ -1,4 +1,4 @@
-"""A model folder in the diffusers layout, opened and checked; everybody else gets diffusers and transformers from here.
+"""A model folder in the diffusers layout, loaded, and the streams that run it.
 
 Importing it costs seconds, so it is imported where a model is about to be loaded and nowhere else.
 """
@@ -6,60 +6,27 @@ Importing it costs seconds, so it is imported where a model is about to be loade
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from core.autoencoders import AUTOENCODERS, Autoencoder
 from core.backend import BACKENDS, Call, Execution, executions
-from core.codec import Codec, DecodeVae, EncodeKl, EncodeTiny
-from core.denoiser import PREDICTIONS, UnetCall, UnetDenoiser, keys_values
+from core.codec import Codec, DecodeVae
+from core.denoiser import PREDICTIONS, UnetDenoiser, keys_values
+from core.families import FAMILIES, family_of
+from core.families.family import Family, Parts
+from core.folder import ModelError, read_json
 from core.schedule import NoiseSchedule, ScheduleError
 from core.stream import NoiseSource, Stream, StreamConfig, seeded_noise
-from core.text import TextConditioner
+from core.text import Text
+from core.tree import mapped
 
-__all__ = [
-    "AutoencoderKL",
-    "AutoencoderTiny",
-    "CLIPTextConfig",
-    "CLIPTextModel",
-    "CLIPTokenizer",
-    "Model",
-    "ModelError",
-    "UNet2DConditionModel",
-    "assemble",
-    "check_folder",
-    "load_model",
-]
-
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-_VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-# Settings of a U-Net that wants more than latent, timestep and text: SDXL, unCLIP, upscalers.
-_OTHER_INPUTS = (
-    "addition_embed_type",
-    "class_embed_type",
-    "num_class_embeds",
-    "encoder_hid_dim",
-    "encoder_hid_dim_type",
-)
-_CODECS: dict[str, tuple[Any, Any]] = {
-    "AutoencoderTiny": (AutoencoderTiny, EncodeTiny),
-    "AutoencoderKL": (AutoencoderKL, EncodeKl),
-}
-
-
-class ModelError(RuntimeError):
-    """A model folder that cannot be used; the message names the file and the mend."""
+__all__ = ["Model", "ModelError", "assemble", "check_folder", "load_model"]
 
 
 @dataclass(frozen=True)
@@ -69,11 +36,12 @@ class Model:
     folder: Path
     unet: Any
     vae: Any
-    text: TextConditioner
+    text: Text
     noise: NoiseSchedule
     prediction: str
     execution: Execution
-    call: UnetCall
+    family: Family
+    call: Any
     forms: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     """The networks as back ends convert them, by back end, kind and size; shared by all that share the weights."""
     calls: dict[tuple[Any, ...], Call] = field(default_factory=dict)
@@ -90,7 +58,7 @@ class Model:
             return replace(self, execution=execution, calls={})
         # By torch's own `to`: that of diffusers warns of layers to be kept in float32, of which there are none here.
         unet, vae = (nn.Module.to(copy.deepcopy(part), execution.weights_dtype) for part in (self.unet, self.vae))
-        return replace(self, unet=unet, vae=vae, execution=execution, call=UnetCall(unet), forms={}, calls={})
+        return replace(self, unet=unet, vae=vae, execution=execution, call=self.family.call(unet), forms={}, calls={})
 
     @property
     def native_size(self) -> int:
@@ -100,8 +68,11 @@ class Model:
     @property
     def latent_scale(self) -> int:
         """Pixels per latent cell."""
-        blocks = self.vae.config.get("block_out_channels") or self.vae.config.encoder_block_out_channels
-        return 2 ** (len(blocks) - 1)
+        return self._autoencoder.pixels(self.vae.config)
+
+    @property
+    def _autoencoder(self) -> Autoencoder:
+        return AUTOENCODERS[type(self.vae).__name__]
 
     @property
     def size_multiple(self) -> int:
@@ -138,7 +109,7 @@ class Model:
 
         codec = Codec(
             self.vae.config,
-            self._call(_CODECS[type(self.vae).__name__][1](self.vae), blank(1, 3, config.height, config.width)),
+            self._call(self._autoencoder.encode(self.vae), blank(1, 3, config.height, config.width)),
             self._call(DecodeVae(self.vae), blank(1, *latent)),
             (config.height, config.width),
             self.device,
@@ -150,8 +121,8 @@ class Model:
     def denoiser(self, latent: tuple[int, int, int], *, cache_text: bool = True) -> UnetDenoiser:
         """The U-Net for latents of shape (c, h, w)."""
         dtype = self.execution.weights_dtype
-        embedding = self.text.embed("").to(dtype).expand(2, -1, -1)
-        prepared = tuple(keys_values(attn, embedding) for attn in self.call.cross) if cache_text else ()
+        embedding = mapped(lambda leaf: leaf.to(dtype).expand(2, *leaf.shape), self.text.embed(""))
+        prepared = tuple(keys_values(attn, embedding.tokens) for attn in self.call.cross) if cache_text else ()
         t = torch.zeros(2, dtype=torch.long, device=self.device)
         call = self._call(self.call, torch.zeros(2, *latent, device=self.device), t, embedding, prepared)
         return UnetDenoiser(
@@ -170,100 +141,9 @@ class Model:
         return self.calls[key]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{path} is missing; restore the model folder (git checkout, or download it again)") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read ({error}); restore the model folder") from None
-    if not isinstance(values, dict):
-        raise ModelError(f"{path} holds no settings; restore the model folder")
-    return values
-
-
-def _check_weights(folder: Path) -> None:
-    """Open every weights file, so that a damaged one is named before anything is built from it."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ModelError(f"{folder} holds no .safetensors file; restore the model folder, or convert its .bin weights")
-    for path in files:
-        try:
-            with safe_open(path, framework="pt") as weights:
-                weights.keys()
-        except (SafetensorError, OSError) as error:
-            raise ModelError(
-                f"{path} is damaged ({error}); restore the file (git checkout, or download it again)"
-            ) from None
-
-
 def check_folder(folder: Path) -> None:
-    """Raise `ModelError` unless `folder` is a whole diffusers model folder."""
-    if not folder.is_dir():
-        raise ModelError(f"there is no model folder {folder}; name a folder in the diffusers layout, or 'embedded'")
-    for part in PARTS:
-        if not (folder / part).is_dir():
-            raise ModelError(f"{folder} has no folder {part!r}; it is not a whole model in the diffusers layout")
-    for part in ("unet", "vae", "text_encoder"):
-        _read_json(folder / part / "config.json")
-        _check_weights(folder / part)
-    _read_json(folder / "scheduler" / "scheduler_config.json")
-    # A tokenizer without its words loads as an empty one, and every prompt would mean nothing.
-    if not any(all((folder / "tokenizer" / name).is_file() for name in names) for names in _VOCABULARIES):
-        raise ModelError(f"{folder / 'tokenizer'} holds no vocabulary; restore the model folder")
-
-
-# What diffusers, transformers and the parsers below them raise for files that are whole but do not make sense.
-_SENSELESS = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    StrictDataclassError,
-)
-
-
-def _part(folder: Path, kind: Any, **options: Any) -> Any:
-    """One part by its class's own loader. Raises `ModelError`."""
-    try:
-        return kind.from_pretrained(str(folder), local_files_only=True, **options)
-    except _SENSELESS as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ModelError(f"{folder} cannot be loaded ({reason}); restore the model folder") from error
-
-
-def _network(folder: Path, kind: Any, **options: Any) -> Any:
-    """One network with every weight from its files: the loaders fill what is missing with random values."""
-    network, report = _part(folder, kind, output_loading_info=True, ignore_mismatched_sizes=True, **options)
-    wrong = [*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])]
-    if wrong:
-        raise ModelError(
-            f"{folder}: {len(wrong)} of the weights that its config.json asks for are missing or of another shape"
-            f" ({wrong[0]}); restore the model folder"
-        )
-    if not all(bool(weight.isfinite().all()) for weight in network.state_dict().values()):
-        raise ModelError(f"{folder}: the weights hold values that are no numbers; restore the model folder")
-    return network
-
-
-def _check_shape(folder: Path, unet: Any, vae: Any, encoder: Any, tokenizer: Any) -> None:
-    """Raise `ModelError` for parts that this project cannot run, or that do not belong together."""
-    config = unet.config
-    fits = (
-        config.in_channels == config.out_channels == vae.config.latent_channels
-        and config.cross_attention_dim == encoder.config.hidden_size
-        and len(tokenizer) <= encoder.config.vocab_size
-        and isinstance(tokenizer.model_max_length, int)
-        and isinstance(config.sample_size, int)
-    )
-    if not fits or any(config[name] is not None for name in _OTHER_INPUTS):
-        raise ModelError(f"{folder} is not shaped like Stable Diffusion 1.x or 2.x; use a model of that shape")
-    scale, shift = vae.config.scaling_factor, vae.config.shift_factor
-    if not isinstance(scale, (int, float)) or not scale > 0 or not isinstance(shift, (int, float, type(None))):
-        raise ModelError(f"{folder / 'vae'}: scaling_factor {scale!r}, shift_factor {shift!r} are no scale; restore it")
+    """Raise `ModelError` unless `folder` is a whole model of one of the families."""
+    family_of(folder).check(folder)
 
 
 def load_model(
@@ -281,48 +161,37 @@ def load_model(
     """
     execution = executions(device, backend, dtype, store=store)[0]
     folder = Path(folder)
-    check_folder(folder)
-    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
+    family = family_of(folder)
+    family.check(folder)
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     prediction = scheduler.get("prediction_type", "epsilon")
     if prediction not in tuple(PREDICTIONS):
         raise ModelError(f"prediction_type {prediction!r} is not supported; use one of {', '.join(PREDICTIONS)}")
-    kind = _read_json(folder / "vae" / "config.json").get("_class_name", "AutoencoderKL")
-    if kind not in tuple(_CODECS):
-        raise ModelError(f"autoencoder {kind!r} is not supported; use one of {', '.join(_CODECS)}")
-    weights_dtype = execution.weights_dtype
-    unet = _network(folder / "unet", UNet2DConditionModel, torch_dtype=weights_dtype, low_cpu_mem_usage=False)
-    vae = _network(folder / "vae", _CODECS[kind][0], torch_dtype=weights_dtype, low_cpu_mem_usage=False)
-    encoder = _network(folder / "text_encoder", CLIPTextModel, dtype=weights_dtype)
-    tokenizer = _part(folder / "tokenizer", CLIPTokenizer)
-    _check_shape(folder, unet, vae, encoder, tokenizer)
+    parts = family.load(folder, execution.weights_dtype)
     try:
-        return assemble(folder, unet, vae, encoder, tokenizer, scheduler, execution)
+        return assemble(folder, parts, scheduler, execution, family)
     except ScheduleError as error:
         raise ModelError(f"{folder}: {error}") from None
 
 
 def assemble(
-    folder: Path,
-    unet: Any,
-    vae: Any,
-    encoder: Any,
-    tokenizer: Any,
-    scheduler: dict[str, Any],
-    execution: Execution,
+    folder: Path, parts: Parts, scheduler: dict[str, Any], execution: Execution, family: Family | None = None
 ) -> Model:
     """Put parts of the execution's `weights_dtype` together: moved to its device, frozen.
 
-    scheduler: what scheduler_config.json holds. Raises `ScheduleError`.
+    scheduler: what scheduler_config.json holds. family: Stable Diffusion's when None. Raises `ScheduleError`.
     """
-    for part in (unet, vae, encoder):
-        part.to(execution.device).eval().requires_grad_(False)
+    family = family or FAMILIES["stable-diffusion"]
+    for network in (parts.unet, parts.vae, *(encoder.network for encoder in parts.encoders)):
+        network.to(execution.device).eval().requires_grad_(False)
     return Model(
         folder=folder,
-        unet=unet,
-        vae=vae,
-        text=TextConditioner(tokenizer, encoder, execution.device),
+        unet=parts.unet,
+        vae=parts.vae,
+        text=family.text(parts.encoders, execution.device),
         noise=NoiseSchedule.from_config(scheduler),
         prediction=scheduler.get("prediction_type", "epsilon"),
         execution=execution,
-        call=UnetCall(unet),
+        family=family,
+        call=family.call(parts.unet),
     )

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten, treespec_dumps, treespec_loads
 
 log = logging.getLogger("frameloom.openvino")
 
@@ -67,16 +67,22 @@ def dtypes(native: Iterable[torch.dtype]) -> tuple[torch.dtype, ...]:
     return tuple(dtype for dtype in native if _CAPABILITIES[dtype] in _capabilities())
 
 
+RETURNED = "frameloom_returned"
+"""Kept with a converted network: how what the network returns is nested."""
+
+
 class _Flat(nn.Module):
-    """A network as a function of plain tensors, as the converter wants it."""
+    """A network as a function of plain tensors, as the converter wants it. returned: how what it gave was nested."""
 
     def __init__(self, network: nn.Module, spec: TreeSpec) -> None:
         super().__init__()
         self._network = network
         self._spec = spec
+        self.returned: TreeSpec | None = None
 
     def forward(self, *leaves: Tensor) -> Any:
-        return self._network(*tree_unflatten(list(leaves), self._spec))
+        outputs, self.returned = tree_flatten(self._network(*tree_unflatten(list(leaves), self._spec)))
+        return tuple(outputs)
 
 
 class Graph:
@@ -89,6 +95,7 @@ class Graph:
         self, model: Any, dtype: torch.dtype, threads: int | None = None, many_rows: int | None = None
     ) -> None:
         self._model = model
+        self._returned = treespec_loads(model.get_rt_info(RETURNED).astype(str))
         # One call at a time per thread of the host, and no thread pinned to a core that a client's process needs.
         self._settings: dict[str, Any] = {
             "NUM_STREAMS": 1,
@@ -119,12 +126,12 @@ class Graph:
             settings["INFERENCE_NUM_THREADS"] = self._threads
         return _Compiled(_core().compile_model(model, "CPU", settings))
 
-    def __call__(self, x_R: Tensor, *others: Any) -> Tensor:
-        """The network's output, float32 (R, ...)."""
+    def __call__(self, x_R: Tensor, *others: Any) -> Any:
+        """See `core.backend.Call`."""
         leaves = tree_leaves((x_R, *others))
         # What nobody prepared comes late, and right all the same.
         form = self._compiled.get(x_R.shape[0]) or self._form(x_R.shape[0])
-        return form([leaf.contiguous().numpy() for leaf in leaves])
+        return tree_unflatten(form([leaf.contiguous().numpy() for leaf in leaves]), self._returned)
 
 
 class _Compiled:
@@ -134,15 +141,15 @@ class _Compiled:
         self._compiled = compiled
         self._idle: deque[Any] = deque([compiled.create_infer_request()])
 
-    def __call__(self, arrays: list[Any]) -> Tensor:
+    def __call__(self, arrays: list[Any]) -> list[Tensor]:
         try:
             request = self._idle.pop()
         except IndexError:
             request = self._compiled.create_infer_request()
         request.infer(arrays, share_inputs=True, share_outputs=True)
-        out = torch.from_numpy(request.output_tensors[0].data).clone()
+        outputs = [torch.from_numpy(output.data).clone() for output in request.output_tensors]
         self._idle.append(request)
-        return out
+        return outputs
 
 
 def _bytes_of(model: Any) -> int:
@@ -166,7 +173,10 @@ def _convert(network: nn.Module, example: tuple[Any, ...]) -> Any:
     with torch.no_grad(), warnings.catch_warnings():
         # OpenVINO records modules by torch.jit.trace, which torch deprecates for compilers; both versions are pinned.
         warnings.simplefilter("ignore")
-        model = openvino.convert_model(_Flat(network, spec).eval(), example_input=tuple(leaves))
+        flat = _Flat(network, spec).eval()
+        model = openvino.convert_model(flat, example_input=tuple(leaves))
+    assert flat.returned is not None
+    model.set_rt_info(treespec_dumps(flat.returned), RETURNED)
     model.reshape({i: openvino.PartialShape([-1, *leaf.shape[1:]]) for i, leaf in enumerate(leaves)})
     return model
 

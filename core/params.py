@@ -49,7 +49,7 @@ class Spec:
     slow: bool = False
 
     def check(self, value: Any) -> Any:
-        """Return `value` in the field's own type, or raise `ParamError` naming the mend."""
+        """Return `value` in the field's own type, or raise `ParamError` naming the fix."""
         return _CHECKS[self.kind](self, value)
 
 

@@ -7,6 +7,8 @@ as there are steps).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from core.codec import opaque
 from core.guidance import Scales, active_guidance
+from core.input import Input
 from core.params import Params
 from core.similarity import SimilarityFilter
 from core.stream import Latents, Picture, Plan, StreamConfig, admit
@@ -41,6 +44,8 @@ class PassthroughModel:
 class PassthroughStream:
     """Stands where a `core.stream.Stream` stands; its "latents" are the pictures themselves."""
 
+    planes: tuple[str, ...] = ()
+
     def __init__(self, config: StreamConfig) -> None:
         self.config = config
         self.filter = SimilarityFilter()
@@ -54,11 +59,11 @@ class PassthroughStream:
     def warm_up(self, plan: Plan) -> None:
         """See `Stream.warm_up`: there is nothing to warm."""
 
-    def admit(self, frame_FHWC: Tensor, plan: Plan) -> bool:
+    def admit(self, given: Input, plan: Plan) -> bool:
         """See `Stream.admit`."""
-        return admit(self.filter, frame_FHWC, plan)
+        return admit(self.filter, given, plan)
 
-    def encode(self, frame_FHWC: Tensor) -> Tensor:
+    def encode(self, frame_FHWC: Tensor, planes: Mapping[str, Tensor] = MappingProxyType({})) -> Tensor:
         """A copy of the picture at the stream's size, uint8 (F, H, W, 3 or 4)."""
         size = (self.config.height, self.config.width)
         if tuple(frame_FHWC.shape[1:3]) == size:

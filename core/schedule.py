@@ -1,12 +1,11 @@
-"""Timesteps and coefficients of the few-step schedules, one table.
+"""Timesteps and coefficients of the stages, selected from the 50-point grid 999, 979, ..., 19.
 
-Every schedule selects from the same 50-point grid 999, 979, ..., 19 and differs in its boundary function alone.
 Source: Latent Consistency Models (arXiv 2310.04378) section 4; StreamDiffusion (arXiv 2312.12491) appendix A.2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,15 +24,6 @@ def _lcm_boundary(t: float) -> tuple[float, float]:
     scaled = t * TIMESTEP_SCALING
     norm = scaled**2 + SIGMA_DATA**2
     return SIGMA_DATA**2 / norm, scaled / norm**0.5
-
-
-def _identity_boundary(t: float) -> tuple[float, float]:
-    """SD-Turbo and plain denoisers: the prediction of the clean latent is used as it is."""
-    return 0.0, 1.0
-
-
-Boundary = Callable[[float], tuple[float, float]]
-SCHEDULES: Mapping[str, Boundary] = {"lcm": _lcm_boundary, "turbo": _identity_boundary}
 
 
 class ScheduleError(ValueError):
@@ -80,7 +70,7 @@ class NoiseSchedule:
 class Coefficients:
     """Per-stage constants, float32 on the stream's device; S stages, tensors of shape (S, 1, 1, 1, 1) but t_S.
 
-    a, b: signal and noise level, x = a x0 + b e.  c_skip, c_out: boundary function.
+    a, b: signal and noise level, x = a x0 + b e.  c_skip, c_out: LCM's boundary function.
     """
 
     t_S: Tensor
@@ -90,12 +80,12 @@ class Coefficients:
     c_out: Tensor
 
     @classmethod
-    def build(cls, noise: NoiseSchedule, schedule: str, stages: tuple[int, ...], device: torch.device) -> Coefficients:
+    def build(cls, noise: NoiseSchedule, stages: tuple[int, ...], device: torch.device) -> Coefficients:
         """Constants for the given t-indices."""
         t_S = [noise.timestep(i) for i in stages]
         alpha_bar = noise.alphas_cumprod_T[torch.tensor(t_S)]
         a, b = alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt()
-        boundary = [SCHEDULES[schedule](float(t)) for t in t_S]
+        boundary = [_lcm_boundary(float(t)) for t in t_S]
         c_skip, c_out = (torch.tensor(c, dtype=torch.float32) for c in zip(*boundary, strict=True))
 
         def shaped(values: Tensor) -> Tensor:

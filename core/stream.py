@@ -12,23 +12,26 @@ frame.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from types import MappingProxyType
+from typing import Any, Generic
 
 import torch
 from torch import Tensor
 
 from core.codec import Codec
-from core.denoiser import Denoiser, PromptText, TextRows
+from core.denoiser import Denoiser, PromptText, RowInputs
+from core.flight import Carried, Flight, Tag
 from core.guidance import ROLES, Guidance, Row, Scales, active_guidance
+from core.input import Input
 from core.params import MAX_STEPS, ParamError, Params
 from core.pixels import PixelError
-from core.schedule import SCHEDULES, Coefficients, NoiseSchedule, ScheduleError
+from core.sampler import SAMPLERS, Denoised
+from core.schedule import Coefficients, NoiseSchedule
 from core.similarity import SimilarityFilter
-from core.text import CACHED_PROMPTS, TextConditioner
-
-Tag = TypeVar("Tag")
+from core.text import CACHED_PROMPTS, Text
+from core.tree import cat, mapped, part
 
 
 @dataclass(frozen=True)
@@ -36,20 +39,20 @@ class StreamConfig:
     """What a stream is built for; a change means a new stream.
 
     width, height: picture size in pixels. max_steps: stages that may be in flight. frame_buffer: frames per turn (F).
-    schedule: key of `core.schedule.SCHEDULES`. Raises `ValueError`.
+    sampler: key of `core.sampler.SAMPLERS`. Raises `ValueError`.
     """
 
     width: int
     height: int
     max_steps: int = MAX_STEPS
     frame_buffer: int = 1
-    schedule: str = "lcm"
+    sampler: str = "lcm"
 
     def __post_init__(self) -> None:
         if self.max_steps < 1 or self.frame_buffer < 1:
             raise ValueError(f"max_steps {self.max_steps}, frame_buffer {self.frame_buffer}: use at least 1 of each")
-        if self.schedule not in SCHEDULES:
-            raise ScheduleError(f"schedule {self.schedule!r} is not known; use one of {', '.join(SCHEDULES)}")
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler {self.sampler!r} is not known; use one of {', '.join(SAMPLERS)}")
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,18 @@ class Pass:
     roles: tuple[tuple[str, int], ...]
     slot_R: Tensor | None
     t_R: Tensor
-    text: TextRows
+    inputs: RowInputs
+
+    def noise_for(self, carried: Carried) -> Tensor:
+        """The noise (S, F, c, h, w) that these stages start with: their own, or what the stage before left."""
+        if carried.noise is None:
+            return self.noise_SFchw
+        return torch.cat((self.noise_SFchw[:1], carried.noise[1:])) if self.rows[0].stage == 0 else carried.noise
+
+    def rows_of(self, slots: Tensor) -> Tensor:
+        """What each row reads of something carried (S, F, ...): (R, ...)."""
+        flat = slots.flatten(0, 1)
+        return flat if self.slot_R is None else flat[self.slot_R]
 
     def by_role(self, eps_Rchw: Tensor) -> dict[str, Tensor]:
         """The predictions of each role, (S, F, c, h, w) of the stages that have rows of it."""
@@ -140,7 +154,7 @@ class Stream(Generic[Tag]):
         config: StreamConfig,
         denoiser: Denoiser,
         codec: Codec,
-        text: TextConditioner,
+        text: Text,
         noise: NoiseSchedule,
         latent_shape: tuple[int, int, int],
         device: torch.device,
@@ -155,13 +169,10 @@ class Stream(Generic[Tag]):
         self._device = device
         self._noise_source = noise_source
         self._shape = (config.frame_buffer, *latent_shape)
-        # Slot i holds what stage i reads: slot 0 the frame that just came in, slot i the estimate of stage i - 1.
-        self._estimate = torch.zeros((config.max_steps, *self._shape), device=device)
-        self._anchor = torch.zeros_like(self._estimate)
-        self._scratch = torch.zeros_like(self._estimate)
-        # In a tuple, so that whatever the caller takes for a tag differs from a slot without a frame.
-        self._tags: list[tuple[Tag] | None] = [None] * config.max_steps
-        self._stages = 1
+        self._sampler = SAMPLERS[config.sampler]
+        blank = self._entering(torch.zeros(self._shape, device=device), {})
+        self._flight: Flight[Tag] = Flight(config.max_steps, blank)
+        self._memory: dict[tuple[Row, ...], Any] = {}
         self._prompts: dict[str, PromptText] = {}
         self._noise: tuple[int, Tensor] | None = None
         self._last_plan: Plan | None = None
@@ -192,10 +203,10 @@ class Stream(Generic[Tag]):
 
     def _passes(self, params: Params, stages: tuple[int, ...], guidance: Guidance) -> tuple[Pass, ...]:
         frames = self.config.frame_buffer
-        coefficients = Coefficients.build(self._schedule, self.config.schedule, stages, self._device)
+        coefficients = Coefficients.build(self._schedule, stages, self._device)
         noise_SFchw = self._noise_for(params.seed)
         prompts = {role: self._prompt(getattr(params, text)) for role, text in ROLES.items()}
-        layouts: dict[tuple[str, ...], TextRows] = {}
+        layouts: dict[tuple[str, ...], RowInputs] = {}
 
         def one_pass(of: range) -> Pass:
             rows = guidance.rows(of, frames)
@@ -240,12 +251,21 @@ class Stream(Generic[Tag]):
 
     # -- frame path ----------------------------------------------------------------------------------------------
 
-    def admit(self, frame_FHWC: Tensor, plan: Plan) -> bool:
-        """False when the frame (uint8, CPU) need not be run: paused, or skipped by the similarity filter."""
-        return admit(self.filter, frame_FHWC, plan)
+    def admit(self, given: Input, plan: Plan) -> bool:
+        """False when the frame need not be run: paused, or skipped by the similarity filter."""
+        return admit(self.filter, given, plan)
 
-    def encode(self, frame_FHWC: Tensor) -> Tensor:
-        """Latents (F, c, h, w) of uint8 pictures (F, H, W, 3 or 4). Raises `PixelError` for anything else."""
+    @property
+    def planes(self) -> tuple[str, ...]:
+        """The names of the planes beside colour that `encode` has a use for."""
+        return tuple(self._denoiser.planes)
+
+    @torch.inference_mode()
+    def encode(self, frame_FHWC: Tensor, planes: Mapping[str, Tensor] = MappingProxyType({})) -> Carried:
+        """What the first stage reads of uint8 pictures (F, H, W, 3 or 4), and of planes (F, H, W, ...) by name.
+
+        Raises `PixelError` for pictures of any other shape or type.
+        """
         frames, shape = self.config.frame_buffer, tuple(frame_FHWC.shape)
         fits = len(shape) == 4 and shape[0] == frames and shape[3] in (3, 4) and 0 not in shape
         if frame_FHWC.dtype != torch.uint8 or not fits:
@@ -253,21 +273,22 @@ class Stream(Generic[Tag]):
                 f"pictures of shape {shape} and type {frame_FHWC.dtype} cannot be used; send uint8 of shape"
                 f" ({frames}, height, width, 3 or 4)"
             )
-        return self._codec.encode(frame_FHWC)
+        return self._entering(self._codec.encode(frame_FHWC), planes)
 
     @torch.inference_mode()
-    def advance(self, latent_Fchw: Tensor, tag: Tag, plan: Plan) -> Latents[Tag] | None:
+    def advance(self, entering: Carried, tag: Tag, plan: Plan) -> Latents[Tag] | None:
         """Run one turn with new frames coming in.
 
-        latent_Fchw: clean latents from `encode`, float32; their content is ignored for txt2img. Returns the newest
-        finished frames, or None while no frame has passed all stages since the stream began or grew.
+        entering: from `encode`; its latents are ignored for txt2img. Returns the newest finished frames, or None while
+        no frame has passed all stages since the stream began or grew.
         """
         if plan.params.seed < 0:
             for turn in plan.passes:
                 turn.noise_SFchw.normal_()
         if plan.params.task == "txt2img":
-            latent_Fchw = _latent_of_pure_noise(plan.passes[0])
-        return _ADVANCE[plan.params.mode](self, latent_Fchw, tag, plan)
+            latent = _latent_of_pure_noise(plan.passes[0])[None]
+            entering = entering._replace(estimate=latent, anchor=latent)
+        return _ADVANCE[plan.params.mode](self, entering, tag, plan)
 
     def decode(self, finished: Latents[Tag]) -> Picture[Tag]:
         """Pictures of finished latents."""
@@ -278,62 +299,64 @@ class Stream(Generic[Tag]):
         finished = self.advance(self.encode(frame_FHWC), tag, plan)
         return None if finished is None else self.decode(finished)
 
-    def _advance_batch(self, latent_Fchw: Tensor, tag: Tag, plan: Plan) -> Latents[Tag] | None:
-        n = plan.stages
-        self._retime(n)
-        estimate, anchor = self._estimate[:n], self._anchor[:n]
-        estimate[0].copy_(latent_Fchw)
-        anchor[0].copy_(latent_Fchw)
-        x0, next_anchor = self._denoise(estimate, anchor, plan.passes[0], plan)
-        self._tags[0] = (tag,)
-        finished, self._tags[:n] = self._tags[n - 1], [None, *self._tags[: n - 1]]
-        self._shift(estimate, x0)
-        self._shift(anchor, next_anchor)
-        return None if finished is None else Latents(x0[-1], finished[0])
+    def _entering(self, latent_Fchw: Tensor, planes: Mapping[str, Tensor]) -> Carried:
+        """What the first stage reads of new frames."""
+        latent = latent_Fchw[None]
+        return Carried(
+            latent,
+            latent,
+            torch.zeros_like(latent) if self._sampler.remembers else None,
+            {
+                name: (
+                    plane.read(planes[name])
+                    if name in planes
+                    else torch.zeros((self.config.frame_buffer, *plane.shape), device=self._device)
+                )[None]
+                for name, plane in self._denoiser.planes.items()
+            },
+        )
 
-    def _advance_alone(self, latent_Fchw: Tensor, tag: Tag, plan: Plan) -> Latents[Tag] | None:
-        self._tags = [None] * self.config.max_steps  # frames in flight are older than the one that leaves in this turn
-        estimate = anchor = latent_Fchw[None]
+    def _advance_batch(self, entering: Carried, tag: Tag, plan: Plan) -> Latents[Tag] | None:
+        carried = self._flight.enter(plan.stages, tag, entering)
+        after = self._denoise(carried, plan.passes[0], plan)
+        leaving = self._flight.move_on(after)
+        return None if leaving is None else Latents(after.estimate[-1], leaving[0])
+
+    def _advance_alone(self, entering: Carried, tag: Tag, plan: Plan) -> Latents[Tag] | None:
+        self._flight.clear()  # frames in flight are older than the one that leaves in this turn
+        carried = entering
         for turn in plan.passes:
-            estimate, anchor = self._denoise(estimate, anchor, turn, plan)
-        return Latents(estimate[0], tag)
+            carried = self._denoise(carried, turn, plan)
+        return Latents(carried.estimate[0], tag)
 
-    def _denoise(self, estimate: Tensor, anchor: Tensor, turn: Pass, plan: Plan) -> tuple[Tensor, Tensor]:
+    def _denoise(self, carried: Carried, turn: Pass, plan: Plan) -> Carried:
         k = turn.coefficients
-        x = k.a * estimate + k.b * turn.noise_SFchw
-        x_Rchw = x.flatten(0, 1)
-        if turn.slot_R is not None:
-            x_Rchw = x_Rchw[turn.slot_R]
-        eps_Rchw = self._denoiser(x_Rchw, turn.t_R, turn.text)
-        eps, anchor = plan.guidance.combine(turn.by_role(eps_Rchw), x, anchor, k, plan.scales)
-        return k.c_out * (x - k.b * eps) / k.a + k.c_skip * x, anchor
+        x = k.a * carried.estimate + k.b * turn.noise_for(carried)
+        inputs = turn.inputs
+        if carried.planes:
+            inputs = inputs._replace(planes=mapped(turn.rows_of, carried.planes))
+        eps_Rchw, self._memory[turn.rows] = self._denoiser(
+            turn.rows_of(x), turn.t_R, inputs, self._remembered(plan, turn)
+        )
+        by_role = turn.by_role(eps_Rchw)
+        eps, anchor = plan.guidance.combine(by_role, x, carried.anchor, k, plan.scales)
+        estimate, noise = self._sampler.step(Denoised(x, eps, by_role, carried), k)
+        return carried._replace(estimate=estimate, anchor=anchor, noise=noise)
 
-    def _shift(self, slots: Tensor, values: Tensor) -> None:
-        """Slot i + 1 takes value i; `values` may be `slots` itself."""
-        n = slots.shape[0]
-        moved = self._scratch[: n - 1]
-        moved.copy_(values[:-1])
-        slots[1:].copy_(moved)
-
-    def _retime(self, stages: int) -> None:
-        """Give the frames in flight their place among a changed number of stages: the oldest still leaves next.
-
-        With fewer stages the younger ones give way to frames newer still; with more, the gap fills from behind.
-        """
-        by = stages - self._stages
-        if by == 0:
-            return
-        old = range(1, self._stages)
-        for i in reversed(old) if by > 0 else old:
-            tag, self._tags[i] = self._tags[i], None
-            if i + by >= 1:
-                self._tags[i + by] = tag
-                self._estimate[i + by].copy_(self._estimate[i])
-                self._anchor[i + by].copy_(self._anchor[i])
-        self._stages = stages
+    def _remembered(self, plan: Plan, turn: Pass) -> Any:
+        """What the denoiser remembers of the rows of a call. After a change of steps, guidance or mode, the rows that
+        there were before keep theirs."""
+        if turn.rows not in self._memory:
+            before = {row: part(m, slice(i, i + 1)) for rows, m in self._memory.items() for i, row in enumerate(rows)}
+            self._memory = {}
+            for other in plan.passes:
+                fresh = self._denoiser.memory(other.rows)
+                pieces = [before.get(row, part(fresh, slice(i, i + 1))) for i, row in enumerate(other.rows)]
+                self._memory[other.rows] = None if fresh is None else cat(pieces)
+        return self._memory[turn.rows]
 
 
-def admit(similarity: SimilarityFilter, frame: Tensor, plan: Plan) -> bool:
+def admit(similarity: SimilarityFilter, given: Input, plan: Plan) -> bool:
     """Whether a frame has to be run under `plan`; the filter follows along."""
     params = plan.params
     if params.paused:
@@ -343,7 +366,7 @@ def admit(similarity: SimilarityFilter, frame: Tensor, plan: Plan) -> bool:
         similarity.changed()
         return True
     return similarity.admit(
-        frame,
+        given.colour if given.look is None else given.look,
         depth=plan.depth,
         threshold=params.similarity_threshold,
         max_skip=params.similarity_max_skip,

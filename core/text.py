@@ -6,12 +6,28 @@ Knows nothing of the U-Net; `core.denoiser` turns an embedding into the keys and
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 CACHED_PROMPTS = 64
+
+
+class Embedding(NamedTuple):
+    """What a U-Net reads of one prompt; a tree. tokens: (N, C). others: by name, of families that want more; no axis
+    for rows."""
+
+    tokens: Tensor
+    others: Mapping[str, Tensor] = {}
+
+
+class Text(Protocol):
+    """Prompts to what a U-Net reads of them."""
+
+    def embed(self, text: str) -> Embedding:
+        """Of one text."""
 
 
 class TextConditioner:
@@ -24,20 +40,20 @@ class TextConditioner:
         self._tokenizer = tokenizer
         self._encoder = encoder
         self._device = device
-        self._cache: OrderedDict[str, Tensor] = OrderedDict()
+        self._cache: OrderedDict[str, Embedding] = OrderedDict()
         self.encodings = 0
         """Number of text encoder passes so far."""
 
     @torch.inference_mode()
-    def embed(self, text: str) -> Tensor:
-        """Embedding of one text: (N, C), N the tokenizer's maximum length. Longer texts are cut there."""
+    def embed(self, text: str) -> Embedding:
+        """Of one text, N the tokenizer's maximum length. Longer texts are cut there."""
         cached = self._cache.get(text)
         if cached is not None:
             self._cache.move_to_end(text)
             return cached
         length = min(self._tokenizer.model_max_length, self._encoder.config.max_position_embeddings)
         tokens = self._tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        embedding = self._encoder(tokens.input_ids.to(self._device))[0][0]
+        embedding = Embedding(self._encoder(tokens.input_ids.to(self._device))[0][0])
         self.encodings += 1
         self._cache[text] = embedding
         if len(self._cache) > CACHED_PROMPTS:

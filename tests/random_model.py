@@ -94,12 +94,13 @@ def random_model(seed: int = 0, prediction: str = "epsilon", backend: str = "eag
     from pathlib import Path
 
     from core.backend import executions
+    from core.families.family import Encoder, Parts
     from core.model import assemble
 
     unet, vae, encoder, tokenizer = random_parts(seed)
     scheduler = {**SCHEDULER, "prediction_type": prediction}
     execution = executions(torch.device("cpu"), backend, torch.float32)[0]
-    return assemble(Path("random"), unet, vae, encoder, tokenizer, scheduler, execution)
+    return assemble(Path("random"), Parts(unet, vae, (Encoder(encoder, tokenizer),)), scheduler, execution)
 
 
 def random_frames(count: int, seed: int = 0, size: int = SIZE_PX) -> torch.Tensor:

@@ -14,10 +14,11 @@ import sys
 from dataclasses import dataclass, field
 from time import sleep
 
-from bridge.commands.finding import Finding, Findings
+from bridge.commands.report import Check, Report
 from bridge.ring import segment
+from bridge.ring.clock import now_ns
 from bridge.ring.errors import AccessDenied, InvalidChannel, MalformedHeader, RingError, VersionMismatch
-from bridge.ring.header import Geometry, check_header, now_ns
+from bridge.ring.header import Geometry, check_header
 from bridge.ring.layout import (
     HEADER,
     MAX_PLANES,
@@ -47,7 +48,7 @@ RESTART_MEND = "restart its writer with the same version of frameloom"
 
 
 @dataclass(frozen=True)
-class Newest:
+class NewestFrame:
     """The newest frame of a ring: its number, times in nanoseconds of the ring's clock, planes."""
 
     sequence: int
@@ -65,24 +66,24 @@ class Look:
     writer_pid: int
     sequence: int
     heartbeat_ns: int
-    newest: Newest | None
+    newest: NewestFrame | None
     readers: tuple[int, ...] = field(default=())
 
 
-def check_channel(channel: str) -> Findings:
+def check_channel(channel: str) -> Report:
     """Both directions of a channel, and what they say together."""
     names = f"{channel}.in", f"{channel}.out"
-    first = [_look(name, mend) for name, mend in zip(names, (CLIENT_MEND, HOST_MEND), strict=True)]
+    first = [_look(name, fix) for name, fix in zip(names, (CLIENT_MEND, HOST_MEND), strict=True)]
     if any(isinstance(found, Look) for found in first):
         sleep(PATIENCE_S)
     looks: list[Look | None] = []
-    for name, mend, before in zip(names, (CLIENT_MEND, HOST_MEND), first, strict=True):
-        if isinstance(before, Finding):
+    for name, fix, before in zip(names, (CLIENT_MEND, HOST_MEND), first, strict=True):
+        if isinstance(before, Check):
             yield before
             looks.append(None)
             continue
-        after = _look(name, mend)
-        if isinstance(after, Finding):
+        after = _look(name, fix)
+        if isinstance(after, Check):
             yield after
             looks.append(None)
         else:
@@ -93,7 +94,7 @@ def check_channel(channel: str) -> Findings:
         (b.sequence - a.sequence if isinstance(a, Look) and b else 0) for a, b in zip(first, looks, strict=True)
     )
     if came > 0 and looks[1] is not None and went == 0:
-        yield Finding(
+        yield Check(
             "warn",
             names[1],
             f"{came} frames went in and none came out",
@@ -106,34 +107,34 @@ def _mend(text: str, name: str) -> str:
     return text.replace("NAME", name.rpartition(".")[0])
 
 
-def _look(name: str, mend: str) -> Look | Finding:
+def _look(name: str, fix: str) -> Look | Check:
     """The ring as it is now, or what is wrong with it."""
     try:
-        return _read(name, mend)
+        return _read(name, fix)
     except AccessDenied as error:
-        return Finding("bad", name, f"no permission: {error}", "run both sides as the same user")
+        return Check("bad", name, f"no permission: {error}", "run both sides as the same user")
     except VersionMismatch as error:
-        return Finding("bad", name, str(error), VERSION_MEND)
+        return Check("bad", name, str(error), VERSION_MEND)
     except InvalidChannel as error:
-        return Finding("bad", name, str(error), "use such a name on both sides")
+        return Check("bad", name, str(error), "use such a name on both sides")
     except RingError as error:
-        return Finding("bad", name, f"damaged: {error}", RESTART_MEND)
+        return Check("bad", name, f"damaged: {error}", RESTART_MEND)
 
 
-def _read(name: str, mend: str) -> Look | Finding:
+def _read(name: str, fix: str) -> Look | Check:
     placement = segment.place(name)
     generation = 0
     for _ in range(LOOKS):
         pointer = segment.read_pointer(placement)
         if pointer is None:
-            return _absent(name, placement, mend)
+            return _absent(name, placement, fix)
         generation = pointer.generation
         if not placement.writer_lock().taken_elsewhere():
-            return Finding(
+            return Check(
                 "bad",
                 name,
                 f"its writer (process {pointer.writer_pid}) is gone; it left generation {pointer.generation:016x}",
-                _mend(mend, name),
+                _mend(fix, name),
             )
         found = segment.peek(placement, pointer, HEADER.size)
         if found is not None:
@@ -147,7 +148,7 @@ def _read(name: str, mend: str) -> Look | Finding:
                 return look
         # Between two generations for a moment, as after a resize.
         sleep(0.01)
-    return Finding(
+    return Check(
         "bad",
         name,
         f"its record names generation {generation:016x}, which is not there or was replaced by another that "
@@ -158,7 +159,7 @@ def _read(name: str, mend: str) -> Look | Finding:
 
 def _read_segment(
     name: str, placement: segment.Placement, pointer: segment.Pointer, data: bytes, size: int, fd: int
-) -> Look | Finding | None:
+) -> Look | Check | None:
     """None: this generation is not the one in force."""
     geometry = check_header(data, pointer, size, placement)
     header = HEADER.unpack(data)
@@ -183,7 +184,7 @@ def _bytes(
     return bytes(mapping.bytes[at : at + n])
 
 
-def _newest(placement: segment.Placement, pointer: segment.Pointer, geometry: Geometry, fd: int) -> Newest | None:
+def _newest(placement: segment.Placement, pointer: segment.Pointer, geometry: Geometry, fd: int) -> NewestFrame | None:
     """None when it is overwritten again and again while we look."""
     for _ in range(LOOKS):
         word = _bytes(placement, pointer, geometry, fd, HEADER.offset("newest"), 8)
@@ -200,7 +201,7 @@ def _newest(placement: segment.Placement, pointer: segment.Pointer, geometry: Ge
             raise MalformedHeader(f"frame {sequence} has {count} planes, origin {origin} and colour space {space}")
         table = slot_data[PLANE_TABLE_OFFSET : PLANE_TABLE_OFFSET + count * PLANE.size]
         planes = parse_table(table, geometry.slot_header_size, geometry.slot_stride)
-        return Newest(sequence, source, capture_ns, publish_ns, tuple(planes))
+        return NewestFrame(sequence, source, capture_ns, publish_ns, tuple(planes))
     return None
 
 
@@ -222,7 +223,7 @@ def _readers(placement: segment.Placement, geometry: Geometry, data: bytes) -> l
 # ---- names ---------------------------------------------------------------------------------------------------------
 
 
-def _absent(name: str, placement: segment.Placement, mend: str) -> Finding:
+def _absent(name: str, placement: segment.Placement, fix: str) -> Check:
     """There is no such ring: somebody else's, a near miss, or nobody writes."""
     before = placement.prefix.removesuffix(name)
     mine, others = [], []
@@ -234,30 +235,30 @@ def _absent(name: str, placement: segment.Placement, mend: str) -> Finding:
     said = f"no writer: there is no ring {name}"
     if others:
         who = "user id" if sys.platform != "win32" else "user"
-        return Finding(
+        return Check(
             "bad", name, f"{said} of yours, but {who} {', '.join(others)} has one", "run both sides as the same user"
         )
     channel, _, side = name.rpartition(".")
     if any(ring.rpartition(".")[0] == channel for ring in mine):
-        return Finding("bad", name, said, _mend(mend, name))
+        return Check("bad", name, said, _mend(fix, name))
     mine.sort(key=lambda ring: not ring.endswith(f".{side}"))
     wanted = name.casefold()
     near = difflib.get_close_matches(wanted, [ring.casefold() for ring in mine], NEAR_NAMES, 0.75)
     shown = [ring for ring in mine if ring.casefold() in near] or mine[:NEAR_NAMES]
     if not shown:
-        return Finding("bad", name, said, _mend(mend, name))
+        return Check("bad", name, said, _mend(fix, name))
     listed = f"{said}; there are rings {', '.join(shown)}" if len(shown) > 1 else f"{said}; there is a ring {shown[0]}"
     if near:
         best = next(ring for ring in mine if ring.casefold() == near[0]).rpartition(".")[0]
-        meant = f"use the same name on both sides (did you mean {best}?), or {_mend(mend, name)}"
-        return Finding("bad", name, listed, meant)
-    return Finding("bad", name, listed, _mend(mend, name))
+        meant = f"use the same name on both sides (did you mean {best}?), or {_mend(fix, name)}"
+        return Check("bad", name, listed, meant)
+    return Check("bad", name, listed, _mend(fix, name))
 
 
 # ---- judging -------------------------------------------------------------------------------------------------------
 
 
-def _judge(name: str, before: Look, after: Look) -> Findings:
+def _judge(name: str, before: Look, after: Look) -> Report:
     """One finding on the frames of a ring that was looked at twice."""
     beat_s = (now_ns() - after.heartbeat_ns) / 1e9
     alive = f"its heartbeat is {beat_s:.1f} s old" if beat_s > STALE_S else "its heartbeat is fresh"
@@ -265,7 +266,7 @@ def _judge(name: str, before: Look, after: Look) -> Findings:
     if before.generation != after.generation:
         who += f", now in generation {after.generation:016x},"
     if after.sequence == 0:
-        yield Finding(
+        yield Check(
             "bad",
             name,
             f"{who} is there and no frame came in {PATIENCE_S:g} s; {alive}",
@@ -275,9 +276,9 @@ def _judge(name: str, before: Look, after: Look) -> Findings:
     newest = after.newest
     if newest is None:
         if after.sequence > before.sequence:
-            yield Finding("ok", name, f"frame {after.sequence}, faster than it can be looked at")
+            yield Check("ok", name, f"frame {after.sequence}, faster than it can be looked at")
         else:
-            yield Finding("bad", name, f"damaged: its newest frame, {after.sequence}, is half written", RESTART_MEND)
+            yield Check("bad", name, f"damaged: its newest frame, {after.sequence}, is half written", RESTART_MEND)
         return
     planes = ", ".join(plane.kind.name.lower() for plane in newest.planes)
     main = next((plane for plane in newest.planes if plane.kind == Kind.COLOUR), newest.planes[0])
@@ -286,52 +287,52 @@ def _judge(name: str, before: Look, after: Look) -> Findings:
     frames = after.sequence - before.sequence
     sides = (main.width, main.height)
     if main.kind != Kind.COLOUR:
-        yield Finding("bad", name, f"{said}: no colour plane", "let the writer send colour; the host needs it")
+        yield Check("bad", name, f"{said}: no colour plane", "let the writer send colour; the host needs it")
     elif min(sides) < SMALLEST_PX or max(sides) > LARGEST_PX:
-        yield Finding(
+        yield Check(
             "warn",
             name,
             f"{said}: a size that no model works at",
             f"send {SMALLEST_PX} to {LARGEST_PX} pixels each way",
         )
     elif frames == 0 and beat_s > STALE_S:
-        yield Finding(
+        yield Check(
             "warn",
             name,
             f"{said}: stuck at this frame; the newest is {age_s:.1f} s old and {alive}",
             f"{who} is alive and does nothing: it is paused, waiting or hung",
         )
     elif frames == 0:
-        yield Finding(
+        yield Check(
             "warn",
             name,
             f"{said}: no new frame in {PATIENCE_S:g} s; the newest is {age_s:.1f} s old, {alive}",
             f"{who} works and has nothing new: a still picture, or its own source is paused",
         )
     elif not -0.1 <= age_s <= PATIENCE_S + STALE_S:
-        yield Finding(
+        yield Check(
             "warn", name, f"{said}: its clock differs by {age_s:.1f} s", "stamp with the ring's clock (PROTOCOL.md)"
         )
     elif newest.capture_ns > newest.publish_ns:
-        yield Finding(
+        yield Check(
             "warn", name, f"{said}: captured after it was published", "stamp with the ring's clock (PROTOCOL.md)"
         )
     else:
         rate = f"{frames / PATIENCE_S:.0f} frames per second" if frames > 0 else "a new generation"
-        yield Finding("ok", name, f"{said}, {rate}, {max(0.0, age_s) * 1e3:.0f} ms old")
+        yield Check("ok", name, f"{said}, {rate}, {max(0.0, age_s) * 1e3:.0f} ms old")
 
 
-def _judge_readers(channel: str, into: Look | None, out: Look | None) -> Findings:
+def _judge_readers(channel: str, into: Look | None, out: Look | None) -> Report:
     """Who takes the frames. A reader that never waits does not register, so nobody is not yet proof of nobody."""
     if into is not None:
         if into.readers:
-            yield Finding("ok", f"{channel}.in", f"read by {_processes(into.readers)}")
+            yield Check("ok", f"{channel}.in", f"read by {_processes(into.readers)}")
         elif out is None:
-            yield Finding(
+            yield Check(
                 "bad", f"{channel}.in", "nobody reads it: the host is not running", _mend(HOST_MEND, f"{channel}.in")
             )
         else:
-            yield Finding(
+            yield Check(
                 "warn",
                 f"{channel}.in",
                 "nobody waits for its frames",
@@ -339,9 +340,9 @@ def _judge_readers(channel: str, into: Look | None, out: Look | None) -> Finding
             )
     if out is not None:
         if out.readers:
-            yield Finding("ok", f"{channel}.out", f"read by {_processes(out.readers)}")
+            yield Check("ok", f"{channel}.out", f"read by {_processes(out.readers)}")
         else:
-            yield Finding(
+            yield Check(
                 "warn",
                 f"{channel}.out",
                 "nobody waits for its frames",

@@ -117,6 +117,11 @@ COMMANDS: dict[str, Command] = {
     ),
     "params": Command("params", "the live parameters, their ranges and OSC addresses", _params),
     "bench": Command("bench NAME [options]", "measure; the last line is JSON", _bench),
+    "generate": Command(
+        "generate",
+        "write the files for other languages anew, after a change of a definition",
+        _module("bridge.commands.generate"),
+    ),
     "train": Command("train tiny [options]", "train the embedded model", _train),
 }
 

@@ -347,6 +347,7 @@ def show(args: argparse.Namespace, channel: str, stop: threading.Event) -> tuple
         serving.stop()
         pairing.stop()
     sheet = _sheet(args, pairing.pairs, measured) if pairing.pairs else None
+    loaded = serving.host.loaded
     summary = {
         "fps": measured.fps(),
         "first_output_s": None if measured.first_output_s is None else round(measured.first_output_s, 2),
@@ -355,9 +356,9 @@ def show(args: argparse.Namespace, channel: str, stop: threading.Event) -> tuple
         "peak_memory_mb": statistics["peak_memory_mb"],
         "client_memory_mb": client.peak_memory_mb,
         "client_restarts": client.restarts,
-        "device": serving.host.device_name,
-        "dtype": serving.host.dtype_name,
-        "backend": serving.host.backend_name,
+        "device": "" if loaded is None else loaded.device_name,
+        "dtype": "" if loaded is None else loaded.dtype_name,
+        "backend": "" if loaded is None else loaded.backend_name,
         "model": str(args.model),
         "source": args.source,
         "size": list(args.size),

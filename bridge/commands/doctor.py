@@ -1,4 +1,4 @@
-"""`frameloom doctor`: what this machine can do and what is wrong, each with its mend.
+"""`frameloom doctor`: what this machine can do and what is wrong, each with its fix.
 
 Every check is a function that yields findings and touches nothing that is in use: ports are bound for a moment, the
 ring is tried on a channel of its own. What is said of a channel is `channel_doctor`'s. Exit status 1
@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 
 from bridge.commands.channel_doctor import check_channel
-from bridge.commands.finding import Finding, Findings
 from bridge.commands.host import LIBRARY_HABITS
+from bridge.commands.report import Check, Report
 from bridge.ring import Kind, RingError, RingReader, RingWriter, now_ns
 
 PAGE_PORT = 8790
@@ -41,18 +41,18 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
 # ---- the machine ---------------------------------------------------------------------------------------------------
 
 
-def check_python() -> Findings:
+def check_python() -> Report:
     where = "in a virtual environment" if sys.prefix != sys.base_prefix else "outside a virtual environment"
     said = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores, {where}"
-    yield Finding("ok", "python", said)
+    yield Check("ok", "python", said)
 
 
-def check_packages() -> Findings:
+def check_packages() -> Report:
     """Every direct requirement, as the installed project declares them."""
     try:
         required = metadata.requires("frameloom") or []
     except metadata.PackageNotFoundError:
-        yield Finding("bad", "packages", "frameloom is not installed here", "start it with: python3 run.py doctor")
+        yield Check("bad", "packages", "frameloom is not installed here", "start it with: python3 run.py doctor")
         return
     from packaging.requirements import Requirement
 
@@ -67,32 +67,32 @@ def check_packages() -> Findings:
         except metadata.PackageNotFoundError:
             missing.append(name)
     if missing:
-        yield Finding(
+        yield Check(
             "bad", "packages", "not installed: " + ", ".join(missing), "delete .venv and run python3 run.py doctor"
         )
     else:
-        yield Finding("ok", "packages", ", ".join(found))
+        yield Check("ok", "packages", ", ".join(found))
 
 
-def check_devices() -> Findings:
+def check_devices() -> Report:
     try:
         import torch
 
         from core.device import available_devices, dtype_name, native_dtypes, pick_device
     except ImportError as error:
-        yield Finding("bad", "torch", f"cannot be imported ({error})", "delete .venv and run python3 run.py doctor")
+        yield Check("bad", "torch", f"cannot be imported ({error})", "delete .venv and run python3 run.py doctor")
         return
     devices = available_devices()
     best = pick_device(devices[0])
     dtypes = ", ".join(map(dtype_name, native_dtypes(best)))
-    yield Finding("ok", "torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'not in this build'}")
+    yield Check("ok", "torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'not in this build'}")
     card = ""
     if "cuda" in devices:
         about = torch.cuda.get_device_properties(0)
         card = f" ({about.name}, {about.total_memory / 2**30:.0f} GiB)"
-    yield Finding("ok", "device", f"{best.type}{card}, computes in {dtypes}; usable here: {', '.join(devices)}")
+    yield Check("ok", "device", f"{best.type}{card}, computes in {dtypes}; usable here: {', '.join(devices)}")
     if "cuda" not in devices and shutil.which("nvidia-smi"):
-        yield Finding(
+        yield Check(
             "warn",
             "cuda",
             "there is an NVIDIA driver and torch does not use it",
@@ -100,12 +100,12 @@ def check_devices() -> Findings:
         )
 
 
-def check_compiler() -> Findings:
+def check_compiler() -> Report:
     found = [name for name in COMPILERS if shutil.which(name)]
     if found:
-        yield Finding("ok", "compiler", f"{found[0]}: torch.compile can be used")
+        yield Check("ok", "compiler", f"{found[0]}: torch.compile can be used")
     else:
-        yield Finding(
+        yield Check(
             "warn",
             "compiler",
             "none found; only torch.compile needs one",
@@ -113,7 +113,7 @@ def check_compiler() -> Findings:
         )
 
 
-def check_speed() -> Findings:
+def check_speed() -> Report:
     """How the embedded model is run on this processor: what was measured at its first start, or now."""
     try:
         import torch
@@ -125,18 +125,18 @@ def check_speed() -> Findings:
         from core.params import params_for
         from core.tiny import WEIGHTS
     except ImportError as error:
-        yield Finding("bad", "back ends", f"cannot be loaded ({error})", "delete .venv and run python3 run.py doctor")
+        yield Check("bad", "back ends", f"cannot be loaded ({error})", "delete .venv and run python3 run.py doctor")
         return
     cpu = torch.device("cpu")
     missing = [name for name, backend in BACKENDS.items() if not backend.dtypes(cpu)]
     if missing:
-        yield Finding(
+        yield Check(
             "warn",
             "back ends",
             f"{', '.join(missing)} cannot be had on this machine; others do its work, more slowly",
             "use 64-bit Linux, Windows on x86, or a Mac with Apple's own processor",
         )
-    yield Finding("ok", "back ends", ", ".join(name for name in BACKENDS if name not in missing))
+    yield Check("ok", "back ends", ", ".join(name for name in BACKENDS if name not in missing))
     tuning.everything()
     try:
         model = load_model(WEIGHTS, cpu, torch.float32, "eager")
@@ -147,46 +147,46 @@ def check_speed() -> Findings:
     try:
         tuned = tuning.tune(model, executions(cpu, store=CACHE / "networks"), size, params_for("embedded"), memory)
     except BackendError as error:
-        yield Finding("bad", "speed", str(error), "delete .venv and run python3 run.py doctor; if it stays, report it")
+        yield Check("bad", "speed", str(error), "delete .venv and run python3 run.py doctor; if it stays, report it")
         return
     for number, figure in enumerate(tuned.figures):
-        yield Finding("ok", "speed", f"{figure}{' (taken)' if number == 0 else ''}")
+        yield Check("ok", "speed", f"{figure}{' (taken)' if number == 0 else ''}")
 
 
-def check_weights() -> Findings:
+def check_weights() -> Report:
     """The embedded model, by the check that loading makes."""
     try:
         from core.model import ModelError, check_folder
         from core.tiny import WEIGHTS
     except ImportError as error:
-        yield Finding("bad", "model", f"cannot be loaded ({error})", "delete .venv and run python3 run.py doctor")
+        yield Check("bad", "model", f"cannot be loaded ({error})", "delete .venv and run python3 run.py doctor")
         return
     try:
         check_folder(WEIGHTS)
     except ModelError as error:
-        yield Finding("bad", "model", str(error), "git checkout -- core/tiny")
+        yield Check("bad", "model", str(error), "git checkout -- core/tiny")
         return
     size = sum(f.stat().st_size for f in WEIGHTS.rglob("*") if f.is_file())
-    yield Finding("ok", "model", f"embedded, whole, {size / 2**20:.1f} MiB in {WEIGHTS}")
+    yield Check("ok", "model", f"embedded, whole, {size / 2**20:.1f} MiB in {WEIGHTS}")
 
 
-def check_shared_memory() -> Findings:
+def check_shared_memory() -> Report:
     if sys.platform == "linux":
         if not SHM.is_dir():
-            yield Finding("bad", "shared memory", f"{SHM} is missing", "mount it: mount -t tmpfs tmpfs /dev/shm")
+            yield Check("bad", "shared memory", f"{SHM} is missing", "mount it: mount -t tmpfs tmpfs /dev/shm")
             return
         free_mb = shutil.disk_usage(SHM).free / 2**20
-        mend = "delete leftovers there; in a container start it with --shm-size=1g"
+        fix = "delete leftovers there; in a container start it with --shm-size=1g"
         if free_mb < SHM_LEAST_MB:
-            yield Finding("bad", "shared memory", f"only {free_mb:.0f} MiB free in {SHM}", mend)
+            yield Check("bad", "shared memory", f"only {free_mb:.0f} MiB free in {SHM}", fix)
         elif free_mb < SHM_ENOUGH_MB:
-            yield Finding("warn", "shared memory", f"{free_mb:.0f} MiB free in {SHM}: too little for 4K frames", mend)
+            yield Check("warn", "shared memory", f"{free_mb:.0f} MiB free in {SHM}: too little for 4K frames", fix)
         else:
-            yield Finding("ok", "shared memory", f"{free_mb:.0f} MiB free in {SHM}")
+            yield Check("ok", "shared memory", f"{free_mb:.0f} MiB free in {SHM}")
     yield from check_ring()
 
 
-def check_ring() -> Findings:
+def check_ring() -> Report:
     """One frame through a ring of our own, to a reader that sleeps until it comes."""
     channel = f"doctor-{os.getpid()}"
     woken_ns: list[int] = []
@@ -206,16 +206,16 @@ def check_ring() -> Findings:
             sleeper.join()
             reader.close()
     except RingError as error:
-        yield Finding("bad", "ring", str(error), "mend that; without shared memory nothing can be fed or shown")
+        yield Check("bad", "ring", str(error), "fix that; without shared memory nothing can be fed or shown")
         return
     if not woken_ns:
-        yield Finding("bad", "ring", "a sleeping reader was not woken by a new frame", "update the system; report this")
+        yield Check("bad", "ring", "a sleeping reader was not woken by a new frame", "update the system; report this")
         return
     how = {"linux": "futex", "win32": "named event"}.get(sys.platform, "bounded polling")
-    yield Finding("ok", "ring", f"works; {how} wakes a sleeping reader after {(woken_ns[0] - written_ns) / 1e6:.2f} ms")
+    yield Check("ok", "ring", f"works; {how} wakes a sleeping reader after {(woken_ns[0] - written_ns) / 1e6:.2f} ms")
 
 
-def check_port(name: str, port: int, kind: socket.SocketKind, option: str) -> Findings:
+def check_port(name: str, port: int, kind: socket.SocketKind, option: str) -> Report:
     word = "TCP" if kind == socket.SOCK_STREAM else "UDP"
     with socket.socket(socket.AF_INET, kind) as probe:
         if kind == socket.SOCK_STREAM and os.name == "posix":
@@ -224,50 +224,50 @@ def check_port(name: str, port: int, kind: socket.SocketKind, option: str) -> Fi
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            yield Finding(
+            yield Check(
                 "warn",
                 name,
                 f"{word} port {port} cannot be used ({error.strerror})",
                 f"stop its user or give {option}; demo picks another",
             )
             return
-    yield Finding("ok", name, f"{word} port {port} is free")
+    yield Check("ok", name, f"{word} port {port} is free")
 
 
-def check_browser() -> Findings:
+def check_browser() -> Report:
     found = [name for name in BROWSERS if shutil.which(name)]
     if found:
-        yield Finding("ok", "browser", found[0])
+        yield Check("ok", "browser", found[0])
     elif sys.platform == "linux":
-        yield Finding("warn", "browser", "no Chromium here; the page's tests are skipped", "apt install chromium")
+        yield Check("warn", "browser", "no Chromium here; the page's tests are skipped", "apt install chromium")
     else:
-        yield Finding("ok", "browser", "the system's own is used")
+        yield Check("ok", "browser", "the system's own is used")
 
 
-def check_camera() -> Findings:
+def check_camera() -> Report:
     if sys.platform != "linux":
-        yield Finding("ok", "camera", "not tried; frameloom source camera does")
+        yield Check("ok", "camera", "not tried; frameloom source camera does")
         return
     cameras = sorted(Path("/dev").glob("video*"))
     closed = [str(c) for c in cameras if not os.access(c, os.R_OK | os.W_OK)]
     if closed:
-        yield Finding(
+        yield Check(
             "warn", "camera", f"{closed[0]} may not be opened", "add yourself to the group video and log in again"
         )
     elif cameras:
-        yield Finding("ok", "camera", ", ".join(map(str, cameras)))
+        yield Check("ok", "camera", ", ".join(map(str, cameras)))
     else:
-        yield Finding("ok", "camera", "none; only --source camera needs one")
+        yield Check("ok", "camera", "none; only --source camera needs one")
 
 
 # ---- the report ----------------------------------------------------------------------------------------------------
 
 
-def examine(channel: str | None) -> Findings:
+def examine(channel: str | None) -> Report:
     """All findings, as they are made."""
     for name, value in LIBRARY_HABITS.items():
         os.environ.setdefault(name, value)
-    checks: list[Callable[[], Findings]] = [
+    checks: list[Callable[[], Report]] = [
         check_python,
         check_packages,
         check_devices,
@@ -299,8 +299,8 @@ def main(argv: list[str] | None = None) -> int:
         findings.append(finding)
         if not args.json:
             print(f"{finding.level:4}  {finding.name:13}  {finding.said}", flush=True)
-            if finding.mend:
-                print(f"      {'':13}  -> {finding.mend}", flush=True)
+            if finding.fix:
+                print(f"      {'':13}  -> {finding.fix}", flush=True)
     bad = sum(f.level == "bad" for f in findings)
     warned = sum(f.level == "warn" for f in findings)
     if args.json:

@@ -21,9 +21,9 @@ from bridge.commands.words import parse_size
 from bridge.control.access import is_loopback, new_token
 from bridge.control.live import LiveParams
 from bridge.control.statistics import Statistics
+from bridge.interop.adaptor import AdaptorError
 from bridge.interop.adaptors import channel_name
-from bridge.interop.ends import add_end_options, open_ends
-from bridge.interop.foreign import AdaptorError
+from bridge.interop.endpoints import add_endpoint_options, open_endpoints
 from bridge.ring.errors import RingError
 from bridge.terminal import say
 from core.params import SPECS, ParamError, Params, params_for
@@ -46,7 +46,7 @@ STATUS_S = 10.0
 
 
 class ServeError(RuntimeError):
-    """Something could not be started. The message names the mend."""
+    """Something could not be started. The message says how to fix it."""
 
 
 class Part(Protocol):
@@ -60,8 +60,8 @@ class Part(Protocol):
 class Serving:
     """One host, its OSC server and its page, from `start` to `stop`. Raises `ServeError` with one plain sentence.
 
-    any_port: take a free port, with a note, when the wanted one is taken. page: see `page_options`. cache, options:
-    passed on to `bridge.host.host.Host`.
+    any_port: take a free port, with a note, when the wanted one is taken. page: see `page_options`. options: the
+    rest of `bridge.host.config.HostConfig`.
     """
 
     def __init__(
@@ -69,7 +69,6 @@ class Serving:
         channel: str,
         params: Params,
         *,
-        cache: Path | None = None,
         port: int = PAGE_PORT,
         osc_port: int = OSC_PORT,
         osc_host: str = "127.0.0.1",
@@ -77,7 +76,7 @@ class Serving:
         page: Mapping[str, Any] = MappingProxyType({}),
         **options: Any,
     ) -> None:
-        from bridge.host.host import Host
+        from bridge.host.host import Host, HostConfig
 
         for name, value in LIBRARY_HABITS.items():
             os.environ.setdefault(name, value)
@@ -87,12 +86,10 @@ class Serving:
         """Set when the host ended by itself; `failure` says why."""
         try:
             self.host = Host(
-                channel,
-                cache=cache,
+                HostConfig(channel, **options),
                 live=self.live,
                 statistics=self.statistics,
                 on_failure=lambda _: self.ended.set(),
-                **options,
             )
         except RingError as error:
             raise ServeError(str(error)) from None
@@ -107,7 +104,8 @@ class Serving:
     @property
     def runs_on(self) -> str:
         """Device, back end and dtype in words."""
-        return f"{self.host.device_name} ({self.host.backend_name} {self.host.dtype_name})"
+        loaded = self.host.loaded
+        return "nothing yet" if loaded is None else f"{loaded.device_name} ({loaded.backend_name} {loaded.dtype_name})"
 
     @property
     def failure(self) -> str | None:
@@ -285,7 +283,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="frameloom host", description="Repaint what a client writes into NAME.in; results go to NAME.out."
     )
     parser.add_argument("--channel", help="NAME of the channel (default: made from the name in --input)")
-    add_end_options(parser)
+    add_endpoint_options(parser)
     parser.add_argument("--size", type=parse_size, default=None, help="128 or 640x360 to work at (default: as it fits)")
     parser.add_argument("--lossless", action="store_true", help="take every frame and wait for both sides (offline)")
     parser.add_argument("--serial", action="store_true", help="no overlap: the plain twin of the loop")
@@ -321,7 +319,7 @@ def main(argv: list[str] | None = None) -> int:
         with contextlib.ExitStack() as undo:
             undo.callback(serving.stop)
             # Opened before anything starts, so that mistakes in the words are answered at once.
-            ends = open_ends(args, channel, serving.live, serving.statistics, say)
+            ends = open_endpoints(args, channel, serving.live, serving.statistics, say)
             undo.callback(ends.stop)
             serving.start()
             serving.add(ends)

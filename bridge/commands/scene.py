@@ -41,7 +41,7 @@ POLL_S = 0.1
 
 
 @dataclass
-class Painter:
+class PaintedChannel:
     """One channel of the room: its host and, for a world, the client process that feeds it."""
 
     channel: str
@@ -82,7 +82,7 @@ class Room:
             os.environ.setdefault(name, value)
         self._args = args
         self._base = base
-        self.painters: list[Painter] = []
+        self.painters: list[PaintedChannel] = []
         self._gateway: Any = None
         self._stop = threading.Event()
         self._starter = threading.Thread(target=self._start_hosts, name="scene hosts", daemon=True)
@@ -96,12 +96,14 @@ class Room:
             raise
 
     def _add_painters(self) -> None:
-        from bridge.host.host import Host
+        from bridge.host.host import Host, HostConfig
+        from bridge.host.loading import Models
 
         args, base = self._args, self._base
         size = f"{args.size[0]}x{args.size[1]}"
         # The stages of all hosts share the cores; what each of them would take alone is not the question here.
         threads = max(1, (os.cpu_count() or 2) // (2 * args.hosts)) if args.device in (None, "auto", "cpu") else None
+        models = Models()
         for number in range(args.hosts + 1):
             guest = number == args.hosts
             seed = args.seed + number
@@ -112,17 +114,11 @@ class Room:
             client = None
             if not guest:
                 client = Client(channel, ["world", "--fps", str(args.fps), "--size", size, "--seed", str(seed)])
-            host = Host(
-                channel,
-                live=live,
-                statistics=statistics,
-                model=args.model,
-                size=args.size,
-                device=args.device,
-                threads=threads,
-                cache=CACHE,
+            config = HostConfig(
+                channel, model=args.model, size=args.size, device=args.device, threads=threads, cache=CACHE
             )
-            self.painters.append(Painter(channel, host, live, statistics, examples, client))
+            host = Host(config, live=live, statistics=statistics, models=models)
+            self.painters.append(PaintedChannel(channel, host, live, statistics, examples, client))
 
     def start(self) -> None:
         """Start the clients, the hosts one after the other, and the gateway."""
@@ -174,7 +170,7 @@ class Room:
         return str(self._gateway.url)
 
     @property
-    def worlds(self) -> list[Painter]:
+    def worlds(self) -> list[PaintedChannel]:
         return [painter for painter in self.painters if painter.client is not None]
 
     @property

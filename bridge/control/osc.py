@@ -31,6 +31,7 @@ from pythonosc.osc_message import OscMessage, ParseError
 from pythonosc.osc_message_builder import OscMessageBuilder
 
 from bridge.control.access import is_loopback, is_name
+from bridge.control.limits import TokenBucket
 from bridge.control.live import LiveParams
 from bridge.control.statistics import PERCENTILES, Statistics
 from core.params import SPECS, ParamError, Spec
@@ -67,14 +68,14 @@ Sender = tuple[Any, ...]
 
 
 class OscError(RuntimeError):
-    """The OSC server cannot start. The message names the mend."""
+    """The OSC server cannot start. The message says how to fix it."""
 
 
 class OscPortInUse(OscError):
     """Another program holds the UDP port."""
 
 
-class Refused(ValueError):
+class OscRefused(ValueError):
     """A datagram or message that is answered by /error <address> <message>."""
 
     def __init__(self, address: str, message: str) -> None:
@@ -93,24 +94,8 @@ class Answer:
 
 
 Alias = Callable[[str, list[Any]], Answer]
-"""Acts on a message to an address of another program's dialect: address and arguments. Raises `Refused` or
+"""Acts on a message to an address of another program's dialect: address and arguments. Raises `OscRefused` or
 `core.params.ParamError`."""
-
-
-class _Allowance:
-    """A token bucket: `rate` per second, at most `burst` saved up."""
-
-    __slots__ = ("rate", "burst", "left", "at")
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self.rate, self.burst, self.left, self.at = rate, burst, burst, time.monotonic()
-
-    def take(self, n: float) -> float:
-        """Take `n`, into debt if need be; returns the seconds until the debt is paid, 0 when there is none."""
-        now = time.monotonic()
-        self.left = min(self.burst, self.left + (now - self.at) * self.rate) - n
-        self.at = now
-        return max(0.0, -self.left / self.rate)
 
 
 class _Complaints:
@@ -119,7 +104,7 @@ class _Complaints:
     __slots__ = ("allowance", "untold")
 
     def __init__(self) -> None:
-        self.allowance = _Allowance(ERRORS_PER_S, ERRORS_BURST)
+        self.allowance = TokenBucket(ERRORS_PER_S, ERRORS_BURST)
         self.untold = 0
 
 
@@ -155,7 +140,7 @@ class OscServer:
         self._subscribers: dict[Sender, float] = {}
         self._answer_to: dict[Sender, Sender] = {}
         self._complaints: OrderedDict[Sender, _Complaints] = OrderedDict()
-        self._messages = _Allowance(MESSAGES_PER_S, MESSAGES_BURST)
+        self._messages = TokenBucket(MESSAGES_PER_S, MESSAGES_BURST)
         self._next_stats = 0.0
 
     def start(self) -> None:
@@ -208,7 +193,7 @@ class OscServer:
         """Act on one datagram; returns the number of messages that were in it, at least 1."""
         try:
             parts = _messages_in(data)
-        except Refused as refused:
+        except OscRefused as refused:
             self._refuse(sender, refused.address, str(refused))
             return 1
         values: dict[str, Any] = {}
@@ -230,7 +215,7 @@ class OscServer:
                     self._live.update(values)
                     values = {}
                     self._command(address, arguments, sender)
-            except Refused as refused:
+            except OscRefused as refused:
                 self._refuse(sender, refused.address, str(refused))
             except ParamError as refused:
                 self._refuse(sender, address, str(refused))
@@ -256,7 +241,7 @@ class OscServer:
             self._answer_to.pop(sender, None)
         else:
             known = ", ".join(dict.fromkeys([*(f"/{name}" for name in SPECS), *_COMMANDS, *self._aliases]))
-            raise Refused(address, f"unknown address; known are {known}")
+            raise OscRefused(address, f"unknown address; known are {known}")
 
     def _get(self, arguments: list[Any], sender: Sender) -> None:
         wanted: list[Any] = arguments or list(SPECS)
@@ -264,7 +249,7 @@ class OscServer:
         for name in wanted[: len(SPECS)]:
             spec = SPECS.get(name) if isinstance(name, str) else None
             if spec is None:
-                raise Refused("/get", f"no parameter {_shown(name)}; known are {', '.join(SPECS)}")
+                raise OscRefused("/get", f"no parameter {_shown(name)}; known are {', '.join(SPECS)}")
             value = values[spec.name]
             if spec.kind == "ints":
                 value = ",".join(map(str, value))
@@ -275,9 +260,9 @@ class OscServer:
     def _subscribe(self, destination: Sender, sender: Sender) -> None:
         if destination[1] == self.port and is_loopback(destination[0]):
             # Every answer would come back to us from now on, and the sender hear nothing more.
-            raise Refused("/subscribe", f"port {self.port} is this server's own; send the port that you listen on")
+            raise OscRefused("/subscribe", f"port {self.port} is this server's own; send the port that you listen on")
         if destination not in self._subscribers and len(self._subscribers) >= MAX_SUBSCRIBERS:
-            raise Refused("/subscribe", f"{MAX_SUBSCRIBERS} subscribers already; /unsubscribe one or wait a minute")
+            raise OscRefused("/subscribe", f"{MAX_SUBSCRIBERS} subscribers already; /unsubscribe one or wait a minute")
         self._subscribers[destination] = time.monotonic() + SUBSCRIPTION_S
         self._answer_to[sender] = destination
         self._send(sender, "/subscribed", destination[1], SUBSCRIPTION_S)
@@ -354,7 +339,7 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def _messages_in(data: bytes) -> list[bytes]:
-    """The messages of a datagram, those of nested bundles in order. Raises `Refused` when it is not OSC."""
+    """The messages of a datagram, those of nested bundles in order. Raises `OscRefused` when it is not OSC."""
     # No recursion: 64 kB hold 3,000 nested bundles. Every size is checked, so that each step moves forward.
     messages: list[bytes] = []
     pending = [memoryview(data)]
@@ -364,14 +349,16 @@ def _messages_in(data: bytes) -> list[bytes]:
             messages.append(bytes(part))
             continue
         if part[:8] != b"#bundle\0" or len(part) < 16:
-            raise Refused("-", "malformed datagram: neither a message (starts with /) nor a whole #bundle")
+            raise OscRefused("-", "malformed datagram: neither a message (starts with /) nor a whole #bundle")
         inner = []
         at = 16
         while at < len(part):
             size = int.from_bytes(part[at : at + 4], "big")
             at += 4
             if size == 0 or size % 4 or size > len(part) - at:
-                raise Refused("-", f"malformed bundle: an element of {size} bytes where {max(0, len(part) - at)} are")
+                raise OscRefused(
+                    "-", f"malformed bundle: an element of {size} bytes where {max(0, len(part) - at)} are"
+                )
             inner.append(part[at : at + size])
             at += size
         pending.extend(reversed(inner))
@@ -379,7 +366,7 @@ def _messages_in(data: bytes) -> list[bytes]:
 
 
 def _parse(data: bytes) -> tuple[str, list[Any]]:
-    """Address and arguments of one message. Raises `Refused`."""
+    """Address and arguments of one message. Raises `OscRefused`."""
     end = data.find(b"\0")
     address = data[: max(0, end)].decode("utf-8", "replace")
     tags_at = (end // 4 + 1) * 4
@@ -387,13 +374,13 @@ def _parse(data: bytes) -> tuple[str, list[Any]]:
     unknown = set(tags[1:]) - _TYPE_TAGS
     if unknown:
         # The library would skip some of these and read the following arguments from the wrong place.
-        raise Refused(address, f"type tag {chr(min(unknown))!r} is not taken; send numbers, text, true or false")
+        raise OscRefused(address, f"type tag {chr(min(unknown))!r} is not taken; send numbers, text, true or false")
     if len(tags) > _MAX_ARGUMENTS + 1:
-        raise Refused(address, f"{len(tags) - 1} arguments; send at most {_MAX_ARGUMENTS}")
+        raise OscRefused(address, f"{len(tags) - 1} arguments; send at most {_MAX_ARGUMENTS}")
     try:
         message = OscMessage(data)
     except (ParseError, ValueError, OverflowError, IndexError) as error:
-        raise Refused(address, f"malformed message: {str(error)[:_SHOWN_CHARS]}") from error
+        raise OscRefused(address, f"malformed message: {str(error)[:_SHOWN_CHARS]}") from error
     return address, message.params
 
 
@@ -423,7 +410,7 @@ def _port_of(address: str, arguments: list[Any], sender: Sender) -> Sender:
     port = arguments[0]
     number = isinstance(port, (int, float)) and not isinstance(port, bool)
     if len(arguments) > 1 or not number or not 1 <= port <= 65535 or port != int(port):
-        raise Refused(address, f"got {_shown(arguments)}; send nothing or one port from 1 to 65535")
+        raise OscRefused(address, f"got {_shown(arguments)}; send nothing or one port from 1 to 65535")
     return (sender[0], int(port), *sender[2:])
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
-import time
 from array import array
 from typing import Any
+
+from bridge.ring.clock import now_ns
 
 STAGES = ("capture_to_publish", "ingest", "encode", "unet", "decode", "publish")
 """The stages of a frame, in nanoseconds each; the first is the end-to-end latency, capture stamp to publish stamp."""
@@ -39,10 +40,10 @@ class _Window:
         self.times_ns = array("q", bytes(8 * capacity))
         self.count = 0
 
-    def add(self, value: int, now_ns: int) -> None:
+    def add(self, value: int, at_ns: int) -> None:
         at = self.count % len(self.values)
         self.values[at] = value
-        self.times_ns[at] = now_ns
+        self.times_ns[at] = at_ns
         self.count += 1
 
     def since(self, oldest_ns: int) -> tuple[list[int], list[int]]:
@@ -83,7 +84,7 @@ class Statistics:
         self._stages = {stage: _Window(window) for stage in STAGES}
         self._counters = dict.fromkeys(COUNTERS, 0)
         self._arrivals = {name: _Window(window) for name in ("frames_in", "frames_out")}
-        self._started_ns = time.monotonic_ns()
+        self._started_ns = now_ns()
 
     def record(self, stage: str, ns: int) -> None:
         """Note that `stage` (one of `STAGES`) took `ns` nanoseconds. O(1), allocates nothing that grows.
@@ -96,9 +97,9 @@ class Statistics:
             raise ValueError(f"stage: got {stage!r}; send one of {', '.join(STAGES)}")
         if not 0 <= ns <= LONGEST_NS:
             return
-        now_ns = time.monotonic_ns()
+        at_ns = now_ns()
         with self._lock:
-            window.add(ns, now_ns)
+            window.add(ns, at_ns)
 
     def count(self, counter: str, n: int = 1) -> None:
         """Add `n` to `counter` (one of `COUNTERS`); frames_in and frames_out feed the frame rates too. O(1).
@@ -108,12 +109,12 @@ class Statistics:
         if counter not in self._counters:
             raise ValueError(f"counter: got {counter!r}; send one of {', '.join(COUNTERS)}")
         arrivals = self._arrivals.get(counter)
-        now_ns = time.monotonic_ns()
+        at_ns = now_ns()
         with self._lock:
             self._counters[counter] += n
             if arrivals is not None:
                 for _ in range(n):
-                    arrivals.add(1, now_ns)
+                    arrivals.add(1, at_ns)
 
     def counter(self, name: str) -> int:
         """The present value of one of `COUNTERS`."""
@@ -129,9 +130,9 @@ class Statistics:
         `skipped`, `uptime_s`, `peak_memory_mb` (MiB, None where the system does not say) and `stages`, one
         {"count", "p50_ms", "p95_ms", "p99_ms"} per stage, where count is the number of times recorded since the start.
         """
-        now_ns = time.monotonic_ns()
-        oldest_ns = -1 if last_s is None else now_ns - round(last_s * 1e9)
-        rate_from_ns = now_ns - round(RATE_WINDOW_S * 1e9)
+        at_ns = now_ns()
+        oldest_ns = -1 if last_s is None else at_ns - round(last_s * 1e9)
+        rate_from_ns = at_ns - round(RATE_WINDOW_S * 1e9)
         with self._lock:
             stages = {name: (w.count, w.since(oldest_ns)[0]) for name, w in self._stages.items()}
             counters = dict(self._counters)
@@ -139,21 +140,21 @@ class Statistics:
         tables = {name: {"count": count, **_percentiles_ms(values)} for name, (count, values) in stages.items()}
         latency = tables["capture_to_publish"]
         return {
-            "fps": _rate_hz(arrivals["frames_out"], now_ns),
-            "fps_in": _rate_hz(arrivals["frames_in"], now_ns),
+            "fps": _rate_hz(arrivals["frames_out"], at_ns),
+            "fps_in": _rate_hz(arrivals["frames_in"], at_ns),
             **{f"p{q}_ms": latency[f"p{q}_ms"] for q in PERCENTILES},
             **counters,
-            "uptime_s": round((now_ns - self._started_ns) / 1e9, 3),
+            "uptime_s": round((at_ns - self._started_ns) / 1e9, 3),
             "peak_memory_mb": peak_memory_mb(),
             "stages": tables,
         }
 
 
-def _rate_hz(times_ns: list[int], now_ns: int) -> float:
+def _rate_hz(times_ns: list[int], at_ns: int) -> float:
     # Up to now and not up to the last arrival, so that the rate falls as soon as frames stop coming.
-    if len(times_ns) < 2 or now_ns <= times_ns[0]:
+    if len(times_ns) < 2 or at_ns <= times_ns[0]:
         return 0.0
-    return round((len(times_ns) - 1) * 1e9 / (now_ns - times_ns[0]), 2)
+    return round((len(times_ns) - 1) * 1e9 / (at_ns - times_ns[0]), 2)
 
 
 def peak_memory_mb() -> float | None:

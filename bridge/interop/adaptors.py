@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bridge.interop import streamdiffusiontd, td_native
-from bridge.interop.foreign import AdaptorError, Input, Notices, Output
+from bridge.interop.adaptor import AdaptorError, Input, Notices, Output
 from bridge.ring import RingError, RingReader, RingWriter
 from bridge.ring.layout import Kind
 

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from bridge.interop.foreign import AdaptorError, Array
+from bridge.interop.adaptor import AdaptorError, Array
 
 MAX_NAME_CHARS = 200
 _NAP_S = 0.0005

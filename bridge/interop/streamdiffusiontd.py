@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bridge.interop.foreign import AdaptorError, Notices, Novelty, Picture, copy_rgb
+from bridge.interop.adaptor import AdaptorError, Notices, Novelty, TakenPicture, copy_rgb
 from bridge.interop.named_memory import AlreadyThere, NamedMemory, check_name, create_memory, open_memory
 from bridge.ring.header import Frame
 from bridge.ring.layout import Format, Kind, Origin
@@ -49,8 +49,8 @@ class SdtdInput:
         self._look_at = 0.0
         self._news_at = 0.0
 
-    def poll(self, again: bool = False) -> Picture | None:
-        """See `bridge.interop.foreign.Input`."""
+    def poll(self, again: bool = False) -> TakenPicture | None:
+        """See `bridge.interop.adaptor.Input`."""
         memory = self._memory
         if memory is not None and not memory.current():
             # Made anew by a restarted project: the old mapping would show its last picture for ever.
@@ -71,7 +71,7 @@ class SdtdInput:
             if np.array_equal(kept, now):
                 break
             kept = self._novelty.keep(None, now)
-        return Picture(kept.reshape(self._shape), Format.RGB8)
+        return TakenPicture(kept.reshape(self._shape), Format.RGB8)
 
     def _attach(self) -> NamedMemory | None:
         at = time.monotonic()
@@ -103,7 +103,7 @@ class SdtdInput:
         return memory
 
     def close(self) -> None:
-        """See `bridge.interop.foreign.Input`."""
+        """See `bridge.interop.adaptor.Input`."""
         if self._memory is not None:
             self._memory.close()
             self._memory = None
@@ -123,7 +123,7 @@ class SdtdOutput:
         self._made = False
 
     def put(self, frame: Frame) -> bool:
-        """See `bridge.interop.foreign.Output`."""
+        """See `bridge.interop.adaptor.Output`."""
         pixels = frame.planes.get(Kind.COLOUR)
         if pixels is None or frame.formats[Kind.COLOUR] not in (Format.RGBA8, Format.RGB8):
             self._notices.tell(f"sdtd:{self.name}: only 8-bit RGB results can be sent there")
@@ -165,7 +165,7 @@ class SdtdOutput:
         return self._room(size)
 
     def close(self) -> None:
-        """See `bridge.interop.foreign.Output`."""
+        """See `bridge.interop.adaptor.Output`."""
         if self._memory is not None:
             if self._made:
                 self._memory.remove()

@@ -15,8 +15,9 @@ import threading
 import time
 from typing import Any
 
+from bridge.control.limits import OncePer
 from bridge.control.live import LiveParams
-from bridge.control.osc import Alias, Answer, OscServer, Refused, Sender, datagram
+from bridge.control.osc import Alias, Answer, OscRefused, OscServer, Sender, datagram
 from bridge.control.statistics import Statistics
 from bridge.interop.adaptors import Gate
 from core.params import STAGE_GRID
@@ -54,7 +55,7 @@ class Dialect:
         self._live = live
         self._statistics = statistics
         self._gate = gate
-        self._told: dict[str, float] = {}
+        self._told = OncePer(TELL_AGAIN_S)
         self._stages: list[float] = []
         self._grid = STAGE_GRID
         self.table: dict[str, Alias] = {
@@ -76,26 +77,22 @@ class Dialect:
 
     def _once(self, key: str, text: str) -> str:
         """The text, or nothing when it was said lately: faders send sixty messages a second."""
-        now = time.monotonic()
-        if now - self._told.get(key, -TELL_AGAIN_S) < TELL_AGAIN_S:
-            return ""
-        self._told[key] = now
-        return text
+        return text if self._told.may(key) else ""
 
     def _heaviest(self, address: str, arguments: list[Any]) -> tuple[Any, str]:
         """The item of largest weight in a JSON list of [item, weight], and what to say about the others."""
         wanted = 'send one JSON text such as [["item", 1.0], ["other", 0.5]]'
         if len(arguments) != 1 or not isinstance(arguments[0], str):
-            raise Refused(address, f"got {len(arguments)} values; {wanted}")
+            raise OscRefused(address, f"got {len(arguments)} values; {wanted}")
         try:
             pairs = json.loads(arguments[0])
         except (ValueError, RecursionError):
-            raise Refused(address, f"not JSON; {wanted}") from None
+            raise OscRefused(address, f"not JSON; {wanted}") from None
         if not isinstance(pairs, list) or not 1 <= len(pairs) <= MAX_LIST:
-            raise Refused(address, f"a list of 1 to {MAX_LIST} pairs is wanted; {wanted}")
+            raise OscRefused(address, f"a list of 1 to {MAX_LIST} pairs is wanted; {wanted}")
         for pair in pairs:
             if not isinstance(pair, list) or len(pair) != 2 or not _is_number(pair[1]):
-                raise Refused(address, f"got {str(pair)[:60]} where a pair [item, weight] is wanted; {wanted}")
+                raise OscRefused(address, f"got {str(pair)[:60]} where a pair [item, weight] is wanted; {wanted}")
         item, _ = max(pairs, key=lambda pair: float(pair[1]))
         others = sum(weight > 0 for _, weight in pairs) > 1
         return item, self._once(address, "blending is not there; the heaviest one is used") if others else ""
@@ -110,13 +107,13 @@ class Dialect:
 
     def _t_list(self, address: str, arguments: list[Any]) -> Answer:
         if not arguments or not all(map(_is_number, arguments)):
-            raise Refused(address, "send numbers, such as 18 26 34")
+            raise OscRefused(address, "send numbers, such as 18 26 34")
         self._stages = list(arguments)
         return Answer({"t_index": self._on_our_grid()})
 
     def _steps_of_grid(self, address: str, arguments: list[Any]) -> Answer:
         if len(arguments) != 1 or not _is_number(arguments[0]) or not 1 <= arguments[0] <= MAX_GRID:
-            raise Refused(address, f"send one number from 1 to {MAX_GRID}")
+            raise OscRefused(address, f"send one number from 1 to {MAX_GRID}")
         self._grid = int(arguments[0])
         return Answer({"t_index": self._on_our_grid()} if self._stages else {})
 
@@ -148,7 +145,9 @@ class Dialect:
 
     def _step(self, address: str, arguments: list[Any]) -> Answer:
         if self._gate is None:
-            raise Refused(address, "single frames need the host's --input to be the project's memory (sdtd:NAME:...)")
+            raise OscRefused(
+                address, "single frames need the host's --input to be the project's memory (sdtd:NAME:...)"
+            )
         if self._gate.is_open:
             return Answer(error=self._once(address, "send /pause first; frames are taken as they come"))
         self._gate.step()

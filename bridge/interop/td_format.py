@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from bridge.interop.foreign import Array, Picture, copy_rgb
+from bridge.interop.adaptor import Array, TakenPicture, copy_rgb
+from bridge.ring.colour import srgb8
 from bridge.ring.layout import ColourSpace, Format, Origin
 
 PREFIX = "TouchSHM"
@@ -22,7 +23,7 @@ POSTFIX_CHARS = 31
 
 
 class FormatError(ValueError):
-    """The bytes are no picture or no info block; the message names the mend."""
+    """The bytes are no picture or no info block; the message says how to fix it."""
 
 
 def data_name(name: str, postfix: str = "") -> str:
@@ -155,7 +156,7 @@ _GL_COMPONENTS = {0x1401: "u8", 0x1403: "u16", 0x140B: "f16", 0x1406: "f32"}
 
 
 @dataclass(frozen=True)
-class Header:
+class TdHeader:
     """A checked header: width and height in pixels, bytes from the start of the memory to the first pixel."""
 
     version: int
@@ -171,7 +172,7 @@ class Header:
         return self.width * self.height * self.pixels.bytes_per_pixel
 
 
-def parse_header(data: bytes, memory_bytes: int) -> Header:
+def parse_header(data: bytes, memory_bytes: int) -> TdHeader:
     """data: at least the first `HEADER_BYTES` of the memory (fewer only when it is shorter), a private copy.
 
     Raises FormatError for anything that is no picture inside `memory_bytes` bytes.
@@ -199,7 +200,7 @@ def parse_header(data: bytes, memory_bytes: int) -> Header:
     if pixels is None:
         raise FormatError(f"{unknown} is not known; set the TOP's pixel format to 8-bit fixed (RGBA)")
     linear = transfer == TRANSFER_LINEAR and not pixels.encoded
-    header = Header(
+    header = TdHeader(
         int(version), width, height, pixels, offset, ColourSpace.LINEAR if linear else ColourSpace.SRGB, gamut
     )
     if stated is not None and stated < header.data_bytes:
@@ -222,12 +223,6 @@ def pack_header(version: int, width: int, height: int, number: int) -> bytes:
 
 # ---- pixels --------------------------------------------------------------------------------------------------------
 
-_LINEAR = np.arange(256) / 255.0
-# IEC 61966-2-1.
-_SRGB_OF_LINEAR = np.rint(
-    255.0 * np.where(_LINEAR <= 0.0031308, 12.92 * _LINEAR, 1.055 * _LINEAR ** (1 / 2.4) - 0.055)
-).astype(np.uint8)
-
 _DIRECT = {
     ("r", "u8"): Format.R8,
     ("rgba", "u8"): Format.RGBA8,
@@ -237,7 +232,7 @@ _DIRECT = {
 }
 
 
-def picture(header: Header, data: Array) -> Picture:
+def picture(header: TdHeader, data: Array) -> TakenPicture:
     """The picture in `data`, the header's uint8 bytes of pixels. Copies only what a ring has no format for.
 
     Sixteen-bit whole numbers keep their upper eight bits. Red alone and alpha alone become grey. Whole numbers that the
@@ -276,16 +271,8 @@ def picture(header: Header, data: Array) -> Picture:
         form = direct
     space = header.colour_space
     if space is ColourSpace.LINEAR and pixels.dtype == np.uint8:
-        pixels, space = _encoded(pixels), ColourSpace.SRGB
-    return Picture(pixels, form, Origin.BOTTOM_LEFT, space)
-
-
-def _encoded(pixels: Array) -> Array:
-    """Eight-bit linear light as sRGB, which is what eight bits are for everybody else; alpha as it is."""
-    out = _SRGB_OF_LINEAR[pixels]
-    if pixels.shape[2] == 4:
-        out[..., 3] = pixels[..., 3]
-    return out
+        pixels, space = srgb8(pixels, form, space), ColourSpace.SRGB
+    return TakenPicture(pixels, form, Origin.BOTTOM_LEFT, space)
 
 
 def _spread(pixels: Array, channels: str) -> Array:

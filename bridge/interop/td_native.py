@@ -15,7 +15,7 @@ import string
 import time
 from collections.abc import Callable
 
-from bridge.interop.foreign import AdaptorError, Notices, Novelty, Picture
+from bridge.interop.adaptor import AdaptorError, Notices, Novelty, TakenPicture
 from bridge.interop.named_memory import (
     AlreadyThere,
     NamedLock,
@@ -37,8 +37,8 @@ from bridge.interop.td_format import (
     REC709,
     SENT_AS,
     FormatError,
-    Header,
     Info,
+    TdHeader,
     data_name,
     fill,
     info_names,
@@ -119,8 +119,8 @@ class TdInput:
     def skipped(self) -> int:
         return self._skipped_before + (self._lock.skipped if self._lock is not None else 0)
 
-    def poll(self, again: bool = False) -> Picture | None:
-        """See `bridge.interop.foreign.Input`."""
+    def poll(self, again: bool = False) -> TakenPicture | None:
+        """See `bridge.interop.adaptor.Input`."""
         try:
             return self._poll(again)
         except FormatError as error:
@@ -130,7 +130,7 @@ class TdInput:
             self._let_go()
         return None
 
-    def _poll(self, again: bool) -> Picture | None:
+    def _poll(self, again: bool) -> TakenPicture | None:
         now = time.monotonic()
         if self._data is None:
             if now < self._look_at:
@@ -164,7 +164,7 @@ class TdInput:
             )
         return picture(header, kept)
 
-    def _header(self) -> Header:
+    def _header(self) -> TdHeader:
         assert self._data is not None
         return parse_header(self._data.bytes[:HEADER_BYTES].tobytes(), self._data.bytes.size)
 
@@ -240,7 +240,7 @@ class TdInput:
         self._info = self._info_lock = self._data = self._lock = None
 
     def close(self) -> None:
-        """See `bridge.interop.foreign.Input`."""
+        """See `bridge.interop.adaptor.Input`."""
         self._let_go()
         if self._skipped_before:
             self._notices.tell(f"td:{self.name}: its mutex was held by others at {self._skipped_before} tries to read")
@@ -268,7 +268,7 @@ class TdOutput:
         return self._lock.skipped
 
     def put(self, frame: Frame) -> bool:
-        """See `bridge.interop.foreign.Output`."""
+        """See `bridge.interop.adaptor.Output`."""
         try:
             return self._put(frame)
         except AdaptorError as error:
@@ -374,7 +374,7 @@ class TdOutput:
             left.remove()
 
     def close(self) -> None:
-        """See `bridge.interop.foreign.Output`."""
+        """See `bridge.interop.adaptor.Output`."""
         for info, lock in self._infos:
             # Without its mutex too: nothing is sent after this, whoever holds it.
             held = lock.take()

@@ -1,9 +1,9 @@
 """The pages and their WebSockets: readers of the rings of one or more channels that show them in browsers.
 
-One thread per ring encodes the newest frame, once, when some viewer waits for one (`bridge/page/side.py`); one thread
-runs the asyncio loop that serves them all. What viewers send goes into NAME.in (`bridge/page/upload.py`). Knows nothing
-of the stream: it reads and writes rings like any other process and sets `LiveParams`. The only user of aiohttp. The
-messages are described in clients/web/README.md.
+One thread per ring encodes the newest frame, once, when some viewer waits for one (`bridge/page/ring_view.py`); one
+thread runs the asyncio loop that serves them all. What viewers send goes into NAME.in (`bridge/page/upload.py`). Knows
+nothing of the stream: it reads and writes rings like any other process and sets `LiveParams`. The only user of aiohttp.
+The messages are described in clients/web/README.md.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import logging
 import re
 import socket
 import threading
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -28,18 +27,21 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from bridge.control.access import Access, host_name, is_loopback, is_name
+from bridge.control.limits import TokenBucket
 from bridge.control.live import LiveParams
 from bridge.control.statistics import Statistics
-from bridge.page.packet import PACKET, WEB, Codec
+from bridge.page.packet import PACKET, Encoding
 from bridge.page.picture import Packet
-from bridge.page.side import SIDES, Side
+from bridge.page.ring_view import SIDES, RingView
 from bridge.page.upload import MAX_UPLOAD_BYTES, BadPicture, PacketError, Upload
 from bridge.ring import RingError, WriterExists
+from bridge.ring.clock import now_ns
 from core.params import SPECS, ParamError
 
 if TYPE_CHECKING:
     from bridge.page.webrtc import Peer
 
+WEB = Path(__file__).resolve().parents[2] / "clients" / "web"
 _log = logging.getLogger(__name__)
 
 MAX_VIEWERS = 64
@@ -85,7 +87,7 @@ _NO_WEBRTC = (
 )
 _OFFER_WANTED = 'send {"type": "offer", "sdp": "..."}, as RTCPeerConnection.localDescription gives it'
 _FULL = "{} viewers already; close one of them"
-_CODECS = {"jpeg": Codec.JPEG, "rgba": Codec.RGBA8, "rgb": Codec.RGB8}
+_CODECS = {"jpeg": Encoding.JPEG, "rgba": Encoding.RGBA8, "rgb": Encoding.RGB8}
 _BOUNDARY = "frame"
 # Close codes from 4000 are the application's own.
 _CLOSE_BAD_REQUEST = 4400
@@ -95,7 +97,7 @@ _CLOSE_TAKEN = 4409
 
 
 class GatewayError(RuntimeError):
-    """The gateway cannot start. The message names the mend."""
+    """The gateway cannot start. The message says how to fix it."""
 
 
 class GatewayPortInUse(GatewayError):
@@ -121,7 +123,7 @@ class _Room:
     """One channel while it is served."""
 
     about: Channel
-    sides: dict[str, Side]
+    sides: dict[str, RingView]
 
     def params(self) -> dict[str, Any]:
         """The message with the values in force; without a host in this process there are none."""
@@ -139,8 +141,7 @@ class _Line:
         self._transport = request.transport
         self.closing = False
         """A close frame was sent: nothing may follow it."""
-        self._messages_left = float(MESSAGES_PER_S)
-        self._messages_at = time.monotonic()
+        self._messages = TokenBucket(MESSAGES_PER_S, 2.0 * MESSAGES_PER_S, saved=MESSAGES_PER_S)
 
     def abort(self) -> None:
         """Cut the connection: nothing more can be said over it."""
@@ -160,14 +161,11 @@ class _Line:
 
     async def within_limits(self, size: int, most: int) -> bool:
         """Count one message; closes, and returns False, when it is too large or one too many."""
-        now = time.monotonic()
-        saved = self._messages_left + (now - self._messages_at) * MESSAGES_PER_S
-        self._messages_left = min(2.0 * MESSAGES_PER_S, saved) - 1.0
-        self._messages_at = now
+        too_many = self._messages.take(1.0) > 0.0
         if size > most:
             await self.close(WSCloseCode.MESSAGE_TOO_BIG, f"a message of {size} characters; send at most {most}")
             return False
-        if self._messages_left < 0.0:
+        if too_many:
             reason = f"too many messages; send at most {MESSAGES_PER_S} per second"
             await self.close(WSCloseCode.POLICY_VIOLATION, reason)
             return False
@@ -177,7 +175,7 @@ class _Line:
 class _Viewer:
     """Somebody who looks at one side, owed one frame at most: the newest, when there is credit for it."""
 
-    def __init__(self, side: Side, codec: Codec) -> None:
+    def __init__(self, side: RingView, codec: Encoding) -> None:
         self.side = side
         self.codec = codec
         self.credits = 0
@@ -210,7 +208,7 @@ class _Viewer:
 class _Visitor(_Viewer):
     """A viewer on a WebSocket. Everything it is owed is bounded: one frame, one text per kind, a few answers."""
 
-    def __init__(self, line: _Line, room: _Room, side: Side, codec: Codec) -> None:
+    def __init__(self, line: _Line, room: _Room, side: RingView, codec: Encoding) -> None:
         super().__init__(side, codec)
         self.line = line
         self.room = room
@@ -307,7 +305,7 @@ class Gateway:
         listener = _listen(self.host, self.port)
         self.port = listener.getsockname()[1]
         self._rooms = {
-            channel.name: _Room(channel, {name: Side(channel.name, name, self._publish) for name in SIDES})
+            channel.name: _Room(channel, {name: RingView(channel.name, name, self._publish) for name in SIDES})
             for channel in self._channels
         }
         ready = threading.Event()
@@ -317,7 +315,7 @@ class Gateway:
         for side in self._all_sides():
             side.start()
 
-    def _all_sides(self) -> list[Side]:
+    def _all_sides(self) -> list[RingView]:
         return [side for room in self._rooms.values() for side in room.sides.values()]
 
     def stop(self) -> None:
@@ -340,7 +338,7 @@ class Gateway:
         }
         return {
             **(statistics.snapshot(STATS_LOOK_BACK_S) if statistics is not None else {}),
-            "now_ns": time.monotonic_ns(),
+            "now_ns": now_ns(),
             "viewers": len(self._viewers),
             "senders": len(self._senders),
             "rings": rings,
@@ -412,11 +410,11 @@ class Gateway:
         except RuntimeError:
             _log.debug("gateway: the loop has ended")
 
-    def _publish(self, side: Side, packets: dict[Codec, Packet]) -> None:
+    def _publish(self, side: RingView, packets: dict[Encoding, Packet]) -> None:
         """Called by a side's reader thread: its frame or its state is new."""
         self._post(self._offer, side, packets, json.dumps(side.report()))
 
-    def _offer(self, side: Side, packets: dict[Codec, Packet], state: str) -> None:
+    def _offer(self, side: RingView, packets: dict[Encoding, Packet], state: str) -> None:
         if packets:
             side.packets = packets
         for viewer in self._viewers:
@@ -431,7 +429,7 @@ class Gateway:
                 viewer.wake.set()
         self._want(side)
 
-    def _want(self, side: Side) -> None:
+    def _want(self, side: RingView) -> None:
         side.wanted = frozenset(v.codec for v in self._viewers if v.side is side and v.waits)
         if side.wanted:
             side.wake.set()
@@ -532,12 +530,12 @@ class Gateway:
 
     # ---- pictures for whatever shows an <img>
 
-    def _picture_side(self, request: web.Request) -> Side:
+    def _picture_side(self, request: web.Request) -> RingView:
         if not self._access.may_embed(request.headers.get("Sec-Fetch-Site")):
             raise web.HTTPForbidden(text="pages of other sites may show this picture only with a token")
         return self._side_of(request)
 
-    def _side_of(self, request: web.Request) -> Side:
+    def _side_of(self, request: web.Request) -> RingView:
         """The side that a plain request names, when there is room for one viewer more."""
         room, name = self._room_of(request), request.query.get("side", "out")
         if name not in room.sides:
@@ -573,7 +571,7 @@ class Gateway:
         return packet
 
     async def _snapshot(self, request: web.Request) -> web.StreamResponse:
-        viewer = _Viewer(self._picture_side(request), Codec.JPEG)
+        viewer = _Viewer(self._picture_side(request), Encoding.JPEG)
         with self._watching(viewer):
             packet = await self._picture_for(viewer, SNAPSHOT_S)
         if packet is None:
@@ -582,7 +580,7 @@ class Gateway:
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         """Motion JPEG without end."""
-        viewer = _Viewer(self._picture_side(request), Codec.JPEG)
+        viewer = _Viewer(self._picture_side(request), Encoding.JPEG)
         stream = web.StreamResponse(headers={**_SECURITY, **_NOT_KEPT})
         stream.content_type = f"multipart/x-mixed-replace; boundary={_BOUNDARY}"
         with self._watching(viewer):
@@ -623,15 +621,15 @@ class Gateway:
         except ImportError as error:
             _log.info("gateway: a viewer asked for WebRTC: %s", error)
             raise web.HTTPNotImplemented(text=_NO_WEBRTC) from error
-        from bridge.page.webrtc import Peer, Refused
+        from bridge.page.webrtc import Peer, PeerRefused
 
-        viewer = _Viewer(self._side_of(request), Codec.RGB8)
+        viewer = _Viewer(self._side_of(request), Encoding.RGB8)
         with contextlib.ExitStack() as visit:
             visit.enter_context(self._watching(viewer))
             peer = Peer(lambda timeout_s: self._picture_for(viewer, timeout_s), self._ice_servers)
             try:
                 answer = await peer.answer(offer["sdp"])
-            except Refused as error:
+            except PeerRefused as error:
                 await peer.close()
                 raise web.HTTPBadRequest(text=str(error)) from error
             except asyncio.CancelledError:
@@ -771,7 +769,7 @@ class Gateway:
             viewer.tell("params", json.dumps(viewer.room.params()))
         elif kind == "clock":
             about = {"id": message["id"]} if isinstance(message.get("id"), int) else {}
-            viewer.reply("clock", now_ns=time.monotonic_ns(), **about)
+            viewer.reply("clock", now_ns=now_ns(), **about)
         else:
             viewer.reply("error", message='unknown type; known are credit, set, update (with "values"), get and clock')
 

@@ -1,15 +1,13 @@
 """The header before every frame on the gateway's WebSocket: the only definition.
 
 The JavaScript of clients/web/app.js and the table of clients/web/README.md are generated from here
-(`python -m bridge.page.packet` rewrites both) and compared in a test. Little-endian; 64-bit fields lie on multiples of
+(`frameloom generate`) and compared in a test. Little-endian; 64-bit fields lie on multiples of
 8. Knows nothing of sockets or pictures. Standard library only.
 """
 
 from __future__ import annotations
 
-import sys
 from enum import IntEnum, IntFlag
-from pathlib import Path
 from typing import NamedTuple
 
 from bridge.ring.layout import Field, Table
@@ -18,7 +16,7 @@ MAGIC = b"FLWS"
 VERSION = 1
 
 
-class Codec(IntEnum):
+class Encoding(IntEnum):
     """How the payload stores the pixels: row 0 at the top, sRGB."""
 
     JPEG = 1
@@ -50,14 +48,14 @@ PACKET = Table(
     Field("generation", 64, "u64", "generation of the ring; sequences of two generations do not compare"),
     Field("width", 72, "u32", "pixels"),
     Field("height", 76, "u32", "pixels"),
-    Field("codec", 80, "u32", "Codec"),
+    Field("codec", 80, "u32", "Encoding"),
     Field("flags", 84, "u32", "PacketFlag"),
 )
 
 _CODEC = PACKET.codec("magic", "flags")
 
 
-class Header(NamedTuple):
+class PacketHeader(NamedTuple):
     """One packet header; times are nanoseconds of the host's monotonic clock."""
 
     payload_size: int
@@ -70,7 +68,7 @@ class Header(NamedTuple):
     generation: int
     width: int
     height: int
-    codec: Codec
+    codec: Encoding
     flags: PacketFlag
 
     def pack(self) -> bytes:
@@ -82,8 +80,8 @@ class PacketError(ValueError):
     """A message is not a frame packet of this version."""
 
 
-def unpack(message: bytes) -> tuple[Header, memoryview]:
-    """Header and payload of one binary message. Raises `PacketError` when they do not fit each other."""
+def unpack(message: bytes) -> tuple[PacketHeader, memoryview]:
+    """PacketHeader and payload of one binary message. Raises `PacketError` when they do not fit each other."""
     if len(message) < PACKET.size:
         raise PacketError(f"a packet of {len(message)} bytes is shorter than its header of {PACKET.size}")
     magic, version, header_size, *rest = _CODEC.unpack_from(message)
@@ -92,14 +90,14 @@ def unpack(message: bytes) -> tuple[Header, memoryview]:
     payload_size, *middle, codec, flags = rest
     if header_size < PACKET.size or header_size + payload_size != len(message):
         raise PacketError(f"header of {header_size} and payload of {payload_size} bytes in a message of {len(message)}")
-    if codec not in list(Codec):
-        raise PacketError(f"codec {codec} is unknown; known are {', '.join(c.name for c in Codec)}")
-    header = Header._make((payload_size, *middle, Codec(codec), PacketFlag(flags)))
+    if codec not in list(Encoding):
+        raise PacketError(f"codec {codec} is unknown; known are {', '.join(c.name for c in Encoding)}")
+    header = PacketHeader._make((payload_size, *middle, Encoding(codec), PacketFlag(flags)))
     return header, memoryview(message)[header_size:]
 
 
 def javascript() -> str:
-    """The definition as JavaScript, for clients/web/ring_layout.js (see bridge/commands/generate.py)."""
+    """The definition as JavaScript, for clients/web/ring_layout.js (see bridge/commands/generate/)."""
     lines = [
         "const PACKET = Object.freeze({",
         f'  magic: "{MAGIC.decode()}",',
@@ -110,7 +108,7 @@ def javascript() -> str:
         "  }),",
         *(
             f"  {name}: Object.freeze({{ " + ", ".join(f"{m.name}: {int(m)}" for m in members) + " }),"
-            for name, members in (("codec", Codec), ("flag", [f for f in PacketFlag if f]))
+            for name, members in (("codec", Encoding), ("flag", [f for f in PacketFlag if f]))
         ),
         "});",
     ]
@@ -124,34 +122,6 @@ def markdown() -> str:
         kind = f"{f.type}[{f.count}]" if f.count > 1 else f.type
         lines.append(f"| {f.offset} | {kind} | `{f.name}` | {f.help} |")
     lines.append("")
-    lines.append("Codecs: " + ", ".join(f"{int(c)} {c.name}" for c in Codec) + ".")
+    lines.append("Codecs: " + ", ".join(f"{int(c)} {c.name}" for c in Encoding) + ".")
     lines.append("Flags: " + ", ".join(f"{int(f)} {f.name}" for f in PacketFlag if f) + ".")
     return "\n".join(lines) + "\n"
-
-
-WEB = Path(__file__).resolve().parents[2] / "clients" / "web"
-
-COPIES = (
-    (
-        WEB / "README.md",
-        "<!-- generated from bridge/page/packet.py -->\n",
-        "<!-- end of the generated part -->\n",
-        markdown,
-    ),
-)
-"""Where the copies live: file, the lines before and after, and what makes the text between them."""
-
-
-def main() -> int:
-    """Rewrite the generated parts; returns the exit status."""
-    for path, begin, end, make in COPIES:
-        text = path.read_text(encoding="utf-8")
-        head, rest = text.split(begin, 1)
-        tail = rest.split(end, 1)[1]
-        path.write_text(head + begin + make() + end + tail, encoding="utf-8", newline="\n")
-        print("wrote", path.name)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

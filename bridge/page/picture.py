@@ -6,21 +6,19 @@ The only user of simplejpeg. Knows nothing of sockets.
 from __future__ import annotations
 
 import dataclasses
-import time
-from typing import Any
 
 import numpy as np
 import simplejpeg
 
-from bridge.page.packet import Codec, Header, PacketFlag
+from bridge.page.packet import Encoding, PacketFlag, PacketHeader
 from bridge.ring import ColourSpace, Format, Frame, Kind, Origin, RingError, RingReader
+from bridge.ring.clock import now_ns
+from bridge.ring.colour import CHANNELS, Pixels, in_order, srgb8
 
 JPEG_QUALITY = 85
 MAX_JPEG_SIDE = 65500
 
 _JPEG_COLOURS = {Format.RGBA8: "RGBA", Format.BGRA8: "BGRA", Format.RGB8: "RGB", Format.R8: "GRAY"}
-
-Pixels = np.ndarray[Any, np.dtype[Any]]
 
 
 class CannotShow(RingError):
@@ -28,7 +26,7 @@ class CannotShow(RingError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class ShownPicture:
     """A frame's colour plane as uint8 sRGB, H x W x C, row 0 at the top, C-contiguous, our own copy.
 
     layout: RGBA8, BGRA8, RGB8 or R8, the order of the channels. frame: everything else of the frame; no planes.
@@ -48,7 +46,7 @@ class Packet:
     data: bytes
 
 
-def take(reader: RingReader, timeout_s: float) -> Picture | None:
+def take(reader: RingReader, timeout_s: float) -> ShownPicture | None:
     """The newest picture that was not taken yet, or None when there is none within `timeout_s`.
 
     Raises `CannotShow` for a frame without a colour plane, and what `RingReader.latest` raises.
@@ -62,39 +60,27 @@ def take(reader: RingReader, timeout_s: float) -> Picture | None:
     return picture if frame.valid else None
 
 
-def picture_of(frame: Frame) -> Picture:
-    """The colour plane of `frame`, which has one, in the form that `Picture` promises."""
+def picture_of(frame: Frame) -> ShownPicture:
+    """The colour plane of `frame`, which has one, in the form that `ShownPicture` promises."""
     pixels = frame.planes[Kind.COLOUR]
     layout = frame.formats[Kind.COLOUR]
     linear = frame.colour_space == ColourSpace.LINEAR
     flags = PacketFlag.NONE
     if linear or layout not in _JPEG_COLOURS:
         flags = PacketFlag.CONVERTED
-        pixels = _to_srgb8(pixels, linear)
+        pixels = srgb8(pixels, layout, frame.colour_space)
         layout = layout if layout in _JPEG_COLOURS else Format.RGBA8
     if frame.origin == Origin.BOTTOM_LEFT:
         pixels = pixels[::-1]
     pixels = np.array(pixels if pixels.ndim == 3 else pixels[..., None], order="C")
-    return Picture(pixels, layout, flags, dataclasses.replace(frame, planes={}))
+    return ShownPicture(pixels, layout, flags, dataclasses.replace(frame, planes={}))
 
 
-def _to_srgb8(pixels: Pixels, linear: bool) -> Pixels:
-    if pixels.dtype == np.uint8:
-        light = pixels.astype(np.float32) / 255.0
-    else:
-        light = np.nan_to_num(pixels.astype(np.float32), nan=0.0, posinf=1.0, neginf=0.0).clip(0.0, 1.0)
-    if linear:
-        # Alpha is a share and has no curve. IEC 61966-2-1.
-        colour = light[..., :3] if light.ndim == 3 else light
-        colour[...] = np.where(colour <= 0.0031308, colour * 12.92, 1.055 * np.power(colour, 1.0 / 2.4) - 0.055)
-    return np.rint(light * 255.0).astype(np.uint8)
-
-
-def encode(picture: Picture, codec: Codec) -> Packet:
-    """Header and payload of `picture` in `codec`. Raises `CannotShow` when a JPEG cannot be so large."""
+def encode(picture: ShownPicture, codec: Encoding) -> Packet:
+    """PacketHeader and payload of `picture` in `codec`. Raises `CannotShow` when a JPEG cannot be so large."""
     pixels, frame = picture.pixels, picture.frame
     height, width = pixels.shape[:2]
-    if codec == Codec.JPEG:
+    if codec == Encoding.JPEG:
         if max(width, height) > MAX_JPEG_SIDE:
             raise CannotShow(f"a frame of {width} x {height} pixels; a JPEG has at most {MAX_JPEG_SIDE} a side")
         # Half-resolution chroma shows on small pictures and saves little there.
@@ -104,13 +90,13 @@ def encode(picture: Picture, codec: Codec) -> Packet:
         )
     else:
         payload = _channels(pixels, picture.layout, codec).data
-    header = Header(
+    header = PacketHeader(
         payload_size=payload.nbytes if isinstance(payload, memoryview) else len(payload),
         sequence=frame.sequence,
         source_frame_id=frame.source_frame_id,
         capture_ns=frame.capture_ns,
         publish_ns=frame.publish_ns,
-        sent_ns=time.monotonic_ns(),
+        sent_ns=now_ns(),
         param_revision=frame.param_revision,
         generation=frame.generation,
         width=width,
@@ -131,22 +117,8 @@ def decode(jpeg: memoryview, size: tuple[int, int]) -> Pixels:
     return pixels
 
 
-def _channels(pixels: Pixels, layout: Format, codec: Codec) -> Pixels:
+def _channels(pixels: Pixels, layout: Format, codec: Encoding) -> Pixels:
     """The channels in the order of `codec` (RGBA8 or RGB8), C-contiguous; a missing alpha is opaque."""
-    wanted = 4 if codec == Codec.RGBA8 else 3
-    if pixels.shape[2] == wanted and layout != Format.BGRA8:
-        return pixels
-    out = np.empty((*pixels.shape[:2], wanted), np.uint8)
-    # A channel at a time: several times as fast as an index that names them all.
-    for place, channel in enumerate(_ORDER[layout][:wanted]):
-        out[..., place] = 255 if channel is None else pixels[..., channel]
-    return out
-
-
-_ORDER: dict[Format, tuple[int | None, ...]] = {
-    Format.R8: (0, 0, 0, None),
-    Format.RGB8: (0, 1, 2, None),
-    Format.RGBA8: (0, 1, 2, 3),
-    Format.BGRA8: (2, 1, 0, 3),
-}
-"""Where red, green, blue and alpha are; None: nowhere."""
+    wanted = 4 if codec == Encoding.RGBA8 else 3
+    order = CHANNELS[layout][:wanted]
+    return pixels if order == tuple(range(pixels.shape[2])) else in_order(pixels, order)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bridge.page.packet import Codec, PacketError, unpack
+from bridge.page.packet import Encoding, PacketError, unpack
 from bridge.page.picture import decode
 from bridge.ring import Kind, RingWriter
 
@@ -12,11 +12,11 @@ MAX_SIDE = 2048
 MAX_UPLOAD_BYTES = MAX_SIDE * MAX_SIDE * 4 + 4096
 """The largest raw picture and its header."""
 
-_CHANNELS = {Codec.RGBA8: 4, Codec.RGB8: 3}
+_CHANNELS = {Encoding.RGBA8: 4, Encoding.RGB8: 3}
 
 
 class BadPicture(ValueError):
-    """A packet whose picture cannot be taken; the next one may be good. The message names the mend."""
+    """A packet whose picture cannot be taken; the next one may be good. The message says how to fix it."""
 
 
 class Upload:
@@ -42,7 +42,7 @@ class Upload:
                 f"{MAX_SIDE} x {MAX_SIDE}"
             )
         shape = (header.height, header.width, _CHANNELS.get(header.codec, 3))
-        if header.codec == Codec.JPEG:
+        if header.codec == Encoding.JPEG:
             try:
                 pixels = decode(payload, shape[:2])
             except ValueError as error:

@@ -39,7 +39,7 @@ from bridge.page.picture import Packet
 CONNECT_S = 30.0
 """A viewer that was answered and has not connected after so long is given up."""
 REPEAT_S = 0.5
-"""A still picture is sent again so often: what was lost on the way is mended only by another picture."""
+"""A still picture is sent again so often: what was lost on the way is fixed only by another picture."""
 
 _PICTURES_PER_S = 30
 _CLOCK_RATE = 90000
@@ -61,8 +61,8 @@ Newest = Callable[[float], Awaitable[Packet | None]]
 """The newest RGB8 packet that was not taken yet, or None when there is none within so many seconds."""
 
 
-class Refused(ValueError):
-    """The offer cannot be answered. The message names the mend."""
+class PeerRefused(ValueError):
+    """The offer cannot be answered. The message says how to fix it."""
 
 
 class PictureTrack(MediaStreamTrack):
@@ -140,7 +140,7 @@ class Peer:
         self._track.on("ended", self._changed.set)
 
     async def answer(self, offer: str) -> str:
-        """The SDP that answers the viewer's. Raises `Refused`; `close()` is the caller's in any case."""
+        """The SDP that answers the viewer's. Raises `PeerRefused`; `close()` is the caller's in any case."""
         connection = self._connection
         sending = connection.addTransceiver(self._track, direction="sendonly")
         codecs = RTCRtpSender.getCapabilities("video").codecs
@@ -148,14 +148,14 @@ class Peer:
         try:
             await connection.setRemoteDescription(RTCSessionDescription(_without_local_names(offer), "offer"))
             if sending.mid is None or len(connection.getTransceivers()) != 1 or connection.sctp is not None:
-                raise Refused("the offer must ask for one video and nothing else")
+                raise PeerRefused("the offer must ask for one video and nothing else")
             await connection.setLocalDescription(await connection.createAnswer())
         except _BAD_OFFER as error:
-            if isinstance(error, Refused):
+            if isinstance(error, PeerRefused):
                 raise
-            raise Refused("the offer is no SDP that can be answered; send one that asks for a video") from error
+            raise PeerRefused("the offer is no SDP that can be answered; send one that asks for a video") from error
         if sending.currentDirection != "sendonly":
-            raise Refused("the offer's video must be recvonly: pictures are sent here and none are taken")
+            raise PeerRefused("the offer's video must be recvonly: pictures are sent here and none are taken")
         answered: str = connection.localDescription.sdp
         if " H264/" in answered:
             # Seen in Chromium: H.264 that does not say is taken for BT.709, and VP8 for BT.601.

@@ -9,6 +9,7 @@
 Standard library and numpy only.
 """
 
+from bridge.ring.clock import now_ns
 from bridge.ring.errors import (
     AccessDenied,
     BufferMismatch,
@@ -27,7 +28,7 @@ from bridge.ring.errors import (
     VersionMismatch,
     WriterExists,
 )
-from bridge.ring.header import Frame, State, now_ns
+from bridge.ring.header import Frame, State
 from bridge.ring.layout import ColourSpace, Format, Kind, Origin, Policy, SlotFlag
 from bridge.ring.reader import RingReader
 from bridge.ring.slot import PlaneSpec

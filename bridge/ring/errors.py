@@ -1,4 +1,4 @@
-"""Everything that can go wrong with a ring, as types. Every message names the mend."""
+"""Everything that can go wrong with a ring, as types. Every message says how to fix it."""
 
 from __future__ import annotations
 

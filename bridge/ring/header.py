@@ -5,8 +5,6 @@ A reader decides everything from a `Geometry` that was checked on private bytes;
 
 from __future__ import annotations
 
-import sys
-import time
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
@@ -43,10 +41,6 @@ PIN_32 = READER.offset("pin") // 4
 TAKEN_64 = READER.offset("taken") // 8
 PROGRESS_32 = READER.offset("progress") // 4
 PID_64 = READER.offset("pid") // 8
-
-now_ns = time.perf_counter_ns if sys.platform == "win32" else time.monotonic_ns
-"""The ring's clock, the same in all processes of one machine: CLOCK_MONOTONIC on Linux, mach_absolute_time on macOS,
-QueryPerformanceCounter on Windows (where Python 3.11's monotonic clock ticks every 15.6 ms only)."""
 
 
 class State(Enum):
@@ -121,14 +115,14 @@ def check_header(data: bytes, pointer: Pointer, true_size: int, placement: Place
     Raises NotARing, VersionMismatch, TruncatedSegment or MalformedHeader; each says what to do.
     """
     what = placement.segment_name(pointer.generation)
-    mend = "start the writer again"
+    fix = "start the writer again"
     if data[: len(MAGIC)] != MAGIC:
-        raise NotARing(f"{what} is not a ring; remove it and {mend}")
+        raise NotARing(f"{what} is not a ring; remove it and {fix}")
     if len(data) < HEADER.size:
-        raise TruncatedSegment(f"{what} has {len(data)} of {HEADER.size} header bytes; {mend}")
+        raise TruncatedSegment(f"{what} has {len(data)} of {HEADER.size} header bytes; {fix}")
     h = HEADER.unpack(data)
     if h["version"] == 0:
-        raise VersionMismatch(f"{what} was never finished by its writer; {mend}")
+        raise VersionMismatch(f"{what} was never finished by its writer; {fix}")
     check_version(what, h["version"])
     geometry = Geometry(
         generation=h["generation"],
@@ -161,7 +155,7 @@ def check_header(data: bytes, pointer: Pointer, true_size: int, placement: Place
     )
     for wrong, text in problems:
         if wrong:
-            raise MalformedHeader(f"{what} has {text}; {mend}")
+            raise MalformedHeader(f"{what} has {text}; {fix}")
     if true_size < g.segment_size:
-        raise TruncatedSegment(f"{what} is {true_size} bytes long, its header says {g.segment_size}; {mend}")
+        raise TruncatedSegment(f"{what} is {true_size} bytes long, its header says {g.segment_size}; {fix}")
     return geometry

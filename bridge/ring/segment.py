@@ -126,7 +126,7 @@ def place(channel: str, directory: str | os.PathLike[str] | None = None) -> Plac
 
 
 def access_error(path: str, error: OSError) -> Exception:
-    """The error to raise for a failed open: AccessDenied with the mend, or `error` itself."""
+    """The error to raise for a failed open: AccessDenied with the fix, or `error` itself."""
     if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR):
         return AccessDenied(
             f"{path}: {error.strerror}; run as the user who owns it, or remove it, or use another channel"
@@ -320,10 +320,10 @@ def create(placement: Placement, generation: int, size: int) -> Mapping:
 
 def _no_space(placement: Placement, size: int, error: Exception) -> str:
     where = "the page file" if placement.named_section else placement.folder
-    mend = "free some room there, use fewer slots or smaller frames"
+    fix = "free some room there, use fewer slots or smaller frames"
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
-        mend = "raise the file size limit (ulimit -f), use fewer slots or smaller frames"
-    return f"no room for a segment of {size / 2**20:.1f} MiB in {where} ({error}); {mend}"
+        fix = "raise the file size limit (ulimit -f), use fewer slots or smaller frames"
+    return f"no room for a segment of {size / 2**20:.1f} MiB in {where} ({error}); {fix}"
 
 
 def _map(fd: int, size: int) -> mmap.mmap:

@@ -66,7 +66,7 @@ class PlaneAt(NamedTuple):
     offset: int
 
 
-class Plan(NamedTuple):
+class SlotPlan(NamedTuple):
     """Where the planes of one frame go: positions, their table as bytes, and bytes of plane data in all."""
 
     planes: tuple[PlaneAt, ...]
@@ -124,7 +124,7 @@ def specs_of(planes: Mapping[Kind, Array], formats: Mapping[Kind, Format] | None
     return specs
 
 
-def lay_out(specs: Sequence[PlaneSpec]) -> Plan:
+def lay_out(specs: Sequence[PlaneSpec]) -> SlotPlan:
     """Positions of the planes, rows tight, each plane on a multiple of 64 bytes, the first on a page.
 
     Raises InvalidFrame for no planes, too many, a kind given twice, a format that the kind does not allow, or a side
@@ -150,7 +150,7 @@ def lay_out(specs: Sequence[PlaneSpec]) -> Plan:
         planes.append(PlaneAt(*spec, stride, at))
         table += _PLANE_CODEC.pack(*spec, stride, at, stride * spec.height) + _PLANE_PADDING
         at += stride * spec.height
-    return Plan(tuple(planes), table, at - SLOT.size)
+    return SlotPlan(tuple(planes), table, at - SLOT.size)
 
 
 def parse_table(table: bytes, slot_header_size: int, slot_stride: int) -> tuple[PlaneAt, ...]:

@@ -16,6 +16,7 @@ from types import TracebackType
 import numpy as np
 
 from bridge.ring import segment
+from bridge.ring.clock import now_ns
 from bridge.ring.errors import (
     FrameTooLarge,
     InvalidFrame,
@@ -40,7 +41,6 @@ from bridge.ring.header import (
     WRITER_WAITING_32,
     Geometry,
     check_header,
-    now_ns,
 )
 from bridge.ring.layout import (
     HEADER,
@@ -73,8 +73,8 @@ from bridge.ring.slot import (
     POSE_CODEC,
     SLOT_BODY,
     Array,
-    Plan,
     PlaneSpec,
+    SlotPlan,
     lay_out,
     specs_of,
     view,
@@ -159,7 +159,7 @@ class RingWriter:
         self._progress_wake: Wake | None = None
         self._reader_locks: list[Lock] = []
         self._let_go = False
-        self._plans: dict[object, tuple[Plan, dict[int, dict[Kind, Array]]]] = {}
+        self._plans: dict[object, tuple[SlotPlan, dict[int, dict[Kind, Array]]]] = {}
         self._lock = self._placement.writer_lock()
         try:
             if not acquire_patiently(self._lock):
@@ -379,13 +379,13 @@ class RingWriter:
         planes: Mapping[Kind, Array],
         formats: Mapping[Kind, Format] | None,
         timeout_s: float | None,
-    ) -> tuple[Plan, dict[int, dict[Kind, Array]]]:
+    ) -> tuple[SlotPlan, dict[int, dict[Kind, Array]]]:
         if len(self._plans) >= 64:
             self._plans.clear()
         plan = lay_out(specs_of(planes, formats))
         # Growth drops every plan with its views, so it must happen before this one is kept.
         self._make_room(plan.data_size, timeout_s)
-        planned: tuple[Plan, dict[int, dict[Kind, Array]]] = (plan, {})
+        planned: tuple[SlotPlan, dict[int, dict[Kind, Array]]] = (plan, {})
         self._plans[key] = planned
         return planned
 
@@ -482,7 +482,7 @@ class RingWriter:
 
     def _commit(
         self,
-        plan: Plan,
+        plan: SlotPlan,
         frame_id: int | None,
         source_frame_id: int,
         capture_ns: int | None,

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bridge.ring.header import now_ns
+from bridge.ring.clock import now_ns
 from bridge.ring.layout import Kind
 from bridge.sources.source import Array, SourceError
 from bridge.terminal import say

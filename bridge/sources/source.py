@@ -12,7 +12,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class SourceError(Exception):
-    """A source cannot give frames. The message names the mend."""
+    """A source cannot give frames. The message says how to fix it."""
 
 
 class Source(Protocol):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bridge.ring.header import now_ns
+from bridge.ring.clock import now_ns
 from bridge.ring.layout import Kind
 from bridge.sources.source import Array, SourceError
 

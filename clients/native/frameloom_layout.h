@@ -1,4 +1,4 @@
-/* Generated from bridge/ring/layout.py by `python -m bridge.commands.generate`: change that file, not this one.
+/* Generated from bridge/ring/layout.py by `python3 run.py generate`: change that file, not this one.
  * FRAMELOOM_AT_<table>_<field> is a field's byte offset in its table, FRAMELOOM_BYTES_<table> its size.
  * Should match with bridge/ring/layout.py, RingLayout.cs and bridge/PROTOCOL.md. */
 #ifndef FRAMELOOM_LAYOUT_H

@@ -1,4 +1,4 @@
-// Generated from bridge/ring/packet.py by `python -m bridge.commands.generate`: change that file, not this one.
+// Generated from bridge/page/packet.py by `python3 run.py generate`: change that file, not this one.
 export const PACKET = Object.freeze({
   magic: "FLWS",
   version: 1,

@@ -35,7 +35,7 @@ def build_autoencoder() -> Any:
 
     Its latents are trained to mean 0 and deviation 1, so the scaling factor is 1.
     """
-    from core.model import AutoencoderTiny
+    from core.libraries import AutoencoderTiny
 
     return AutoencoderTiny(
         encoder_block_out_channels=(32, 32, 32, 32),
@@ -49,7 +49,7 @@ def build_autoencoder() -> Any:
 
 def build_unet() -> Any:
     """Two levels: convolutions on the full latent grid, self- and cross-attention on the halved one."""
-    from core.model import UNet2DConditionModel
+    from core.libraries import UNet2DConditionModel
 
     return UNet2DConditionModel(
         sample_size=PICTURE_PX // LATENT_SCALE,
@@ -67,7 +67,7 @@ def build_unet() -> Any:
 
 def build_text_encoder(tokenizer: Any) -> Any:
     """A CLIP text model of two narrow layers."""
-    from core.model import CLIPTextConfig, CLIPTextModel
+    from core.libraries import CLIPTextConfig, CLIPTextModel
 
     vocabulary = tokenizer.get_vocab()
     return CLIPTextModel(

@@ -58,7 +58,7 @@ def merges(words: tuple[str, ...] = WORDS) -> list[tuple[str, str]]:
 
 def build_tokenizer() -> Any:
     """A transformers CLIPTokenizer."""
-    from core.model import CLIPTokenizer
+    from core.libraries import CLIPTokenizer
 
     letters = _byte_letters()
     rules = merges()

@@ -363,7 +363,9 @@ def a7(part: Part) -> None:
     import torch
 
     from core.backend import Execution
-    from core.model import AutoencoderTiny, assemble
+    from core.families.family import Encoder, Parts
+    from core.libraries import AutoencoderTiny
+    from core.model import assemble
     from core.params import Params
     from core.stream import StreamConfig
     from tests import original
@@ -384,7 +386,8 @@ def a7(part: Part) -> None:
     # The original has its own copy: ours puts its own attention on the layers of its U-Net.
     own = unet_of_turbo(part.device, part.small, dtype)
     execution = Execution(part.device, "eager", dtype)
-    model = assemble(Path("random"), own, vae, encoder, tokenizer, SCHEDULER, execution)
+    parts = Parts(own, vae, (Encoder(encoder, tokenizer),))
+    model = assemble(Path("random"), parts, SCHEDULER, execution)
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (16, 1, side, side, 3), dtype=torch.uint8, generator=generator)
     frames_01 = [(f.permute(0, 3, 1, 2).to(dtype) / 255.0).to(part.device) for f in frames]

@@ -24,7 +24,7 @@ OVERHEAD_BAR_MS = 2.0
 WRITER = """
 import sys, time
 import numpy as np
-from bridge.ring import RingWriter
+from bridge.ring import RingWriter, now_ns
 from bridge.ring.layout import Kind
 channel, width, height, fps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 writer = RingWriter(channel + ".in", capacity_bytes=width * height * 4)
@@ -35,17 +35,18 @@ while True:
     time.sleep(max(0.0, due - time.monotonic()))
     number += 1
     frame[0, 0, :] = number & 255
-    writer.write({Kind.COLOUR: frame}, source_frame_id=number, capture_ns=time.monotonic_ns())
+    writer.write({Kind.COLOUR: frame}, source_frame_id=number, capture_ns=now_ns())
 """
 
 
 def measure_host(channel: str, frames: int, overlap: bool) -> dict[str, Any]:
     """Run the host until `frames` results came out; times in ms."""
-    from bridge.host.host import Host
+    from bridge.control.live import LiveParams
+    from bridge.host.host import Host, HostConfig
     from bridge.ring import RingReader
     from core.params import Params
 
-    host = Host(channel, model="passthrough", overlap=overlap, params=Params(steps=1))
+    host = Host(HostConfig(channel, model="passthrough", overlap=overlap), live=LiveParams(Params(steps=1)))
     stages: dict[str, list[int]] = {}
     record = host.statistics.record
 

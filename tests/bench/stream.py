@@ -303,11 +303,12 @@ def run_networks(setup: Setup) -> dict[str, Any]:
     from core.codec import DecodeVae, EncodeTiny
     from core.denoiser import keys_values
     from core.device import dtype_name
+    from core.tree import stack
 
     model, rows = setup.model, 2
     side = setup.args.size // model.latent_scale
-    embedding = model.text.embed(PROMPT).expand(rows, -1, -1)
-    prepared = tuple(keys_values(attn, embedding) for attn in model.call.cross)
+    embedding = stack([model.text.embed(PROMPT)] * rows)
+    prepared = tuple(keys_values(attn, embedding.tokens) for attn in model.call.cross)
     times = torch.full((rows,), 300)
     networks = {
         "encode": (EncodeTiny(model.vae), (torch.randn(1, 3, setup.args.size, setup.args.size),)),

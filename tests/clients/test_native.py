@@ -241,7 +241,7 @@ def test_pipes_links_and_missing_folders(tmp_path: Path, watched: Peer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "error", "mend"),
+    ("words", "error", "fix"),
     [
         ({"width": 0}, "InvalidFrame", "each side must be 1 to"),
         ({"width": 20000, "height": 20000}, "FrameTooLarge", "max_capacity_bytes"),
@@ -250,11 +250,11 @@ def test_pipes_links_and_missing_folders(tmp_path: Path, watched: Peer) -> None:
     ],
 )
 def test_a_writer_refuses_what_cannot_be(
-    tmp_path: Path, watched: Peer, words: dict[str, object], error: str, mend: str
+    tmp_path: Path, watched: Peer, words: dict[str, object], error: str, fix: str
 ) -> None:
     with stage(tmp_path) as at:
         result = at.start(watched, "write", **({"frames": 1, "capacity": 4096} | words)).result()
-    assert result["error"]["type"] == error and mend in result["error"]["message"], result
+    assert result["error"]["type"] == error and fix in result["error"]["message"], result
     assert not list(tmp_path.glob("*.seg"))
 
 

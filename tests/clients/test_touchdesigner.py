@@ -26,7 +26,7 @@ import pytest
 from bridge.control.live import LiveParams
 from bridge.control.osc import OscServer
 from bridge.control.statistics import Statistics
-from bridge.host.host import Host
+from bridge.host.host import Host, HostConfig
 from bridge.ring import RingReader, RingWriter, State, WriterExists, now_ns, segment
 from bridge.ring.header import VERSION_32
 from bridge.ring.layout import Format, Kind, Origin
@@ -133,7 +133,7 @@ def settle(channel: str) -> None:
 def hosting(show: Show, **settings: Any) -> Iterator[Host]:
     """A real host with its OSC server, on threads of this process."""
     live, statistics = LiveParams(Params(steps=1)), Statistics()
-    host = Host(show.channel, model="passthrough", live=live, statistics=statistics, **settings)
+    host = Host(HostConfig(show.channel, model="passthrough", **settings), live=live, statistics=statistics)
     osc = OscServer(live, statistics, port=show.port)
     host.start()
     osc.start()

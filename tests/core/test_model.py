@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from core.model import AutoencoderKL, ModelError, check_folder, load_model
+from core.libraries import AutoencoderKL
+from core.model import ModelError, check_folder, load_model
 from core.params import Params
 from core.stream import StreamConfig
 from tests.random_model import SCHEDULER, SIZE_PX, TOKENS, random_frames, random_parts

@@ -9,11 +9,15 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from core.denoiser import TextRows
+from core.denoiser import Plane
+from core.guidance import NEGATIVE
+from core.input import Input
 from core.model import ModelError
 from core.params import GUIDANCE_KINDS, ParamError, Params
 from core.pixels import PixelError
-from core.stream import StreamConfig
+from core.sampler import SAMPLERS, Sampler
+from core.stream import Stream, StreamConfig
+from core.tree import part
 from tests.random_model import SIZE_PX, random_frames, random_model
 
 BASE = Params().with_values(
@@ -29,6 +33,10 @@ def model():
 
 def make(model, frame_buffer=1, **options):
     return model.stream(StreamConfig(SIZE_PX, SIZE_PX, frame_buffer=frame_buffer), **options)
+
+
+def admit(stream, frame, plan):
+    return stream.admit(Input(lambda: frame), plan)
 
 
 def feed(stream, frames, plan, start=0):
@@ -100,15 +108,14 @@ def test_self_negative_guidance_equals_the_recursion_of_the_original(model, task
     plan = stream.plan(BASE.with_values(guidance="self-negative", guidance_scale=scale, task=task, t_index=(0, 16, 40)))
     frames = random_frames(4)
     latents, _ = feed(stream, frames, plan)
-    k, noise, text = plan.passes[0].coefficients, plan.passes[0].noise_SFchw, plan.passes[0].text
+    k, noise, inputs = plan.passes[0].coefficients, plan.passes[0].noise_SFchw, plan.passes[0].inputs
     with torch.inference_mode():
-        x0 = stream.encode(frames[:1])
+        x0 = stream.encode(frames[:1]).estimate[0]
         residual = noise[0]
         for i in range(3):
             x = k.a[i] * x0 + k.b[i] * noise[i] if i or task == "img2img" else noise[0]
             rows = slice(i, i + 1)
-            one = TextRows(text.embedding_RNC[rows], tuple((key[rows], value[rows]) for key, value in text.keys_values))
-            eps = stream._denoiser(x, k.t_S[rows], one)
+            eps, _ = stream._denoiser(x, k.t_S[rows], part(inputs, rows))
             eps = BASE.delta * residual + scale * (eps - BASE.delta * residual)
             x0 = (x - k.b[i] * eps) / k.a[i]
             if i < 2:
@@ -158,7 +165,7 @@ def test_a_cut_shows_after_as_many_turns_as_there_are_steps(model, steps):
     shown = []
     for turn in range(60):
         frame = old if turn < 30 else new
-        if stream.admit(frame, plan):
+        if admit(stream, frame, plan):
             finished = stream.advance(stream.encode(frame[None]), turn, plan)
             if finished is not None:
                 shown.append((turn, finished.tag))
@@ -247,7 +254,7 @@ def test_seed_and_strength_are_live(model):
     assert torch.equal(pictures[0], pictures[2])
     assert (pictures[0] - pictures[1]).abs().max() > 0.05
     weak, strong = (feed(stream, frame, stream.plan(BASE.with_values(steps=1, strength=s)))[0][0] for s in (0.1, 0.9))
-    clean = stream.encode(frame)
+    clean = stream.encode(frame).estimate[0]
     assert (weak - clean).abs().mean() < (strong - clean).abs().mean()
 
 
@@ -300,8 +307,11 @@ def test_the_frame_path_neither_waits_nor_makes_constants(model, guidance, mode)
     latent = stream.encode(random_frames(1))
 
     class Silent:
-        def __call__(self, x, t, text):
-            return x
+        def memory(self, rows):
+            return None
+
+        def __call__(self, x, t, inputs, memory):
+            return x, None
 
     stream._denoiser = Silent()
     with _Spy() as spy:
@@ -333,14 +343,106 @@ def test_every_prediction_kind_recovers_the_clean_latent(prediction):
     torch.testing.assert_close((x - b * PREDICTIONS[prediction](output, x, a, b)) / a, x0)
 
 
-def test_turbo_and_lcm_schedules_agree_where_the_boundary_vanishes(model):
-    frames = random_frames(3)
-    out = []
-    for schedule in ("lcm", "turbo"):
-        stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX, schedule=schedule))
-        out.append(feed(stream, frames, stream.plan(BASE))[0])
-    for tag, latent in out[0].items():
-        torch.testing.assert_close(latent, out[1][tag], **CLOSE)
+def _ddim(now, k):
+    """Song et al. 2021, equation 12 with sigma 0: the next stage starts with the noise that was predicted here."""
+    return (now.x - k.b * now.eps) / k.a, now.eps
+
+
+def _with_less(now, k):
+    """CFG++ (arXiv 2406.08070): guided estimate, unguided noise."""
+    return (now.x - k.b * now.eps) / k.a, now.by_role[NEGATIVE]
+
+
+@pytest.mark.parametrize("step, guidance", [(_ddim, "none"), (_ddim, "onetime-negative"), (_with_less, "full")])
+def test_a_sampler_with_a_memory_is_one_function(model, monkeypatch, step, guidance):
+    """Its stream batch equals its frames one at a time, and a plain loop over the stages."""
+    monkeypatch.setitem(SAMPLERS, "with memory", Sampler(step, remembers=True))
+    params = BASE.with_values(steps=3, guidance=guidance, negative_prompt="noise")
+    frames = random_frames(6)
+    out = {}
+    for mode in ("throughput", "latency"):
+        stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX, sampler="with memory"))
+        out[mode] = feed(stream, frames, stream.plan(params.with_values(mode=mode)))[0]
+    assert len(out["throughput"]) == 4
+    for tag, latent in out["throughput"].items():
+        torch.testing.assert_close(latent, out["latency"][tag], **CLOSE)
+    if guidance != "none":
+        return
+    plan = stream.plan(params)
+    k, noise, inputs = plan.passes[0].coefficients, plan.passes[0].noise_SFchw, plan.passes[0].inputs
+    with torch.inference_mode():
+        z, n = stream.encode(frames[:1]).estimate[0], noise[0]
+        for i in range(3):
+            x = k.a[i] * z + k.b[i] * n
+            n, _ = stream._denoiser(x, k.t_S[i : i + 1], part(inputs, slice(i, i + 1)))
+            z = (x - k.b[i] * n) / k.a[i]
+    torch.testing.assert_close(out["latency"][0], z, **CLOSE)
+
+
+class _Recorder:
+    """A denoiser that reads a plane, counts the calls of each row, and predicts no noise."""
+
+    def __init__(self, inner):
+        self._inner = inner
+        self.planes = {"depth": Plane((1, 8, 8), lambda depth_FHW: depth_FHW[:, None, ::8, ::8])}
+        self.calls = []
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def memory(self, rows):
+        return {"calls": torch.zeros(len(rows)), "stage": torch.tensor([float(row.stage) for row in rows])}
+
+    def __call__(self, x, t, inputs, memory):
+        self.calls.append((t.tolist(), inputs.planes["depth"][:, 0, 0, 0].tolist(), memory))
+        return torch.zeros_like(x), {**memory, "calls": memory["calls"] + 1}
+
+
+@pytest.mark.parametrize("mode", ["throughput", "latency"])
+def test_a_plane_of_the_client_travels_with_its_frame_to_every_row(model, mode):
+    stream = make(model)
+    recorder = _Recorder(stream._denoiser)
+    stream = Stream(
+        stream.config, recorder, stream._codec, stream._text, stream._schedule, stream._shape[1:], stream._device
+    )
+    assert stream.planes == ("depth",)
+    plan = stream.plan(BASE.with_values(steps=3, guidance="onetime-negative", mode=mode))
+    frames = random_frames(4)
+    for i, frame in enumerate(frames):
+        planes = {"depth": torch.full((1, SIZE_PX, SIZE_PX), 1.0 + i)} if i != 2 else {}
+        stream.advance(stream.encode(frame[None], planes), i, plan)
+    t = plan.passes[0].coefficients.t_S.tolist()
+    if mode == "throughput":
+        # The negative row of the newest frame, then the newest, the one before it, and the one before that.
+        assert [depth for _, depth, _ in recorder.calls[2:]] == [[0.0, 0.0, 2.0, 1.0], [4.0, 4.0, 0.0, 2.0]]
+        assert recorder.calls[0][0] == [t[0], *t]
+    else:
+        depths = [depth for _, depth, _ in recorder.calls]
+        assert depths == [[d] * rows for d in (1.0, 2.0, 0.0, 4.0) for rows in (2, 1, 1)]
+
+
+def test_what_a_denoiser_remembers_follows_its_rows(model):
+    """Through changes of steps, guidance and mode a row keeps its memory; a new one begins afresh."""
+    stream = make(model)
+    recorder = _Recorder(stream._denoiser)
+    stream = Stream(
+        stream.config, recorder, stream._codec, stream._text, stream._schedule, stream._shape[1:], stream._device
+    )
+    frame = stream.encode(random_frames(1))
+    two = BASE.with_values(steps=2)
+
+    def turns(count, params):
+        recorder.calls.clear()
+        for i in range(count):
+            stream.advance(frame, i, stream.plan(params))
+        return [[int(n) for n in memory["calls"]] for _, _, memory in recorder.calls]
+
+    assert turns(3, two) == [[0, 0], [1, 1], [2, 2]]
+    assert turns(2, two.with_values(guidance="full")) == [[0, 0, 3, 3], [1, 1, 4, 4]]
+    assert turns(1, two.with_values(steps=3)) == [[5, 5, 0]]
+    assert turns(2, two.with_values(mode="latency")) == [[6], [6], [7], [7]]
+    assert turns(1, two.with_values(steps=1)) == [[8]]
+    assert [memory["stage"].tolist() for _, _, memory in recorder.calls] == [[0.0]]
 
 
 def test_the_filter_looks_at_colour_and_not_at_alpha(model):
@@ -351,16 +453,16 @@ def test_the_filter_looks_at_colour_and_not_at_alpha(model):
     dark[..., 3] = 255
     other = dark.clone()
     other[4:8, 4:8, 0] = 60
-    assert [stream.admit(dark, plan), stream.admit(other, plan), stream.admit(dark, plan)] == [True, True, True]
+    assert [admit(stream, dark, plan), admit(stream, other, plan), admit(stream, dark, plan)] == [True, True, True]
 
 
 def test_the_filter_forgets_while_it_is_off(model):
     stream = make(model)
     on, off = (stream.plan(BASE.with_values(similarity_filter=f, steps=1)) for f in (True, False))
     one, two = random_frames(2)
-    assert stream.admit(one, on)
-    assert stream.admit(two, off)
-    assert stream.admit(one, on)
+    assert admit(stream, one, on)
+    assert admit(stream, two, off)
+    assert admit(stream, one, on)
 
 
 def test_paused_runs_nothing_and_the_next_frame_runs(model):
@@ -368,9 +470,9 @@ def test_paused_runs_nothing_and_the_next_frame_runs(model):
     paused = stream.plan(BASE.with_values(paused=True, similarity_filter=True))
     running = stream.plan(BASE.with_values(similarity_filter=True))
     frame = random_frames(1)[0]
-    assert stream.admit(frame, running)
-    assert not stream.admit(frame, paused)
-    assert stream.admit(frame, running)
+    assert admit(stream, frame, running)
+    assert not admit(stream, frame, paused)
+    assert admit(stream, frame, running)
 
 
 def test_sizes_that_do_not_suit_are_refused(model):
@@ -416,7 +518,7 @@ def test_more_steps_than_the_stream_is_built_for_are_refused(model):
             stream.plan(params)
 
 
-@pytest.mark.parametrize("wrong", [{"max_steps": 0}, {"frame_buffer": 0}, {"schedule": "ddim"}])
+@pytest.mark.parametrize("wrong", [{"max_steps": 0}, {"frame_buffer": 0}, {"sampler": "ddim"}])
 def test_configurations_that_cannot_be_built_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         StreamConfig(SIZE_PX, SIZE_PX, **wrong)

@@ -1,4 +1,4 @@
-"""The doctor on a channel: every trouble in words with its mend, and nothing of the ring touched by asking."""
+"""The doctor on a channel: every trouble in words with its fix, and nothing of the ring touched by asking."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from bridge.commands import channel_doctor, doctor
 from bridge.commands.channel_doctor import check_channel
-from bridge.commands.finding import LEVELS, Finding
+from bridge.commands.report import LEVELS, Check
 from bridge.ring import Kind, RingReader, RingWriter, now_ns, segment
 from bridge.ring.layout import HEADER, RECORD, SLOT
 from tests.rings import fresh_channel, sweep
@@ -54,19 +54,19 @@ def writer(channel: str) -> Iterator[RingWriter]:
         yield writer
 
 
-def asked(channel: str) -> list[Finding]:
+def asked(channel: str) -> list[Check]:
     """The findings, each of them well formed."""
     found = list(check_channel(channel))
     assert found
     for each in found:
         assert each.level in LEVELS
-        assert bool(each.mend) == (each.level != "ok"), each
+        assert bool(each.fix) == (each.level != "ok"), each
         assert each.name in (f"{channel}.in", f"{channel}.out")
-        assert "NAME" not in each.mend
+        assert "NAME" not in each.fix
     return found
 
 
-def about(channel: str, side: str = "in") -> Finding:
+def about(channel: str, side: str = "in") -> Check:
     """What is said first of one side."""
     return next(found for found in asked(channel) if found.name == f"{channel}.{side}")
 
@@ -76,8 +76,8 @@ def test_nobody_is_there(channel: str) -> None:
     assert (into.level, out.level) == ("bad", "bad")
     assert into.said.startswith(f"no writer: there is no ring {channel}.in")
     assert out.said.startswith(f"no writer: there is no ring {channel}.out")
-    assert f"--channel {channel}" in into.mend
-    assert out.mend.endswith(f"start the host: frameloom host --channel {channel}")
+    assert f"--channel {channel}" in into.fix
+    assert out.fix.endswith(f"start the host: frameloom host --channel {channel}")
 
 
 def test_a_name_that_was_nearly_right(channel: str) -> None:
@@ -86,7 +86,7 @@ def test_a_name_that_was_nearly_right(channel: str) -> None:
             found = about(wrong)
             assert found.said.startswith(f"no writer: there is no ring {wrong}.in; there ")
             assert f"{channel}.in" in found.said
-            assert f"did you mean {channel}?" in found.mend
+            assert f"did you mean {channel}?" in found.fix
         # The side that is missing of a channel that exists is no question of names.
         assert about(channel, "out").said == f"no writer: there is no ring {channel}.out"
 
@@ -101,7 +101,7 @@ def test_somebody_elses_ring_of_that_name(channel: str) -> None:
     finally:
         foreign.unlink()
     assert found.said.endswith("of yours, but user id 4711 has one")
-    assert found.mend == "run both sides as the same user"
+    assert found.fix == "run both sides as the same user"
 
 
 def test_a_writer_that_never_wrote(channel: str, writer: RingWriter) -> None:
@@ -118,7 +118,7 @@ def test_frames_that_come_are_described(channel: str, writer: RingWriter, meanwh
     assert into.said.startswith("96x64 colour, frame 3, ") and f"generation {writer.generation:016x}" in into.said
     assert "3 frames per second" in into.said
     assert "nobody reads it: the host is not running" in found[2].said
-    assert found[2].mend == f"start the host: frameloom host --channel {channel}"
+    assert found[2].fix == f"start the host: frameloom host --channel {channel}"
 
 
 def test_a_writer_that_is_stuck(
@@ -130,7 +130,7 @@ def test_a_writer_that_is_stuck(
     found = about(channel)
     assert found.level == "warn"
     assert "frame 1," in found.said and "stuck at this frame" in found.said and "its heartbeat is " in found.said
-    assert "paused, waiting or hung" in found.mend
+    assert "paused, waiting or hung" in found.fix
 
 
 def test_a_writer_with_nothing_new(channel: str, writer: RingWriter, meanwhile: Meanwhile) -> None:
@@ -162,7 +162,7 @@ def test_a_size_that_cannot_be_meant(channel: str, shape: tuple[int, int]) -> No
         found = about(channel)
     assert found.level == "warn"
     assert found.said.endswith("a size that no model works at")
-    assert found.mend == "send 32 to 4096 pixels each way"
+    assert found.fix == "send 32 to 4096 pixels each way"
 
 
 def test_readers_are_named(channel: str, writer: RingWriter) -> None:
@@ -170,7 +170,7 @@ def test_readers_are_named(channel: str, writer: RingWriter) -> None:
     with RingReader(f"{channel}.in") as reader, reader.latest(timeout_s=60) as frame:
         assert frame is not None
         found = asked(channel)
-        assert found[-1] == Finding("ok", f"{channel}.in", f"read by process {os.getpid()}")
+        assert found[-1] == Check("ok", f"{channel}.in", f"read by process {os.getpid()}")
 
 
 def test_a_host_that_takes_frames_and_gives_none(channel: str, writer: RingWriter, meanwhile: Meanwhile) -> None:
@@ -181,7 +181,7 @@ def test_a_host_that_takes_frames_and_gives_none(channel: str, writer: RingWrite
         found = asked(channel)
     assert found[-1].level == "warn"
     assert found[-1].said.endswith("1 frames went in and none came out")
-    assert "/paused 0" in found[-1].mend
+    assert "/paused 0" in found[-1].fix
     assert [f.said for f in found[2:4]] == ["nobody waits for its frames"] * 2
 
 
@@ -196,7 +196,7 @@ def test_a_killed_writer(channel: str) -> None:
     found = about(channel)
     assert found.level == "bad"
     assert found.said.startswith(f"its writer (process {child.pid}) is gone; it left generation ")
-    assert f"--channel {channel}" in found.mend
+    assert f"--channel {channel}" in found.fix
 
 
 def record_of(writer: RingWriter) -> Path:
@@ -308,7 +308,7 @@ def test_another_major_version(channel: str, writer: RingWriter) -> None:
     patch(record_of(writer), RECORD.offset("version"), struct.pack("<I", 2 << 16 | 3))
     found = about(channel)
     assert "speaks ring version 2.3, this program 1" in found.said
-    assert found.mend.startswith("run the same version of frameloom")
+    assert found.fix.startswith("run the same version of frameloom")
 
 
 @posix
@@ -318,7 +318,7 @@ def test_files_that_may_not_be_opened(channel: str, writer: RingWriter) -> None:
     path.symlink_to(away)
     found = about(channel)
     assert found.said.startswith("no permission: ")
-    assert found.mend == "run both sides as the same user"
+    assert found.fix == "run both sides as the same user"
 
 
 def test_a_name_that_cannot_be_one(channel: str) -> None:

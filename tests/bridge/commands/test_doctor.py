@@ -1,4 +1,4 @@
-"""The doctor: every kind of trouble with this machine gets its own line with a mend."""
+"""The doctor: every kind of trouble with this machine gets its own line with a fix."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import pytest
 
 from bridge.commands import doctor
 from bridge.commands.doctor import check_port, check_ring, check_shared_memory
-from bridge.commands.finding import LEVELS, Finding
+from bridge.commands.report import LEVELS, Check
 from bridge.ring.segment import place
 
 
-def only(findings: Iterator[Finding]) -> Finding:
+def only(findings: Iterator[Check]) -> Check:
     (found,) = findings
     assert found.level in LEVELS
-    assert bool(found.mend) == (found.level != "ok")
+    assert bool(found.fix) == (found.level != "ok")
     return found
 
 
@@ -35,7 +35,7 @@ def test_a_taken_port_is_named(kind: socket.SocketKind) -> None:
         found = only(check_port("some port", port, kind, "--some-port"))
         assert found.level == "warn"
         assert f"port {port} cannot be used" in found.said
-        assert "--some-port" in found.mend
+        assert "--some-port" in found.fix
     assert only(check_port("some port", port, kind, "--some-port")).level == "ok"
 
 
@@ -61,17 +61,17 @@ def test_little_shared_memory_is_noticed(
 def test_the_report_fails_only_when_something_is_bad(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    findings = [Finding("ok", "a", "fine"), Finding("warn", "b", "so so", "mend b")]
+    findings = [Check("ok", "a", "fine"), Check("warn", "b", "so so", "fix b")]
     monkeypatch.setattr(doctor, "examine", lambda channel: iter(findings))
     assert doctor.main([]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert [line.split() for line in shown[:3]] == [["ok", "a", "fine"], ["warn", "b", "so", "so"], ["->", "mend", "b"]]
+    assert [line.split() for line in shown[:3]] == [["ok", "a", "fine"], ["warn", "b", "so", "so"], ["->", "fix", "b"]]
     assert shown[-1] == "0 bad, 1 to know of"
-    findings.append(Finding("bad", "c", "broken", "mend c"))
+    findings.append(Check("bad", "c", "broken", "fix c"))
     assert doctor.main(["--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["ok"] is False
-    assert report["findings"][2] == {"level": "bad", "name": "c", "said": "broken", "mend": "mend c"}
+    assert report["findings"][2] == {"level": "bad", "name": "c", "said": "broken", "fix": "fix c"}
 
 
 def test_the_whole_examination_runs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,4 +94,4 @@ def test_a_damaged_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(core.tiny, "WEIGHTS", damaged)
     found = only(doctor.check_weights())
     assert found.level == "bad"
-    assert weights.name in found.said and "git checkout" in found.mend
+    assert weights.name in found.said and "git checkout" in found.fix

@@ -134,7 +134,7 @@ def test_a_prompt_that_cannot_be_leaves_nothing_behind(base):
 
 
 @pytest.mark.parametrize(
-    ("words", "mend"),
+    ("words", "fix"),
     [
         (["--listen", "0.0.0.0"], "give --token new"),
         (["--hosts", "0"], "give 1 to 8"),
@@ -142,10 +142,10 @@ def test_a_prompt_that_cannot_be_leaves_nothing_behind(base):
         (["--nonsense"], "unrecognized arguments"),
     ],
 )
-def test_words_that_cannot_be_are_refused(words, mend, capsys):
+def test_words_that_cannot_be_are_refused(words, fix, capsys):
     with pytest.raises(SystemExit) as end:
         scene.main(words)
-    assert end.value.code == 2 and mend in capsys.readouterr().err
+    assert end.value.code == 2 and fix in capsys.readouterr().err
 
 
 def test_a_host_beyond_loopback_wants_a_token_too(base, capsys):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from bridge.commands import channel_doctor
-from bridge.host.host import Host, HostError
+from bridge.control.live import LiveParams
+from bridge.host.host import Host, HostConfig, HostError
 from bridge.ring import RingReader, RingWriter, WriterExists, now_ns
 from bridge.ring.layout import Format, Kind, Origin, Policy
 from core.params import Params
@@ -29,7 +30,8 @@ class Rig:
     """A host with a writer before it and a reader behind it."""
 
     def __init__(self, channel: str, params: Params | None = None, lossless: bool = False, **options):
-        self.host = Host(channel, params=params or Params(steps=1), lossless=lossless, **options)
+        config = HostConfig(channel, lossless=lossless, **options)
+        self.host = Host(config, live=LiveParams(params or Params(steps=1)))
         self.writer = RingWriter(f"{channel}.in", policy=Policy.LOSSLESS if lossless else Policy.NEWEST)
         self.reader = RingReader(f"{channel}.out", lossless=lossless)
         self.host.start()
@@ -68,7 +70,7 @@ def picture(value: int, size=(64, 64), channels=4) -> np.ndarray:
 
 def test_a_frame_comes_back_with_its_source_and_stamps(channel):
     with Rig(channel, model="passthrough") as rig:
-        stamp = time.monotonic_ns()
+        stamp = now_ns()
         rig.writer.write({Kind.COLOUR: picture(77)}, source_frame_id=41, capture_ns=stamp)
         frame = rig.until(lambda f: True)
         assert frame.source_frame_id == 41
@@ -223,7 +225,7 @@ def test_a_writer_that_leaves_and_comes_back_is_followed(channel):
 def test_a_second_host_on_the_channel_is_refused(channel):
     with Rig(channel, model="passthrough"):
         with pytest.raises(WriterExists):
-            Host(channel, model="passthrough")
+            Host(HostConfig(channel, model="passthrough"))
 
 
 def test_two_channels_do_not_disturb_each_other(channel):
@@ -243,7 +245,7 @@ def test_two_channels_do_not_disturb_each_other(channel):
     ],
 )
 def test_a_host_that_cannot_start_says_why(channel, options, message):
-    host = Host(channel, **options)
+    host = Host(HostConfig(channel, **options))
     with pytest.raises(HostError, match=message):
         host.run()
 
@@ -317,7 +319,7 @@ def test_an_error_costs_one_frame_and_not_the_host(channel, part, caplog):
     with Rig(channel, model="passthrough") as rig, caplog.at_level(logging.WARNING, "frameloom.host"):
         rig.writer.write({Kind.COLOUR: picture(1)}, source_frame_id=1)
         rig.until(lambda f: f.source_frame_id == 1)
-        stream = rig.host._work.stream
+        stream = rig.host.planner.work.stream
         good = getattr(stream, part)
 
         def once(*args):
@@ -336,7 +338,7 @@ def test_an_error_costs_one_frame_and_not_the_host(channel, part, caplog):
 
 def test_parameters_that_cannot_be_used_leave_the_old_ones(channel, caplog):
     with Rig(channel, model="passthrough", size=(64, 64)) as rig, caplog.at_level(logging.WARNING, "frameloom.host"):
-        stream = rig.host._work.stream
+        stream = rig.host.planner.work.stream
         good = stream.plan
 
         def refuse(params):
@@ -358,7 +360,7 @@ def test_a_cut_output_segment_is_replaced(channel):
         rig.writer.write({Kind.COLOUR: picture(1)}, source_frame_id=1)
         rig.until(lambda f: f.source_frame_id == 1)
         rig.reader.close()
-        with open(rig.host._writer.segment_path, "r+b") as segment:
+        with open(rig.host._publisher.writer.segment_path, "r+b") as segment:
             segment.truncate(4096)
         rig.reader = RingReader(f"{channel}.out")
         for number in range(2, 5):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from bridge.commands import host as host_command
-from bridge.interop import adaptors, foreign
+from bridge.interop import adaptors
+from bridge.interop.adaptor import AdaptorError, Notices, Novelty, TakenPicture
 from bridge.interop.adaptors import ADAPTORS, Gate, InputPump, OutputPump, channel_name, find, open_pumps
-from bridge.interop.ends import parse_ports
-from bridge.interop.foreign import AdaptorError, Notices, Novelty, Picture
+from bridge.interop.endpoints import parse_ports
 from bridge.ring import Frame, RingReader, RingWriter, WriterExists
 from bridge.ring.layout import ColourSpace, Format, Kind, Origin
 from tests.rings import fresh_channel, sweep
@@ -41,12 +41,12 @@ def wait_for(look: Callable[[], Any]) -> Any:
 class Scripted:
     """An input that gives what was laid into it, once; with `again` the last one."""
 
-    def __init__(self, *pictures: Picture) -> None:
+    def __init__(self, *pictures: TakenPicture) -> None:
         self.pictures = list(pictures)
-        self.last: Picture | None = None
+        self.last: TakenPicture | None = None
         self.closed = 0
 
-    def poll(self, again: bool = False) -> Picture | None:
+    def poll(self, again: bool = False) -> TakenPicture | None:
         if self.pictures:
             self.last = self.pictures.pop(0)
             return self.last
@@ -76,8 +76,8 @@ class Kept:
         self.closed += 1
 
 
-def picture(value: int, form: Format = Format.RGBA8) -> Picture:
-    return Picture(np.full((16, 24, 4), value, np.uint8), form, Origin.BOTTOM_LEFT, ColourSpace.LINEAR)
+def picture(value: int, form: Format = Format.RGBA8) -> TakenPicture:
+    return TakenPicture(np.full((16, 24, 4), value, np.uint8), form, Origin.BOTTOM_LEFT, ColourSpace.LINEAR)
 
 
 # ---- what is new -----------------------------------------------------------------------------------------------------
@@ -85,8 +85,8 @@ def picture(value: int, form: Format = Format.RGBA8) -> Picture:
 
 @pytest.mark.parametrize("size", [1, 7, 4096, 512 * 512 * 3 + 5])
 def test_every_changed_byte_is_seen(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foreign, "FULL_LOOK_S", 0.0)
-    monkeypatch.setattr(foreign, "FULL_LOOK_SHARE", float("inf"))
+    monkeypatch.setattr(adaptor, "FULL_LOOK_S", 0.0)
+    monkeypatch.setattr(adaptor, "FULL_LOOK_SHARE", float("inf"))
     novelty = Novelty()
     data = np.random.default_rng(0).integers(0, 256, size, np.uint8)
     assert novelty.changed("a", data)
@@ -102,7 +102,7 @@ def test_every_changed_byte_is_seen(size: int, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_look_between_two_full_ones_is_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foreign, "FULL_LOOK_S", 1000.0)
+    monkeypatch.setattr(adaptor, "FULL_LOOK_S", 1000.0)
     novelty = Novelty()
     data = np.zeros(512 * 512 * 4, np.uint8)
     novelty.keep("a", data)
@@ -123,7 +123,8 @@ def test_each_thing_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(1000):
         notices.tell(f"frame {number}")
     assert len(said) == 1002
-    monkeypatch.setattr(foreign, "TELL_AGAIN_S", 0.0)
+    later_s = time.monotonic() + adaptor.TELL_AGAIN_S
+    monkeypatch.setattr("bridge.control.limits.time.monotonic", lambda: later_s)
     notices.tell("frame 999")
     assert said[-2:] == ["frame 999", "frame 999"]
 
@@ -195,7 +196,7 @@ def test_a_step_waits_for_its_picture(channel: str) -> None:
 
 def test_a_picture_too_large_for_a_ring_is_told_and_the_next_one_passes(channel: str) -> None:
     said: list[str] = []
-    huge = Picture(np.broadcast_to(np.zeros(4, np.uint8), (16384, 16385, 4)), Format.RGBA8)
+    huge = TakenPicture(np.broadcast_to(np.zeros(4, np.uint8), (16384, 16385, 4)), Format.RGBA8)
     pump = InputPump(Scripted(huge, picture(3)), channel, said.append)
     with RingReader(f"{channel}.in") as reader:
         pump.start()
@@ -226,7 +227,7 @@ def test_results_are_handed_over_once_and_newest_first(channel: str) -> None:
 
 def test_a_pump_whose_end_fails_ends_tidily(channel: str, caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Scripted):
-        def poll(self, again: bool = False) -> Picture | None:
+        def poll(self, again: bool = False) -> TakenPicture | None:
             raise ZeroDivisionError("broken")
 
     source = Broken()

@@ -23,8 +23,8 @@ from pythonosc.osc_message_builder import OscMessageBuilder
 from bridge.control.live import LiveParams
 from bridge.control.statistics import Statistics
 from bridge.interop import streamdiffusiontd, streamdiffusiontd_osc
+from bridge.interop.adaptor import AdaptorError
 from bridge.interop.adaptors import Gate
-from bridge.interop.foreign import AdaptorError
 from bridge.interop.named_memory import create_memory, open_memory
 from bridge.interop.streamdiffusiontd import SdtdInput, SdtdOutput, open_input, open_output
 from bridge.interop.streamdiffusiontd_osc import ABSENT, StreamDiffusionTd

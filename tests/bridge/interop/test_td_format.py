@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.interop import td_format as td
-from bridge.interop.td_format import FormatError, Header, Info, Pixels
+from bridge.interop.td_format import FormatError, Info, Pixels, TdHeader
 from bridge.ring.layout import ColourSpace, Format, Origin
 
 V1 = struct.Struct("<Iiiiff I4xqi4x")
@@ -153,8 +153,8 @@ def test_no_info_block_names_a_path(data: bytes) -> None:
     assert postfix == "" or (postfix.isalnum() and len(postfix) <= 31)
 
 
-def a_header(pixels: Pixels, width: int = 2, height: int = 1) -> Header:
-    return Header(2, width, height, pixels, 56, ColourSpace.SRGB)
+def a_header(pixels: Pixels, width: int = 2, height: int = 1) -> TdHeader:
+    return TdHeader(2, width, height, pixels, 56, ColourSpace.SRGB)
 
 
 def shown(pixels: Pixels, data: Any) -> tuple[np.ndarray, Format]:

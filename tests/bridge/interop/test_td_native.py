@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bridge.interop import td_native
-from bridge.interop.foreign import AdaptorError, Picture
+from bridge.interop.adaptor import AdaptorError, TakenPicture
 from bridge.interop.named_memory import create_memory, open_lock, open_memory
 from bridge.interop.td_format import (
     INFO_SIZE,
@@ -93,7 +93,7 @@ def wait_for(look: Callable[[], Any]) -> Any:
     raise AssertionError("waited in vain")
 
 
-def number_of(picture: Picture) -> int:
+def number_of(picture: TakenPicture) -> int:
     """Which frame of the C program this is; fails when it is torn."""
     data = picture.pixels.reshape(-1)
     first = int(data[0])

@@ -12,13 +12,14 @@ import simplejpeg
 from aiohttp import WSMsgType
 
 import bridge.page.gateway
-import bridge.page.side
+import bridge.page.ring_view
 from bridge.control.live import LiveParams
 from bridge.control.statistics import Statistics
 from bridge.page import packet
 from bridge.page.gateway import Channel, Gateway, GatewayError, GatewayPortInUse
-from bridge.page.packet import Codec, PacketFlag, unpack
+from bridge.page.packet import Encoding, PacketFlag, unpack
 from bridge.ring import ColourSpace, Format, Kind, Origin, RingWriter
+from bridge.ring.clock import now_ns
 from core.params import SPECS, Params
 from tests.rings import fresh_channel, sweep
 
@@ -286,10 +287,10 @@ def test_frames_arrive_with_their_header(gateway, side):
                 pixels[:, :20] = (250, 20, 30)
                 ring.write({Kind.COLOUR: pixels}, source_frame_id=77, capture_ns=123456, param_revision=9)
                 header, payload = await viewer.frame()
-                assert (header.width, header.height, header.codec) == (40, 24, Codec.JPEG)
+                assert (header.width, header.height, header.codec) == (40, 24, Encoding.JPEG)
                 assert (header.source_frame_id, header.capture_ns, header.param_revision) == (77, 123456, 9)
                 assert header.sequence == ring.sequence and header.generation == ring.generation
-                assert 0 < header.publish_ns <= header.sent_ns <= time.monotonic_ns()
+                assert 0 < header.publish_ns <= header.sent_ns <= now_ns()
                 shown = simplejpeg.decode_jpeg(bytes(payload))
                 assert np.abs(shown[:, :18].astype(int) - (250, 20, 30)).max() < 12
                 assert shown[:, 22:].max() < 12
@@ -417,7 +418,7 @@ def test_a_still_picture_reaches_a_viewer_that_comes_later(gateway):
                     await second.credit()
                     await third.credit()
                     assert (await second.frame())[0].sequence == header.sequence
-                    assert (await third.frame())[0].codec == Codec.RGB8
+                    assert (await third.frame())[0].codec == Encoding.RGB8
                 # It has been shown: asking again does not show it again.
                 await first.credit()
                 await first.text("stats")
@@ -521,9 +522,9 @@ def test_a_viewer_that_stops_reading_delays_nobody_and_is_dropped(gateway, monke
 def test_nothing_is_encoded_for_a_viewer_that_is_stuck(gateway, monkeypatch):
     monkeypatch.setattr(bridge.page.gateway, "SEND_TIMEOUT_S", 1000.0)
     encoded = []
-    encode = bridge.page.side.encode
+    encode = bridge.page.ring_view.encode
     monkeypatch.setattr(
-        bridge.page.side, "encode", lambda picture, codec: encoded.append(codec) or encode(picture, codec)
+        bridge.page.ring_view, "encode", lambda picture, codec: encoded.append(codec) or encode(picture, codec)
     )
 
     async def check():
@@ -540,13 +541,13 @@ def test_nothing_is_encoded_for_a_viewer_that_is_stuck(gateway, monkeypatch):
                         await viewer.credit()
                         ring.write({Kind.COLOUR: noise})
                         await viewer.frame()
-                    before = encoded.count(Codec.RGBA8)
+                    before = encoded.count(Encoding.RGBA8)
                     for _ in range(4):
                         await stuck.send_json({"type": "credit", "n": 2})
                         await viewer.credit()
                         ring.write({Kind.COLOUR: noise})
                         await viewer.frame()
-                    assert encoded.count(Codec.RGBA8) == before and before >= 1
+                    assert encoded.count(Encoding.RGBA8) == before and before >= 1
             stuck._response.connection.transport.abort()
 
     run(check())
@@ -616,7 +617,7 @@ def test_set_changes_the_parameters_and_everybody_hears_it(gateway, live):
 
 
 @pytest.mark.parametrize(
-    ("message", "mend"),
+    ("message", "fix"),
     [
         ({"type": "set", "name": "steps", "value": 99}, "whole number from 1 to"),
         ({"type": "set", "name": "steps", "value": "4"}, "whole number"),
@@ -640,12 +641,12 @@ def test_set_changes_the_parameters_and_everybody_hears_it(gateway, live):
         ({}, "unknown type"),
     ],
 )
-def test_a_bad_message_is_answered_and_the_visit_goes_on(gateway, live, message, mend):
+def test_a_bad_message_is_answered_and_the_visit_goes_on(gateway, live, message, fix):
     async def check():
         async with visiting(gateway) as viewer:
             await viewer.send(**message)
             error = await viewer.text("error")
-            assert mend in error["message"] and len(error["message"]) <= 500
+            assert fix in error["message"] and len(error["message"]) <= 500
             await viewer.send(type="set", name="steps", value=3)
             await viewer.text("ok")
         assert live.current == Params(steps=3)
@@ -822,15 +823,8 @@ def test_only_loopback_is_bound_by_default(gateway):
 # ---- the header's one definition
 
 
-@pytest.mark.parametrize("path, begin, end, make", packet.COPIES, ids=lambda v: getattr(v, "name", ""))
-def test_the_generated_copies_are_current(path, begin, end, make):
-    text = path.read_text(encoding="utf-8")
-    assert text.count(begin) == text.count(end) == 1
-    assert text.split(begin)[1].split(end)[0] == make(), "run: python -m bridge.page.packet"
-
-
 def test_a_header_survives_packing_and_bad_ones_are_refused():
-    header = packet.Header(3, 1, 2, 3, 4, 5, 6, 2**64 - 1, 8, 9, Codec.RGB8, PacketFlag.CONVERTED)
+    header = packet.PacketHeader(3, 1, 2, 3, 4, 5, 6, 2**64 - 1, 8, 9, Encoding.RGB8, PacketFlag.CONVERTED)
     message = header.pack() + b"abc"
     assert len(header.pack()) == packet.PACKET.size
     assert unpack(message) == (header, b"abc")

@@ -15,7 +15,7 @@ from bridge.control.access import Access, is_loopback, new_token
 from bridge.control.live import LiveParams
 from bridge.page import upload
 from bridge.page.gateway import Channel, Gateway, GatewayError
-from bridge.page.packet import Codec, Header, PacketFlag
+from bridge.page.packet import Encoding, PacketFlag, PacketHeader
 from bridge.ring import Kind, RingReader, RingWriter, State
 from core.params import Params
 from tests.bridge.page.test_gateway import (
@@ -68,11 +68,13 @@ def writer(name, side="out"):
     return RingWriter(f"{name}.{side}", capacity_bytes=1 << 16)
 
 
-def packet(pixels, codec=Codec.RGBA8, *, payload=None, size=None, source_frame_id=0):
+def packet(pixels, codec=Encoding.RGBA8, *, payload=None, size=None, source_frame_id=0):
     """What a sender sends."""
     height, width = size or pixels.shape[:2]
     body = pixels.tobytes() if payload is None else payload
-    return Header(len(body), 0, source_frame_id, 0, 0, 0, 0, 0, width, height, codec, PacketFlag.NONE).pack() + body
+    return (
+        PacketHeader(len(body), 0, source_frame_id, 0, 0, 0, 0, 0, width, height, codec, PacketFlag.NONE).pack() + body
+    )
 
 
 async def sender(stack, gateway, name):
@@ -268,15 +270,15 @@ def test_viewers_streams_and_senders_share_one_limit(gateway, names, monkeypatch
 # ---- senders
 
 
-@pytest.mark.parametrize("codec", [Codec.RGBA8, Codec.RGB8, Codec.JPEG])
+@pytest.mark.parametrize("codec", [Encoding.RGBA8, Encoding.RGB8, Encoding.JPEG])
 def test_what_a_viewer_sends_is_in_the_ring(gateway, names, codec):
     async def check():
         async with contextlib.AsyncExitStack() as stack:
             visitor = await sender(stack, gateway, names[0])
             reader = stack.enter_context(RingReader(f"{names[0]}.in"))
-            channels = 4 if codec == Codec.RGBA8 else 3
+            channels = 4 if codec == Encoding.RGBA8 else 3
             pixels = np.full((30, 40, channels), (10, 200, 90, 0)[:channels], np.uint8)
-            payload = simplejpeg.encode_jpeg(pixels, 95) if codec == Codec.JPEG else None
+            payload = simplejpeg.encode_jpeg(pixels, 95) if codec == Encoding.JPEG else None
             for number in (41, 42):
                 await visitor.ws.send_bytes(packet(pixels, codec, payload=payload, source_frame_id=number))
                 await visitor.text("credit", n=1)
@@ -284,7 +286,7 @@ def test_what_a_viewer_sends_is_in_the_ring(gateway, names, codec):
                 assert frame.source_frame_id == number and frame.capture_ns > 0
                 got = frame.planes[Kind.COLOUR]
                 assert got.shape == pixels.shape
-                assert np.abs(got.astype(int) - pixels).max() <= (6 if codec == Codec.JPEG else 0)
+                assert np.abs(got.astype(int) - pixels).max() <= (6 if codec == Encoding.JPEG else 0)
             # Another size is another frame, nothing more.
             await visitor.ws.send_bytes(packet(np.zeros((8, 600, 4), np.uint8)))
             await visitor.text("credit", n=1)
@@ -303,7 +305,7 @@ def test_a_second_sender_is_refused_and_may_come_when_the_first_has_left(gateway
                 assert code == 4409 and reason.startswith("taken: ") and names[0] in reason
             # The other channel is free, and the first goes on.
             await sender(stack, gateway, names[1])
-            await first.ws.send_bytes(packet(picture(1), Codec.RGB8))
+            await first.ws.send_bytes(packet(picture(1), Encoding.RGB8))
             await first.text("credit", n=1)
             reader = stack.enter_context(RingReader(f"{names[0]}.in"))
             assert reader.read(PATIENCE_S) is not None
@@ -326,30 +328,30 @@ def test_a_channel_that_a_program_feeds_is_not_taken_from_it(gateway, names):
 
 
 @pytest.mark.parametrize(
-    ("message", "mend"),
+    ("message", "fix"),
     [
         (packet(picture(), size=(0, 0)), "at most 2048 x 2048"),
         (packet(picture(), size=(20000, 20000)), "at most 2048 x 2048"),
-        (packet(picture(), Codec.RGBA8), "32 x 32 needs 4096"),
-        (packet(picture(), Codec.RGB8, size=(32, 33)), "33 x 32 needs 3168"),
-        (packet(picture(), Codec.JPEG, payload=b"\xff\xd8 no picture"), "the JPEG cannot be read"),
-        (packet(picture(), Codec.JPEG, payload=b""), "the JPEG cannot be read"),
+        (packet(picture(), Encoding.RGBA8), "32 x 32 needs 4096"),
+        (packet(picture(), Encoding.RGB8, size=(32, 33)), "33 x 32 needs 3168"),
+        (packet(picture(), Encoding.JPEG, payload=b"\xff\xd8 no picture"), "the JPEG cannot be read"),
+        (packet(picture(), Encoding.JPEG, payload=b""), "the JPEG cannot be read"),
         (
-            packet(picture(), Codec.JPEG, payload=simplejpeg.encode_jpeg(picture()), size=(64, 64)),
+            packet(picture(), Encoding.JPEG, payload=simplejpeg.encode_jpeg(picture()), size=(64, 64)),
             "it is 32 x 32 pixels and its header says 64 x 64",
         ),
-        (packet(picture(), Codec.JPEG, payload=simplejpeg.encode_jpeg(picture())[:-40]), "the JPEG cannot be read"),
+        (packet(picture(), Encoding.JPEG, payload=simplejpeg.encode_jpeg(picture())[:-40]), "the JPEG cannot be read"),
     ],
 )
-def test_a_bad_picture_is_answered_and_the_next_one_is_taken(gateway, names, message, mend):
+def test_a_bad_picture_is_answered_and_the_next_one_is_taken(gateway, names, message, fix):
     async def check():
         async with contextlib.AsyncExitStack() as stack:
             visitor = await sender(stack, gateway, names[0])
             reader = stack.enter_context(RingReader(f"{names[0]}.in"))
             await visitor.ws.send_bytes(message)
-            assert mend in (await visitor.text("error"))["message"]
+            assert fix in (await visitor.text("error"))["message"]
             await visitor.text("credit", n=1)
-            await visitor.ws.send_bytes(packet(picture(5), Codec.RGB8))
+            await visitor.ws.send_bytes(packet(picture(5), Encoding.RGB8))
             await visitor.text("credit", n=1)
             assert set(reader.read(PATIENCE_S).planes[Kind.COLOUR].ravel()) == {5}
 

@@ -13,7 +13,7 @@ import pytest
 
 import bridge.page.gateway
 from bridge.page.gateway import Channel, Gateway, GatewayError
-from bridge.page.packet import Codec, Header, PacketFlag
+from bridge.page.packet import Encoding, PacketFlag, PacketHeader
 from bridge.page.picture import Packet
 from bridge.ring import Kind, RingWriter
 from tests import chromium
@@ -391,7 +391,7 @@ def test_what_is_no_stun_server_is_refused_at_the_start(channel, server):
 
 def packet(value, height=4, width=6):
     body = bytes([value]) * (height * width * 3)
-    header = Header(len(body), value, 0, 0, 0, 0, 0, 1, width, height, Codec.RGB8, PacketFlag.NONE)
+    header = PacketHeader(len(body), value, 0, 0, 0, 0, 0, 1, width, height, Encoding.RGB8, PacketFlag.NONE)
     return Packet((1, value), header.pack() + body)
 
 

@@ -1,4 +1,4 @@
-"""Damaged, foreign and hostile bytes: a typed error that names the mend, never a crash, never a wrong frame."""
+"""Damaged, foreign and hostile bytes: a typed error that says how to fix it, never a crash, never a wrong frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// Generated from core/params.py by `python clients/unity/generate.py`: change that file, not this one.
+// Generated from core/params.py by `python3 run.py generate`: change that file, not this one.
 
 using System;
 using UnityEngine;

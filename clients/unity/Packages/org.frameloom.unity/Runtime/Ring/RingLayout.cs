@@ -1,4 +1,4 @@
-// Generated from bridge/ring/layout.py by `python -m bridge.commands.generate`: change that file, not this one.
+// Generated from bridge/ring/layout.py by `python3 run.py generate`: change that file, not this one.
 // Each constant of a nested class is a field's byte offset in its table; Bytes is the table's size.
 // Should match with bridge/ring/layout.py, frameloom_layout.h and bridge/PROTOCOL.md.
 using System;

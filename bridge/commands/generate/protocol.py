@@ -1,19 +1,13 @@
-"""The generated blocks of bridge/PROTOCOL.md: byte tables, enumerations and test vectors, from bridge/ring/layout.py.
-
-`python -m tests.bridge.ring.protocol_text` writes them into the file; a test compares.
-"""
+"""The generated blocks of bridge/PROTOCOL.md, from bridge/ring/layout.py: byte tables, enumerations, test vectors."""
 
 from __future__ import annotations
 
-import pathlib
-import re
 from enum import IntEnum, IntFlag
 
 from bridge.ring import layout
 from bridge.ring.layout import HEADER, PLANE, PLANE_TABLE_OFFSET, RECORD, SLOT, Format, Kind, Table
 from bridge.ring.slot import PlaneSpec, lay_out
 
-PROTOCOL = pathlib.Path(layout.__file__).parents[1] / "PROTOCOL.md"
 GENERATION = 0x0123456789ABCDEF
 CHANNEL = "demo.in"
 CAPACITY = 64
@@ -151,16 +145,3 @@ def blocks() -> dict[str, str]:
         "header vector": dump(header_vector()),
         "slot vector": dump(slot_vector(), HEADER.size + 2 * stride),
     }
-
-
-def filled(text: str) -> str:
-    """`text` with every generated block as it should be."""
-    for name, block in blocks().items():
-        pattern = re.compile(rf"(<!-- generated: {re.escape(name)} -->\n).*?(\n<!-- end -->)", re.DOTALL)
-        assert len(pattern.findall(text)) == 1, f"PROTOCOL.md lacks the block {name}"
-        text = pattern.sub(lambda found, block=block: found[1] + block + found[2], text)
-    return text
-
-
-if __name__ == "__main__":
-    PROTOCOL.write_text(filled(PROTOCOL.read_text(encoding="utf-8")), encoding="utf-8")

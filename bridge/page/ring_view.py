@@ -9,8 +9,8 @@ import logging
 import threading
 from collections.abc import Callable
 
-from bridge.page.packet import Codec
-from bridge.page.picture import Packet, Picture, encode, take
+from bridge.page.packet import Encoding
+from bridge.page.picture import Packet, ShownPicture, encode, take
 from bridge.ring import RingError, RingReader, State
 
 _log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ _STATE_MESSAGES = {
 }
 
 
-class Side:
+class RingView:
     """One ring, channel.name, between `start()` and `stop()`.
 
     publish: called on this object's thread with the newest frame in every encoding that was made of it, and whenever
@@ -36,19 +36,19 @@ class Side:
     `sent` count packets.
     """
 
-    def __init__(self, channel: str, name: str, publish: Callable[[Side, dict[Codec, Packet]], None]) -> None:
+    def __init__(self, channel: str, name: str, publish: Callable[[RingView, dict[Encoding, Packet]], None]) -> None:
         self.channel = channel
         self.name = name
         self.ring = f"{channel}.{name}"
         # Set by the loop's thread, read by the reader thread; one reference each, replaced whole.
-        self.wanted: frozenset[Codec] = frozenset()
+        self.wanted: frozenset[Encoding] = frozenset()
         self.wake = threading.Event()
         # Set by the reader thread.
         self.state = "no-writer"
         self.message = ""
         self.encoded = 0
         # Touched by the loop's thread only.
-        self.packets: dict[Codec, Packet] = {}
+        self.packets: dict[Encoding, Packet] = {}
         self.sent = 0
         self._publish = publish
         self._stopping = threading.Event()
@@ -83,8 +83,8 @@ class Side:
                 self._stopping.wait(_RETRY_S)
 
     def _read(self, reader: RingReader) -> None:
-        picture: Picture | None = None
-        packets: dict[Codec, Packet] = {}
+        picture: ShownPicture | None = None
+        packets: dict[Encoding, Packet] = {}
         while not self._stopping.is_set():
             state = _STATES[reader.state]
             # The writer of an unreadable ring is alive too: only a picture taken says that it can be read again.
@@ -108,7 +108,7 @@ class Side:
                 self._describe("live", "")
                 self._encode(picture, packets)
 
-    def _encode(self, picture: Picture, packets: dict[Codec, Packet]) -> None:
+    def _encode(self, picture: ShownPicture, packets: dict[Encoding, Packet]) -> None:
         """Add what is wanted and not there yet, and hand everything to the viewers."""
         for codec in self.wanted:
             if codec not in packets:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from bridge.control.limits import OncePer
 from bridge.ring.header import Frame
 from bridge.ring.layout import ColourSpace, Format, Origin
 
@@ -28,11 +29,11 @@ SAMPLES = 2048
 
 
 class AdaptorError(Exception):
-    """An adaptor cannot be set up. The message names the mend."""
+    """An adaptor cannot be set up. The message says how to fix it."""
 
 
 @dataclass(frozen=True)
-class Picture:
+class TakenPicture:
     """One picture of another program. pixels: (height, width, channels) or (height, width), valid until the next
     poll."""
 
@@ -45,7 +46,7 @@ class Picture:
 class Input(Protocol):
     """Where pictures come from."""
 
-    def poll(self, again: bool = False) -> Picture | None:
+    def poll(self, again: bool = False) -> TakenPicture | None:
         """The picture there is now if it is a new one (with `again` in any case); None otherwise. Never waits longer
         than a few milliseconds, whatever the other side does."""
 
@@ -69,16 +70,11 @@ class Notices:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._told: dict[str, float] = {}
+        self._once = OncePer(TELL_AGAIN_S)
 
     def tell(self, text: str) -> None:
         """Say `text` unless it was said in the last `TELL_AGAIN_S` seconds."""
-        now = time.monotonic()
-        if now - self._told.get(text, -TELL_AGAIN_S) >= TELL_AGAIN_S:
-            # Texts with numbers in them must not make this grow for ever.
-            if len(self._told) >= 64:
-                self._told.clear()
-            self._told[text] = now
+        if self._once.may(text):
             self._say(text)
 
 

@@ -1,18 +1,13 @@
 """FrameloomParams.cs from core/params.py, and a .meta file for every asset of the Unity package that lacks one.
 
-`python clients/unity/generate.py` writes them; they are committed and a test compares. Identifiers in .meta files are
-derived from the asset's path once and never changed afterwards, because scenes refer to them.
+Identifiers in .meta files are derived from the asset's path once and never changed afterwards, because scenes refer to
+them.
 """
 
 from __future__ import annotations
 
 import hashlib
-import sys
 from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = ROOT / "clients" / "unity" / "Packages" / "org.frameloom.unity"
-PARAMS = PACKAGE / "Runtime" / "FrameloomParams.cs"
 
 _SLIDER_SPAN = 10_000
 """A range wider than this is no slider."""
@@ -75,7 +70,7 @@ def params_source() -> str:
         copy_lines.append(f"            {name} = {copied};")
     return "\n".join(
         [
-            "// Generated from core/params.py by `python clients/unity/generate.py`: change that file, not this one.",
+            "// Generated from core/params.py by `python3 run.py generate`: change that file, not this one.",
             "",
             "using System;",
             "using UnityEngine;",
@@ -120,22 +115,32 @@ def params_source() -> str:
     )
 
 
-def assets() -> list[Path]:
+def assets(package: Path) -> list[Path]:
     """Every file and folder of the package that Unity keeps a .meta file for."""
     found = []
-    for path in sorted(PACKAGE.rglob("*")):
-        hidden = any(part.endswith("~") or part.startswith(".") for part in path.relative_to(PACKAGE).parts)
+    for path in sorted(package.rglob("*")):
+        hidden = any(part.endswith("~") or part.startswith(".") for part in path.relative_to(package).parts)
         if not hidden and path.suffix != ".meta":
             found.append(path)
     return found
+
+
+def assets_without_meta(package: Path) -> list[Path]:
+    """Those that lack theirs."""
+    return [asset for asset in assets(package) if not meta_path(asset).exists()]
 
 
 def meta_path(asset: Path) -> Path:
     return asset.with_name(asset.name + ".meta")
 
 
-def _meta(asset: Path) -> str:
-    guid = hashlib.md5(asset.relative_to(PACKAGE.parent).as_posix().encode(), usedforsecurity=False).hexdigest()
+def write_meta(package: Path, asset: Path) -> None:
+    """Write the .meta file of an asset."""
+    meta_path(asset).write_text(_meta(package, asset), encoding="utf-8", newline="\n")
+
+
+def _meta(package: Path, asset: Path) -> str:
+    guid = hashlib.md5(asset.relative_to(package.parent).as_posix().encode(), usedforsecurity=False).hexdigest()
     lines = ["fileFormatVersion: 2", f"guid: {guid}"]
     common = ["  externalObjects: {}"]
     end = ["  userData: ", "  assetBundleName: ", "  assetBundleVariant: "]
@@ -153,18 +158,3 @@ def _meta(asset: Path) -> str:
     else:
         lines += ["TextScriptImporter:", *common, *end]
     return "\n".join(lines) + "\n"
-
-
-def main() -> int:
-    """Write what is missing or changed; returns the exit status."""
-    PARAMS.write_text(params_source(), encoding="utf-8", newline="\n")
-    for asset in assets():
-        if not meta_path(asset).exists():
-            meta_path(asset).write_text(_meta(asset), encoding="utf-8", newline="\n")
-            print("new", meta_path(asset).relative_to(ROOT).as_posix())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
-    sys.exit(main())

@@ -1,23 +1,14 @@
-"""The copies of the binary contract for other languages, from bridge/ring/layout.py and bridge/page/packet.py.
-
-`python -m bridge.commands.generate` writes them; they are committed and a test compares. Knows how C, C# and JavaScript
-spell constants, and nothing of rings.
-"""
+"""The binary contract in C, C# and JavaScript, from bridge/ring/layout.py and bridge/page/packet.py."""
 
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable
 from enum import IntEnum, IntFlag
-from pathlib import Path
 
 from bridge.page import packet
 from bridge.ring import layout
 
-ROOT = Path(__file__).resolve().parents[2]
-
-_NOTE = "Generated from bridge/ring/layout.py by `python -m bridge.commands.generate`: change that file, not this one."
+_NOTE = "Generated from bridge/ring/layout.py by `python3 run.py generate`: change that file, not this one."
 
 _ENUMS: tuple[tuple[str, str, type[IntEnum] | type[IntFlag]], ...] = (
     ("KIND", "PlaneKind", layout.Kind),
@@ -151,29 +142,5 @@ def c_sharp() -> str:
 
 def javascript() -> str:
     """clients/web/ring_layout.js: the header before every frame of the gateway, as an ES module."""
-    note = _NOTE.replace("layout.py", "packet.py")
+    note = _NOTE.replace("ring/layout.py", "page/packet.py")
     return f"// {note}\nexport {packet.javascript()}"
-
-
-COPIES: tuple[tuple[Path, Callable[[], str]], ...] = (
-    (ROOT / "clients" / "native" / "frameloom_layout.h", c_header),
-    (
-        ROOT / "clients" / "unity" / "Packages" / "org.frameloom.unity" / "Runtime" / "Ring" / "RingLayout.cs",
-        c_sharp,
-    ),
-    (ROOT / "clients" / "web" / "ring_layout.js", javascript),
-)
-"""Every generated file and what makes its text."""
-
-
-def main() -> int:
-    """Write the copies; returns the exit status."""
-    for path, make in COPIES:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(make(), encoding="utf-8", newline="\n")
-        print("wrote", path.relative_to(ROOT).as_posix())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

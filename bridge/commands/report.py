@@ -9,13 +9,13 @@ LEVELS = ("ok", "warn", "bad")
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One line of the report. level is one of `LEVELS`; mend is empty when there is nothing to do."""
+class Check:
+    """One line of the report. level is one of `LEVELS`; fix is empty when there is nothing to do."""
 
     level: str
     name: str
     said: str
-    mend: str = ""
+    fix: str = ""
 
 
-Findings = Iterator[Finding]
+Report = Iterator[Check]

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from bridge.control.live import LiveParams
 from bridge.control.osc import OscError
 from bridge.control.statistics import Statistics
+from bridge.interop.adaptor import AdaptorError
 from bridge.interop.adaptors import ADAPTORS, Gate, Pump, open_pumps
-from bridge.interop.foreign import AdaptorError
 from bridge.interop.streamdiffusiontd_osc import OSC_PORT, REPLY_PORT, StreamDiffusionTd
 
 _PORTS = re.compile(r"([0-9]{1,5})(?::([0-9]{1,5}))?")
@@ -26,7 +26,7 @@ def parse_ports(text: str) -> tuple[int, int]:
     return ports
 
 
-def add_end_options(parser: argparse.ArgumentParser) -> None:
+def add_endpoint_options(parser: argparse.ArgumentParser) -> None:
     """The options of `frameloom host` that are about other programs' memory."""
     usages = " or ".join(adaptor.usage for adaptor in ADAPTORS.values())
     parser.add_argument("--input", metavar="END", help=f"take frames from another program's memory: {usages}")
@@ -44,7 +44,7 @@ def add_end_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-class Ends:
+class Endpoints:
     """All of them together, from `start` to `stop`."""
 
     def __init__(self, pumps: list[Pump], dialect: StreamDiffusionTd | None, say: Callable[[str], None]) -> None:
@@ -76,9 +76,9 @@ class Ends:
             self._dialect.stop()
 
 
-def open_ends(
+def open_endpoints(
     args: argparse.Namespace, channel: str, live: LiveParams, statistics: Statistics, say: Callable[[str], None]
-) -> Ends:
+) -> Endpoints:
     """What the options ask for, not started yet. Raises AdaptorError, RingError."""
     wanted = [end for end in (args.input, args.output) if end is not None]
     ports = args.sdtd_osc
@@ -99,7 +99,7 @@ def open_ends(
         )
     on_frame = None if dialect is None else dialect.frame_sent
     try:
-        return Ends(open_pumps(args.input, args.output, channel, say, gate, on_frame), dialect, say)
+        return Endpoints(open_pumps(args.input, args.output, channel, say, gate, on_frame), dialect, say)
     except BaseException:
         if dialect is not None:
             dialect.stop()

@@ -1,0 +1,35 @@
+"""What a host is started with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class HostError(Exception):
+    """The host cannot start or go on; the message says how to fix it."""
+
+
+@dataclass(frozen=True)
+class HostConfig:
+    """All that stays while a host runs.
+
+    channel: frames come from CHANNEL.in and go to CHANNEL.out. model: "embedded", "passthrough" or a folder in the
+    diffusers layout. size: (width, height) in pixels to work at; None follows the frames' aspect at the model's own
+    area. device, dtype: see `core.device`. backend: see `core.backend`. lossless: take every frame and publish every
+    result, waiting for both sides. overlap: False is the serial twin. threads: CPU threads of one network call. What of
+    backend, dtype, overlap and threads is None is measured on a CPU (`bridge.host.tuning`). cache: a folder for what
+    one start leaves to the next, or None. directory: a folder for file-backed rings.
+    """
+
+    channel: str
+    model: str | Path = "embedded"
+    size: tuple[int, int] | None = None
+    device: str | None = None
+    dtype: str | None = None
+    backend: str | None = None
+    lossless: bool = False
+    overlap: bool | None = None
+    threads: int | None = None
+    cache: Path | None = None
+    directory: str | None = None

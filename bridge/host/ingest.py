@@ -1,0 +1,211 @@
+"""The way in: the newest frame of NAME.in, encoded; and the last one again where there is something to bring out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from bridge.control.statistics import Statistics
+from bridge.host.config import HostConfig
+from bridge.host.planner import RECOVERABLE, Planner, Work
+from bridge.ring import Frame, Kind, Origin, RingError, RingReader
+from bridge.ring.clock import now_ns
+from bridge.ring.colour import rgb8
+
+WAIT_S = 0.1
+"""Longest wait for a frame before the loop looks at stop requests and changed parameters again."""
+FLUSH_S = 0.15
+"""After so long without a new frame the frames in flight are brought out by repeating the last one."""
+
+
+@dataclass(frozen=True)
+class FrameTag:
+    """What the output has to say about the frame it was made from. `number`: how many were encoded up to it. `again`: a
+    repeat that only flushes the batch."""
+
+    source_frame_id: int
+    capture_ns: int
+    revision: int
+    number: int
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A frame on its way into the stream, and what it is run with."""
+
+    work: Work
+    entering: Any
+    tag: FrameTag
+
+
+class Ingest:
+    """Gives the frames to run, one after the other. For one thread.
+
+    idle: called when there is no new frame. pause(seconds): waits, or returns at once when the host ends. lost(where,
+    error): a frame was lost. encode_s: what a frame takes until it is encoded.
+    """
+
+    def __init__(
+        self,
+        config: HostConfig,
+        reader: RingReader,
+        planner: Planner,
+        statistics: Statistics,
+        *,
+        idle: Callable[[], None],
+        pause: Callable[[float], object],
+        complain: Callable[[str, str], None],
+        lost: Callable[[str, Exception], None],
+    ) -> None:
+        self.encode_s = 0.0
+        self._config = config
+        self._reader = reader
+        self._planner = planner
+        self._statistics = statistics
+        self._idle = idle
+        self._pause = pause
+        self._complain = complain
+        self._lost = lost
+        self._name = f"{config.channel}.in"
+        self._seen = (0, 0)
+        self._number = 0
+        self._last: Encoded | None = None
+        self._last_frame_s = 0.0
+        self._repeats = 0
+        self._unseen: Any = None
+        """The newest frame, where the similarity filter skipped it."""
+        self._in_old_size: Any = None
+        """The newest frame, where it was run in the old size while the new one was not ready."""
+
+    def next(self) -> Encoded | None:
+        """The newest frame, encoded; None when there is none to run now."""
+        wait_s = FLUSH_S if self._repeats_due() else WAIT_S
+        try:
+            with self._reader.latest(timeout_s=wait_s) as frame:
+                if frame is None:
+                    self._idle()
+                    return self._repeat()
+                encoded = self._take(frame, now_ns())
+        except RingError as error:
+            self._complain("ring", f"{self._name}: {error}")
+            self._pause(WAIT_S)
+            return None
+        except RECOVERABLE as error:
+            self._statistics.count("dropped")
+            self._lost("encoding", error)
+            return None
+        self._last_frame_s = time.monotonic()
+        if encoded is None or not frame.valid:
+            return None
+        self._last, self._repeats = encoded, 0
+        return encoded
+
+    def _take(self, frame: Frame, started_ns: int) -> Encoded | None:
+        generation, sequence = self._seen
+        if generation == frame.generation:
+            self._statistics.count("dropped", max(0, frame.sequence - sequence - 1))
+        self._seen = (frame.generation, frame.sequence)
+        self._statistics.count("frames_in")
+        if Kind.COLOUR not in frame.planes:
+            self._complain("plane", f"{self._name}: a frame without a colour plane; write Kind.COLOUR")
+            return None
+        work = self._planner.follow_source(frame.width, frame.height)
+        given = input_of(frame)
+        if not work.stream.admit(given, work.plan):
+            self._statistics.count("skipped")
+            self._unseen = _kept(frame, work.stream.planes)
+            return None
+        self._unseen = None
+        pixels = given.colour
+        encode_ns = now_ns()
+        entering = work.stream.encode(pixels[None], _batched(given.read(work.stream.planes)))
+        done_ns = now_ns()
+        if self._planner.outdated(work):
+            self._in_old_size = _kept(frame, work.stream.planes)
+        self._statistics.record("ingest", encode_ns - started_ns)
+        self._statistics.record("encode", done_ns - encode_ns)
+        self.encode_s = smooth(self.encode_s, (done_ns - started_ns) / 1e9)
+        self._number += 1
+        return Encoded(work, entering, self._tag(given, work))
+
+    def _tag(self, given: Any, work: Work, *, again: bool = False) -> FrameTag:
+        return FrameTag(given.source_frame_id, given.capture_ns, work.revision, self._number, again)
+
+    def _repeats_due(self) -> bool:
+        """Whether something has to run although no frame came: the last one was skipped, frames are in flight behind
+        it, or the parameters changed since."""
+        last, work = self._last, self._planner.work
+        if work is None or self._config.lossless or work.plan.params.paused:
+            return False
+        if self._unseen is not None:
+            return True
+        if last is None:
+            return False
+        if work.stream is not last.work.stream:
+            # The last picture came before the new size was ready, and may have been the only one of it.
+            self._unseen, self._in_old_size = self._in_old_size, None
+            return self._unseen is not None
+        if work.plan is not last.work.plan:
+            self._repeats = 0
+            return True
+        return self._repeats < work.plan.depth
+
+    def _repeat(self) -> Encoded | None:
+        if not self._repeats_due() or time.monotonic() - self._last_frame_s < FLUSH_S:
+            return None
+        last, work, given = self._last, self._planner.work, self._unseen
+        assert work is not None
+        if given is not None:
+            self._unseen, self._repeats = None, 0
+            entering = work.stream.encode(given.colour[None], _batched(given.read(work.stream.planes)))
+            self._last = Encoded(work, entering, self._tag(given, work, again=True))
+            return self._last
+        assert last is not None
+        if work.plan is last.work.plan:
+            self._repeats += 1
+        self._last = Encoded(work, last.entering, replace(last.tag, revision=work.revision, again=True))
+        return self._last
+
+
+def input_of(frame: Frame) -> Any:
+    """A ring's frame, which has a colour plane, as the `core.input.Input` that reads it where it lies."""
+    import numpy as np
+    import torch
+
+    from core.input import Input
+    from core.pixels import as_tensor
+
+    colour, form = frame.planes[Kind.COLOUR], frame.formats[Kind.COLOUR]
+
+    def upright(plane: Any) -> Any:
+        return as_tensor(np.ascontiguousarray(plane[::-1] if frame.origin == Origin.BOTTOM_LEFT else plane))
+
+    pose = frame.T_world_camera
+    return Input(
+        lambda: as_tensor(rgb8(colour, form, frame.origin, frame.colour_space)),
+        as_tensor(colour if colour.ndim == 3 else colour[..., None]) if colour.dtype == np.uint8 else None,
+        {k.name.lower(): partial(upright, plane) for k, plane in frame.planes.items() if k != Kind.COLOUR},
+        None if pose is None else torch.from_numpy(np.array(pose)),
+        frame.intrinsics,
+        frame.source_frame_id,
+        frame.capture_ns,
+    )
+
+
+def _kept(frame: Frame, names: tuple[str, ...]) -> Any:
+    """The same with memory of its own, so that it outlasts the client's; of the planes beside colour the named ones."""
+    planes = {k: plane.copy() for k, plane in frame.planes.items() if k == Kind.COLOUR or k.name.lower() in names}
+    return input_of(replace(frame, planes=planes))
+
+
+def _batched(planes: dict[str, Any]) -> dict[str, Any]:
+    return {name: plane[None] for name, plane in planes.items()}
+
+
+def smooth(old: float, new: float) -> float:
+    """A running mean of times."""
+    return new if old == 0.0 else 0.8 * old + 0.2 * new

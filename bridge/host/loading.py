@@ -1,0 +1,90 @@
+"""Models from disk, each in the fastest way that was asked for; hosts that want the same one share it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bridge.host.config import HostConfig, HostError
+from core.params import Params
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model (`core.model.Model`, or what stands in its place), whether its stages are to overlap, and in words what
+    it runs on. torch_threads: CPU threads of torch's own operations, None where it has none."""
+
+    model: Any
+    overlap: bool
+    device_name: str
+    dtype_name: str
+    backend_name: str
+    torch_threads: int | None = None
+
+
+class Models:
+    """Loads models. Hosts that are given the same object and want the same model, run in the same way at the same
+    size, share one copy of its weights. May be called by several threads; one loads at a time."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[HostConfig, Loaded] = {}
+        self._lock = threading.Lock()
+
+    def load(self, config: HostConfig, params: Params) -> Loaded:
+        """The model for a host. params: what it is measured with, where something has to be. Raises `HostError`."""
+        key = replace(config, channel="", directory=None, lossless=False)
+        with self._lock:
+            if key not in self._loaded:
+                self._loaded[key] = _load(config, params)
+            return self._loaded[key]
+
+
+def _load(config: HostConfig, params: Params) -> Loaded:
+    if config.model == "passthrough":
+        from core.passthrough import PassthroughModel
+
+        return Loaded(PassthroughModel(), config.overlap is not False, "none", "uint8", "passthrough")
+    import torch
+
+    from bridge.host import tuning
+    from core.backend import BackendError, executions
+    from core.device import DeviceError, dtype_called, dtype_name, pick_device
+    from core.model import ModelError, load_model
+    from core.tiny import WEIGHTS
+
+    everything = tuning.everything()
+    folder = WEIGHTS if config.model == "embedded" else Path(config.model)
+    store = None if config.cache is None else config.cache / "networks"
+    try:
+        device = pick_device(config.device)
+        ways = executions(device, config.backend, dtype_called(config.dtype), threads=config.threads, store=store)
+        if device.type == "cpu":
+            # What is measured may differ in dtype: cast from float32, whichever wins.
+            model = load_model(folder, device, torch.float32, "eager")
+            size = config.size or (model.native_size, model.native_size)
+            tuned = tuning.tune(
+                model,
+                ways,
+                model.fit(*size, size[0] * size[1]),
+                params,
+                tuning.Memory(None if config.cache is None else config.cache / "tuning.json"),
+                overlap=config.overlap,
+                threads=config.threads,
+            )
+            model, overlap = tuned.model, tuned.overlap
+        else:
+            model = load_model(folder, device, ways[0].dtype, ways[0].backend)
+            overlap = config.overlap is not False
+    except (DeviceError, ModelError, BackendError) as error:
+        raise HostError(str(error)) from None
+    execution = model.execution
+    return Loaded(
+        model,
+        overlap,
+        str(device),
+        dtype_name(execution.dtype),
+        execution.backend,
+        execution.torch_threads(everything),
+    )

@@ -1,0 +1,100 @@
+"""The way out: results decoded, stamped and published in NAME.out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bridge.control.statistics import Statistics
+from bridge.host.config import HostConfig
+from bridge.host.ingest import FrameTag
+from bridge.host.planner import RECOVERABLE, Work
+from bridge.ring import Format, Kind, PlaneSpec, Policy, RingError, RingWriter, TruncatedSegment
+from bridge.ring.clock import now_ns
+from bridge.ring.scheduling import urgent
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A result of the stream that is not decoded yet."""
+
+    work: Work
+    latents: Any
+
+
+class Publisher:
+    """Owns the writer of NAME.out, which is opened at once, so that a second host on the channel is refused at once.
+    `publish` is for one thread. Raises `RingError`."""
+
+    def __init__(
+        self,
+        config: HostConfig,
+        statistics: Statistics,
+        complain: Callable[[str, str], None],
+        lost: Callable[[str, Exception], None],
+    ) -> None:
+        self._config = config
+        self._statistics = statistics
+        self._complain = complain
+        self._lost = lost
+        self._accounted = 0
+        self.writer = self._open()
+
+    def _open(self) -> RingWriter:
+        policy = Policy.LOSSLESS if self._config.lossless else Policy.NEWEST
+        return RingWriter(f"{self._config.channel}.out", policy=policy, directory=self._config.directory)
+
+    def beat(self) -> None:
+        """Whoever looks at NAME.out sees that the host is alive and has nothing new."""
+        self.writer.beat()
+
+    def close(self) -> None:
+        self.writer.close()
+
+    def publish(self, finished: Finished) -> bool:
+        """Decode, stamp, publish; False when the result was lost."""
+        started_ns = now_ns()
+        tag: FrameTag = finished.latents.tag
+        try:
+            picture = finished.work.stream.decode(finished.latents)
+            pixels = picture.frame_FHWC[-1].numpy(force=True)
+        except RECOVERABLE as error:
+            self._account(tag, published=False)
+            self._lost("decoding", error)
+            return False
+        decoded_ns = now_ns()
+        height, width = pixels.shape[:2]
+        try:
+            with urgent(), self.writer.slot([PlaneSpec(Kind.COLOUR, Format.RGBA8, width, height)]) as slot:
+                slot.planes[Kind.COLOUR][...] = pixels
+                slot.source_frame_id = tag.source_frame_id
+                slot.capture_ns = tag.capture_ns
+                slot.param_revision = tag.revision
+        except TruncatedSegment as error:
+            self._complain("publish", f"{self._config.channel}.out: {error}; starting a new one")
+            self._account(tag, published=False)
+            self.writer.close()
+            self.writer = self._open()
+            return True
+        except RingError as error:
+            self._complain("publish", f"{self._config.channel}.out: {error}")
+            self._account(tag, published=False)
+            return True
+        published_ns = now_ns()
+        self._statistics.record("decode", decoded_ns - started_ns)
+        self._statistics.record("publish", published_ns - decoded_ns)
+        if not tag.again:
+            self._statistics.record("capture_to_publish", published_ns - tag.capture_ns)
+        self._statistics.count("frames_out")
+        self._account(tag, published=True)
+        return True
+
+    def _account(self, tag: FrameTag, *, published: bool) -> None:
+        """Count the frames that no result can show any more. Results leave in order, so that is whatever lies between
+        this one's frame and the one before: overtaken by newer ones, lost to an error, or given up in flight when the
+        steps, the mode or the size changed."""
+        since = tag.number - self._accounted
+        if since > 0:
+            self._statistics.count("dropped", since - published)
+            self._accounted = tag.number

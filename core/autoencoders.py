@@ -1,0 +1,29 @@
+"""The autoencoders that a model may have, one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from core.codec import EncodeKl, EncodeTiny
+from core.libraries import AutoencoderKL, AutoencoderTiny
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """kind: the class, by whose `from_pretrained` it is loaded. encode: module that gives its latents. pixels(config):
+    pixels per latent cell."""
+
+    kind: Any
+    encode: Callable[[Any], Any]
+    pixels: Callable[[Any], int]
+
+
+AUTOENCODERS: Mapping[str, Autoencoder] = {
+    "AutoencoderTiny": Autoencoder(
+        AutoencoderTiny, EncodeTiny, lambda config: 2 ** (len(config.encoder_block_out_channels) - 1)
+    ),
+    "AutoencoderKL": Autoencoder(AutoencoderKL, EncodeKl, lambda config: 2 ** (len(config.block_out_channels) - 1)),
+}
+"""By the `_class_name` of their config.json."""

@@ -1,0 +1,48 @@
+"""What a model family is: which folders it has, how they become networks, and how its U-Net is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from core.text import Text
+
+
+class Encoder(NamedTuple):
+    """A text encoder and its tokenizer."""
+
+    network: Any
+    tokenizer: Any
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The networks of a model, as they were loaded."""
+
+    unet: Any
+    vae: Any
+    encoders: tuple[Encoder, ...]
+
+
+class Network(Protocol):
+    """A U-Net as a module of tensors alone: x_Rchw, t_R, the rows' embeddings, keys and values (k_RHND, v_RHND) per
+    cross-attention layer or none, to (R, c, h, w). cross: the layers for which keys and values can be prepared."""
+
+    cross: list[Any]
+
+
+@dataclass(frozen=True)
+class Family:
+    """claims(folder): whether a folder is of this family. check(folder): raises `core.folder.ModelError` for one that
+    is not whole. load(folder, dtype): its parts, checked; raises the same. text(encoders, device): see `Text`.
+    call(unet): see `Network`."""
+
+    claims: Callable[[Path], bool]
+    check: Callable[[Path], None]
+    load: Callable[[Path, torch.dtype], Parts]
+    text: Callable[[Sequence[Encoder], torch.device], Text]
+    call: Callable[[Any], Any]

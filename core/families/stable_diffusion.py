@@ -1,0 +1,80 @@
+"""Stable Diffusion 1.x and 2.x, and whatever is shaped like them: one U-Net, one autoencoder, one text encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.autoencoders import AUTOENCODERS
+from core.denoiser import UnetCall
+from core.families.family import Encoder, Family, Parts
+from core.folder import ModelError, check_weights, network, part, read_json
+from core.libraries import CLIPTextModel, CLIPTokenizer, UNet2DConditionModel
+from core.text import TextConditioner
+
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+_VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+# Settings of a U-Net that wants more than latent, timestep and text: SDXL, unCLIP, upscalers.
+_OTHER_INPUTS = (
+    "addition_embed_type",
+    "class_embed_type",
+    "num_class_embeds",
+    "encoder_hid_dim",
+    "encoder_hid_dim_type",
+)
+
+
+def _check(folder: Path) -> None:
+    """Raise `ModelError` unless `folder` is a whole diffusers model folder."""
+    if not folder.is_dir():
+        raise ModelError(f"there is no model folder {folder}; name a folder in the diffusers layout, or 'embedded'")
+    for name in PARTS:
+        if not (folder / name).is_dir():
+            raise ModelError(f"{folder} has no folder {name!r}; it is not a whole model in the diffusers layout")
+    for name in ("unet", "vae", "text_encoder"):
+        read_json(folder / name / "config.json")
+        check_weights(folder / name)
+    read_json(folder / "scheduler" / "scheduler_config.json")
+    # A tokenizer without its words loads as an empty one, and every prompt would mean nothing.
+    if not any(all((folder / "tokenizer" / name).is_file() for name in names) for names in _VOCABULARIES):
+        raise ModelError(f"{folder / 'tokenizer'} holds no vocabulary; restore the model folder")
+
+
+def _check_shape(folder: Path, unet: Any, vae: Any, encoder: Any, tokenizer: Any) -> None:
+    """Raise `ModelError` for parts that this project cannot run, or that do not belong together."""
+    config = unet.config
+    fits = (
+        config.in_channels == config.out_channels == vae.config.latent_channels
+        and config.cross_attention_dim == encoder.config.hidden_size
+        and len(tokenizer) <= encoder.config.vocab_size
+        and isinstance(tokenizer.model_max_length, int)
+        and isinstance(config.sample_size, int)
+    )
+    if not fits or any(config[name] is not None for name in _OTHER_INPUTS):
+        raise ModelError(f"{folder} is not shaped like Stable Diffusion 1.x or 2.x; use a model of that shape")
+    scale, shift = vae.config.scaling_factor, vae.config.shift_factor
+    if not isinstance(scale, (int, float)) or not scale > 0 or not isinstance(shift, (int, float, type(None))):
+        raise ModelError(f"{folder / 'vae'}: scaling_factor {scale!r}, shift_factor {shift!r} are no scale; restore it")
+
+
+def _load(folder: Path, dtype: torch.dtype) -> Parts:
+    kind = read_json(folder / "vae" / "config.json").get("_class_name", "AutoencoderKL")
+    if kind not in tuple(AUTOENCODERS):
+        raise ModelError(f"autoencoder {kind!r} is not supported; use one of {', '.join(AUTOENCODERS)}")
+    unet = network(folder / "unet", UNet2DConditionModel, torch_dtype=dtype, low_cpu_mem_usage=False)
+    vae = network(folder / "vae", AUTOENCODERS[kind].kind, torch_dtype=dtype, low_cpu_mem_usage=False)
+    encoder = network(folder / "text_encoder", CLIPTextModel, dtype=dtype)
+    tokenizer = part(folder / "tokenizer", CLIPTokenizer)
+    _check_shape(folder, unet, vae, encoder, tokenizer)
+    return Parts(unet, vae, (Encoder(encoder, tokenizer),))
+
+
+FAMILY = Family(
+    claims=lambda folder: True,
+    check=_check,
+    load=_load,
+    text=lambda encoders, device: TextConditioner(encoders[0].tokenizer, encoders[0].network, device),
+    call=UnetCall,
+)

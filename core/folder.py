@@ -1,0 +1,78 @@
+"""Parts of a model folder in the diffusers layout, opened and checked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from core.libraries import StrictDataclassError
+
+
+class ModelError(RuntimeError):
+    """A model folder that cannot be used; the message names the file and says how to fix it."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing; restore the model folder (git checkout, or download it again)") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read ({error}); restore the model folder") from None
+    if not isinstance(values, dict):
+        raise ModelError(f"{path} holds no settings; restore the model folder")
+    return values
+
+
+def check_weights(folder: Path) -> None:
+    """Open every weights file, so that a damaged one is named before anything is built from it."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"{folder} holds no .safetensors file; restore the model folder, or convert its .bin weights")
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as weights:
+                weights.keys()
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"{path} is damaged ({error}); restore the file (git checkout, or download it again)"
+            ) from None
+
+
+# What diffusers, transformers and the parsers below them raise for files that are whole but do not make sense.
+_SENSELESS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    StrictDataclassError,
+)
+
+
+def part(folder: Path, kind: Any, **options: Any) -> Any:
+    """One part by its class's own loader. Raises `ModelError`."""
+    try:
+        return kind.from_pretrained(str(folder), local_files_only=True, **options)
+    except _SENSELESS as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(f"{folder} cannot be loaded ({reason}); restore the model folder") from error
+
+
+def network(folder: Path, kind: Any, **options: Any) -> Any:
+    """One network with every weight from its files: the loaders fill what is missing with random values."""
+    module, report = part(folder, kind, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    wrong = [*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])]
+    if wrong:
+        raise ModelError(
+            f"{folder}: {len(wrong)} of the weights that its config.json asks for are missing or of another shape"
+            f" ({wrong[0]}); restore the model folder"
+        )
+    if not all(bool(weight.isfinite().all()) for weight in module.state_dict().values()):
+        raise ModelError(f"{folder}: the weights hold values that are no numbers; restore the model folder")
+    return module

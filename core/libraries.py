@@ -1,0 +1,20 @@
+"""diffusers and transformers: everybody else gets their classes from here.
+
+Importing it costs seconds, so it is imported where a model is about to be loaded and nowhere else.
+"""
+
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+__all__ = [
+    "AutoencoderKL",
+    "AutoencoderTiny",
+    "CLIPTextConfig",
+    "CLIPTextModel",
+    "CLIPTokenizer",
+    "StrictDataclassError",
+    "UNet2DConditionModel",
+]

@@ -1,0 +1,37 @@
+"""Trees of tensors: tuples, named tuples, lists and dicts of them, with None where there is nothing.
+
+What travels with a frame, what a row of a U-Net call reads and what a denoiser remembers are such trees, so that an
+idea that adds a tensor to one of them changes nothing on its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+Tree = TypeVar("Tree")
+
+
+def mapped(function: Callable[..., Tensor], tree: Tree, *others: Any) -> Tree:
+    """The tree of function(leaf, its counterparts in the others)."""
+    result: Tree = tree_map(lambda leaf, *more: None if leaf is None else function(leaf, *more), tree, *others)
+    return result
+
+
+def part(tree: Tree, index: Any) -> Tree:
+    """The tree of leaf[index]."""
+    return mapped(lambda leaf: leaf[index], tree)
+
+
+def stack(trees: Sequence[Tree]) -> Tree:
+    """The trees along a new first axis of every leaf."""
+    return mapped(lambda *leaves: torch.stack(leaves), trees[0], *trees[1:])
+
+
+def cat(trees: Sequence[Tree]) -> Tree:
+    """The trees one after the other along the first axis of every leaf."""
+    return mapped(lambda *leaves: torch.cat(leaves), trees[0], *trees[1:])
