@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bridge.commands import host as host_command
-from bridge.interop import adaptors
+from bridge.interop import adaptor, adaptors
 from bridge.interop.adaptor import AdaptorError, Notices, Novelty, TakenPicture
 from bridge.interop.adaptors import ADAPTORS, Gate, InputPump, OutputPump, channel_name, find, open_pumps
 from bridge.interop.endpoints import parse_ports
