@@ -1,9 +1,9 @@
 """The host: takes the newest frame of NAME.in, runs the stream, publishes to NAME.out.
 
-The path of a frame is `Ingest.next`, `Host._turn`, `Publisher.publish`. The serial loop calls the three one after the
-other; the overlapped loop runs each on a thread of its own, so that frame n + 1 is encoded and frame n - 1 decoded and
-published while frame n is in the U-Net. Everything slow that a parameter change needs happens on a fourth thread
-(`Planner`), which replaces one reference that is read once per frame.
+The path of a frame is `Ingest.next`, then `FramePath`. One thread takes frames and hands them over; the stages run on
+lanes, so that frame n + 1 is encoded and frame n - 1 decoded and published while frame n is in the U-Net. With serial
+lanes, the plain twin, the same thread does everything. Whatever slow a parameter change needs happens on a thread of
+its own (`Planner`), which replaces one reference that is read once per frame.
 """
 
 from __future__ import annotations
@@ -11,20 +11,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from bridge.control.limits import OncePer
 from bridge.control.live import LiveParams
 from bridge.control.statistics import Statistics
 from bridge.host.config import HostConfig, HostError
-from bridge.host.handoff import Closed, Handoff
-from bridge.host.ingest import Encoded, Ingest, smooth
+from bridge.host.ingest import WAIT_S, Ingest, smooth
+from bridge.host.lanes import Closed, ThreadLanes
 from bridge.host.loading import Loaded, Models
-from bridge.host.planner import RECOVERABLE, Planner, wanted
-from bridge.host.publish import Finished, Publisher
+from bridge.host.path import Dispatched, FramePath
+from bridge.host.planner import Planner, wanted
+from bridge.host.publish import Publisher
 from bridge.ring import RingReader
-from bridge.ring.clock import now_ns
 from bridge.ring.scheduling import short_slices
+from core.lanes import Lanes, Mark, SerialLanes
 
 __all__ = ["Host", "HostConfig", "HostError"]
 
@@ -34,6 +36,10 @@ COMPLAIN_S = 2.0
 """At most one message of a kind in so many seconds."""
 GIVE_UP_FAILURES = 30
 """So many failed turns in a row, with none in between that succeeded, end the host."""
+THREADS = {"unet": "unet", "decode": "publish", "publish": "publish"}
+"""The lanes that have a thread; encoding is done by the one that takes frames, which holds the slot meanwhile."""
+IN_FLIGHT = 3
+"""Frames on their way from the U-Net to the ring, that one included."""
 PACE_LIMIT_S = 0.25
 PACE_MARGIN = 1.5
 """A frame is taken this many encode times before the U-Net will be free: not sooner, so that it is fresh."""
@@ -69,13 +75,11 @@ class Host:
         self._on_failure = on_failure
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._encoded: Handoff[Encoded] = Handoff(1)
-        self._finished: Handoff[Finished] = Handoff(2, newest_wins=not config.lossless)
         self._turn_s = 0.0
         self._failures = 0
         self._once = OncePer(COMPLAIN_S)
         # Opened here and not on a thread, so that a second host on the channel is refused at once.
-        self._publisher = Publisher(config, self.statistics, self._complain, self._lost)
+        self._publisher = Publisher(config, self.statistics, self._complain, self._lost, self._went_well)
         try:
             self._reader = RingReader(f"{config.channel}.in", lossless=config.lossless, directory=config.directory)
         except BaseException:
@@ -101,8 +105,6 @@ class Host:
         self._stop.set()
         if self.planner is not None:
             self.planner.stop()
-        self._encoded.close()
-        self._finished.close()
 
     def join(self, timeout_s: float | None = None) -> bool:
         """Wait for all threads; False when `timeout_s` was over first."""
@@ -120,8 +122,6 @@ class Host:
         def outermost() -> None:
             try:
                 work()
-            except Closed:
-                pass
             except HostError as error:
                 self._fail(str(error))
             except Exception as error:
@@ -142,6 +142,7 @@ class Host:
 
     def _run(self) -> None:
         workers: list[threading.Thread] = []
+        lanes: Lanes | None = None
         try:
             self.loaded = loaded = self._models.load(self.config, wanted(self.live, self.config)[0])
             if self._stop.is_set():
@@ -151,11 +152,13 @@ class Host:
 
                 torch.set_num_threads(loaded.torch_threads)
             self.planner = planner = Planner(self.config, self.live, loaded.model, self._complain)
+            lanes = ThreadLanes(THREADS) if loaded.overlap else SerialLanes()
             ingest = Ingest(
                 self.config,
                 self._reader,
                 planner,
                 self.statistics,
+                lanes,
                 idle=self._publisher.beat,
                 pause=self._stop.wait,
                 complain=self._complain,
@@ -163,14 +166,11 @@ class Host:
             )
             workers.append(self._spawn("planner", planner.run))
             self.ready.set()
-            if loaded.overlap:
-                workers.append(self._spawn("ingest", lambda: self._ingest_loop(ingest)))
-                workers.append(self._spawn("publish", self._publish_loop))
-                self._turn_loop()
-            else:
-                self._serial_loop(ingest)
+            self._loop(ingest, lanes)
         finally:
             self.stop()
+            if lanes is not None:
+                lanes.close()
             for worker in workers:
                 worker.join()
             self._reader.close()
@@ -178,50 +178,49 @@ class Host:
 
     # -- the path of a frame ---------------------------------------------------------------------------------------
 
-    def _serial_loop(self, ingest: Ingest) -> None:
+    def _loop(self, ingest: Ingest, lanes: Lanes) -> None:
+        path = FramePath(lanes, self._out)
+        turns: deque[Mark] = deque()
+        ends: deque[Mark] = deque()
         while not self._stop.is_set():
             encoded = ingest.next()
-            finished = self._turn(encoded) if encoded is not None else None
-            if finished is not None:
-                self._publish(finished)
+            if encoded is None:
+                continue
+            dispatched, end = path.dispatch(encoded)
+            turns.append(dispatched.latents)
+            ends.append(end)
+            # One frame in the U-Net, one encoded, some on their way out: whatever more came would only grow old.
+            for mark in self._wait(turns, 1):
+                took_s = mark.took_ns / 1e9
+                # Downwards at once: one slow turn must not hold back the frames behind it.
+                self._turn_s = min(took_s, smooth(self._turn_s, took_s))
+            self._wait(ends, IN_FLIGHT)
+            if self.loaded is not None and self.loaded.overlap and not self.config.lossless:
+                # The U-Net has just begun on this frame. A frame taken now would only wait for it, and grow old.
+                self._stop.wait(min(PACE_LIMIT_S, max(0.0, self._turn_s - PACE_MARGIN * ingest.encode_s)))
 
-    def _ingest_loop(self, ingest: Ingest) -> None:
-        while not self._stop.is_set():
-            encoded = ingest.next()
-            if encoded is not None:
-                self._encoded.put(encoded)
-                self._encoded.wait_taken(3600.0)
-                if not self.config.lossless:
-                    # The U-Net has just begun on this frame. A frame taken now would only wait for it, and grow old.
-                    self._stop.wait(min(PACE_LIMIT_S, max(0.0, self._turn_s - PACE_MARGIN * ingest.encode_s)))
+    def _wait(self, marks: deque[Mark], most: int) -> list[Mark]:
+        """Until so many are left that may not be done; returns the others."""
+        done = []
+        while len(marks) > most and not self._stop.is_set():
+            if marks[0].wait(WAIT_S):
+                done.append(marks.popleft())
+        return done
 
-    def _turn_loop(self) -> None:
-        while not self._stop.is_set():
-            finished = self._turn(self._encoded.get())
-            if finished is not None:
-                self._finished.put(finished)
-
-    def _publish_loop(self) -> None:
-        while not self._stop.is_set():
-            self._publish(self._finished.get())
-
-    def _turn(self, encoded: Encoded) -> Finished | None:
-        """One turn of the stream; None while nothing has passed all stages yet."""
-        started_ns = now_ns()
+    def _out(self, dispatched: Dispatched) -> None:
+        """The end of a frame's way, on the lane "publish"; what it cannot bear ends the host."""
         try:
-            latents = encoded.work.stream.advance(encoded.entering, encoded.tag, encoded.work.plan)
-        except RECOVERABLE as error:
-            self._lost("the U-Net", error)
-            return None
-        took_ns = now_ns() - started_ns
-        self.statistics.record("unet", took_ns)
-        # Downwards at once: one slow turn must not hold back the frames behind it.
-        self._turn_s = min(took_ns / 1e9, smooth(self._turn_s, took_ns / 1e9))
-        return None if latents is None else Finished(encoded.work, latents)
+            self._publisher.publish(dispatched)
+        except Closed:
+            pass
+        except HostError as error:
+            self._fail(str(error))
+        except Exception as error:
+            log.exception("a frame ended the host")
+            self._fail(f"{type(error).__name__}: {error}")
 
-    def _publish(self, finished: Finished) -> None:
-        if self._publisher.publish(finished):
-            self._failures = 0
+    def _went_well(self) -> None:
+        self._failures = 0
 
     # -- trouble ---------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from bridge.host.planner import RECOVERABLE, Planner, Work
 from bridge.ring import Frame, Kind, Origin, RingError, RingReader
 from bridge.ring.clock import now_ns
 from bridge.ring.colour import rgb8
+from core.lanes import Lanes, Mark
 
 WAIT_S = 0.1
 """Longest wait for a frame before the loop looks at stop requests and changed parameters again."""
@@ -35,10 +36,12 @@ class FrameTag:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A frame on its way into the stream, and what it is run with."""
+    """A frame on its way into the stream, and what it is run with. entering: of `Stream.encode`, done. buffer: its name
+    to the lanes."""
 
     work: Work
-    entering: Any
+    entering: Mark
+    buffer: Hashable
     tag: FrameTag
 
 
@@ -55,6 +58,7 @@ class Ingest:
         reader: RingReader,
         planner: Planner,
         statistics: Statistics,
+        lanes: Lanes,
         *,
         idle: Callable[[], None],
         pause: Callable[[float], object],
@@ -66,6 +70,7 @@ class Ingest:
         self._reader = reader
         self._planner = planner
         self._statistics = statistics
+        self._lanes = lanes
         self._idle = idle
         self._pause = pause
         self._complain = complain
@@ -73,6 +78,7 @@ class Ingest:
         self._name = f"{config.channel}.in"
         self._seen = (0, 0)
         self._number = 0
+        self._encodes = 0
         self._last: Encoded | None = None
         self._last_frame_s = 0.0
         self._repeats = 0
@@ -121,16 +127,33 @@ class Ingest:
             return None
         self._unseen = None
         pixels = given.colour
-        encode_ns = now_ns()
-        entering = work.stream.encode(pixels[None], _batched(given.read(work.stream.planes)))
-        done_ns = now_ns()
+        ingest_ns = now_ns() - started_ns
+        entering = self._encode(work, given, pixels)
         if self._planner.outdated(work):
             self._in_old_size = _kept(frame, work.stream.planes)
-        self._statistics.record("ingest", encode_ns - started_ns)
-        self._statistics.record("encode", done_ns - encode_ns)
-        self.encode_s = smooth(self.encode_s, (done_ns - started_ns) / 1e9)
+        self._statistics.record("ingest", ingest_ns)
+        self._statistics.record("encode", entering.took_ns)
+        self.encode_s = smooth(self.encode_s, (ingest_ns + entering.took_ns) / 1e9)
         self._number += 1
-        return Encoded(work, entering, self._tag(given, work))
+        return Encoded(work, entering, self._buffer, self._tag(given, work))
+
+    def _encode(self, work: Work, given: Any, pixels: Any) -> Mark:
+        """Done when this returns, as the slot that it reads is held no longer; raises what it raised."""
+        planes = _batched(given.read(work.stream.planes))
+        self._encodes += 1
+        mark = self._lanes.run(
+            "encode",
+            lambda: work.stream.encode(pixels[None], planes),
+            reads=("slot",),
+            writes=(self._buffer,),
+        )
+        mark.result()
+        return mark
+
+    @property
+    def _buffer(self) -> Hashable:
+        """What the newest encoded frame lies in."""
+        return "entering", self._encodes
 
     def _tag(self, given: Any, work: Work, *, again: bool = False) -> FrameTag:
         return FrameTag(given.source_frame_id, given.capture_ns, work.revision, self._number, again)
@@ -161,13 +184,13 @@ class Ingest:
         assert work is not None
         if given is not None:
             self._unseen, self._repeats = None, 0
-            entering = work.stream.encode(given.colour[None], _batched(given.read(work.stream.planes)))
-            self._last = Encoded(work, entering, self._tag(given, work, again=True))
+            entering = self._encode(work, given, given.colour)
+            self._last = Encoded(work, entering, self._buffer, self._tag(given, work, again=True))
             return self._last
         assert last is not None
         if work.plan is last.work.plan:
             self._repeats += 1
-        self._last = Encoded(work, last.entering, replace(last.tag, revision=work.revision, again=True))
+        self._last = replace(last, work=work, tag=replace(last.tag, revision=work.revision, again=True))
         return self._last
 
 

@@ -1,26 +1,18 @@
-"""The way out: results decoded, stamped and published in NAME.out."""
+"""The way out: results stamped and published in NAME.out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from bridge.control.statistics import Statistics
 from bridge.host.config import HostConfig
 from bridge.host.ingest import FrameTag
-from bridge.host.planner import RECOVERABLE, Work
+from bridge.host.path import Dispatched
+from bridge.host.planner import RECOVERABLE
 from bridge.ring import Format, Kind, PlaneSpec, Policy, RingError, RingWriter, TruncatedSegment
 from bridge.ring.clock import now_ns
 from bridge.ring.scheduling import urgent
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A result of the stream that is not decoded yet."""
-
-    work: Work
-    latents: Any
 
 
 class Publisher:
@@ -33,11 +25,13 @@ class Publisher:
         statistics: Statistics,
         complain: Callable[[str, str], None],
         lost: Callable[[str, Exception], None],
+        went_well: Callable[[], None],
     ) -> None:
         self._config = config
         self._statistics = statistics
         self._complain = complain
         self._lost = lost
+        self._went_well = went_well
         self._accounted = 0
         self.writer = self._open()
 
@@ -52,18 +46,28 @@ class Publisher:
     def close(self) -> None:
         self.writer.close()
 
-    def publish(self, finished: Finished) -> bool:
-        """Decode, stamp, publish; False when the result was lost."""
-        started_ns = now_ns()
-        tag: FrameTag = finished.latents.tag
+    def publish(self, dispatched: Dispatched) -> None:
+        """Bring out what finished in a turn, or account for what was lost."""
+        where, error = "the U-Net", None
+        finished = picture = pixels = None
         try:
-            picture = finished.work.stream.decode(finished.latents)
-            pixels = picture.frame_FHWC[-1].numpy(force=True)
-        except RECOVERABLE as error:
-            self._account(tag, published=False)
-            self._lost("decoding", error)
-            return False
-        decoded_ns = now_ns()
+            finished = dispatched.latents.result()
+            self._statistics.record("unet", dispatched.latents.took_ns)
+            where = "decoding"
+            picture = dispatched.picture.result()
+            pixels = None if picture is None else picture.frame_FHWC[-1].numpy(force=True)
+        except RECOVERABLE as caught:
+            error = caught
+        if error is not None:
+            if finished is not None:
+                self._account(finished.tag, published=False)
+            self._lost(where, error)
+        elif picture is not None:
+            self._went_well()
+            self._write(pixels, picture.tag, dispatched.picture.took_ns)
+
+    def _write(self, pixels: Any, tag: FrameTag, decode_ns: int) -> None:
+        started_ns = now_ns()
         height, width = pixels.shape[:2]
         try:
             with urgent(), self.writer.slot([PlaneSpec(Kind.COLOUR, Format.RGBA8, width, height)]) as slot:
@@ -76,19 +80,18 @@ class Publisher:
             self._account(tag, published=False)
             self.writer.close()
             self.writer = self._open()
-            return True
+            return
         except RingError as error:
             self._complain("publish", f"{self._config.channel}.out: {error}")
             self._account(tag, published=False)
-            return True
+            return
         published_ns = now_ns()
-        self._statistics.record("decode", decoded_ns - started_ns)
-        self._statistics.record("publish", published_ns - decoded_ns)
+        self._statistics.record("decode", decode_ns)
+        self._statistics.record("publish", published_ns - started_ns)
         if not tag.again:
             self._statistics.record("capture_to_publish", published_ns - tag.capture_ns)
         self._statistics.count("frames_out")
         self._account(tag, published=True)
-        return True
 
     def _account(self, tag: FrameTag, *, published: bool) -> None:
         """Count the frames that no result can show any more. Results leave in order, so that is whatever lies between

@@ -295,13 +295,14 @@ def test_every_frame_that_was_taken_is_shown_or_counted_as_dropped(channel, over
     """Also those that are given up in flight when the steps change, and those that meet an error."""
     with Rig(channel, Params(steps=4, mode="throughput"), model="passthrough", overlap=overlap) as rig:
         shown: set[int] = set()
-        publish = rig.host._publish
+        publish = rig.host._publisher.publish
 
-        def seen(finished):
-            shown.add(finished.latents.tag.source_frame_id)
-            publish(finished)
+        def seen(dispatched):
+            if (finished := dispatched.latents.result()) is not None:
+                shown.add(finished.tag.source_frame_id)
+            publish(dispatched)
 
-        rig.host._publish = seen
+        rig.host._publisher.publish = seen
         sent = 0
         for steps in (4, 1, 3, 2, 4, 1):
             for _ in range(5):

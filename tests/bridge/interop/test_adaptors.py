@@ -282,9 +282,9 @@ def test_a_second_sender_on_the_channel_is_refused_and_nothing_stays_open(channe
 def test_every_row_of_the_table_opens_and_closes(channel: str) -> None:
     words = {"td": f"{channel}-x", "sdtd": f"{channel}-x:8x8"}
     assert set(words) == set(ADAPTORS)
-    for scheme, adaptor in ADAPTORS.items():
-        adaptor.open_input(words[scheme], print).close()
-        adaptor.open_output(words[scheme], print).close()
+    for scheme, each in ADAPTORS.items():
+        each.open_input(words[scheme], print).close()
+        each.open_output(words[scheme], print).close()
 
 
 @pytest.mark.parametrize(
