@@ -189,6 +189,8 @@ class Host:
             dispatched, end = path.dispatch(encoded)
             turns.append(dispatched.latents)
             ends.append(end)
+            # A mark keeps its result: what nobody needs any more makes room for the next frame.
+            del encoded, dispatched, end
             # One frame in the U-Net, one encoded, some on their way out: whatever more came would only grow old.
             for mark in self._wait(turns, 1):
                 took_s = mark.took_ns / 1e9
@@ -200,11 +202,12 @@ class Host:
                 self._stop.wait(min(PACE_LIMIT_S, max(0.0, self._turn_s - PACE_MARGIN * ingest.encode_s)))
 
     def _wait(self, marks: deque[Mark], most: int) -> list[Mark]:
-        """Until so many are left that may not be done; returns the others."""
+        """Wait until so many at most are not done; takes those that are, and returns them."""
+        while len(marks) > most and not (self._stop.is_set() or marks[-1 - most].wait(WAIT_S)):
+            pass
         done = []
-        while len(marks) > most and not self._stop.is_set():
-            if marks[0].wait(WAIT_S):
-                done.append(marks.popleft())
+        while marks and marks[0].wait(0.0):
+            done.append(marks.popleft())
         return done
 
     def _out(self, dispatched: Dispatched) -> None:

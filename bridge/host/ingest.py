@@ -5,15 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from bridge.control.statistics import Statistics
 from bridge.host.config import HostConfig
 from bridge.host.planner import RECOVERABLE, Planner, Work
-from bridge.ring import Frame, Kind, Origin, RingError, RingReader
+from bridge.ring import Frame, Kind, RingError, RingReader
 from bridge.ring.clock import now_ns
-from bridge.ring.colour import rgb8
 from core.lanes import Lanes, Mark
 
 WAIT_S = 0.1
@@ -65,7 +63,10 @@ class Ingest:
         complain: Callable[[str, str], None],
         lost: Callable[[str, Exception], None],
     ) -> None:
+        from bridge.host import frame_input
+
         self.encode_s = 0.0
+        self._reads = frame_input
         self._config = config
         self._reader = reader
         self._planner = planner
@@ -120,17 +121,17 @@ class Ingest:
             self._complain("plane", f"{self._name}: a frame without a colour plane; write Kind.COLOUR")
             return None
         work = self._planner.follow_source(frame.width, frame.height)
-        given = input_of(frame)
+        given = self._reads.input_of(frame)
         if not work.stream.admit(given, work.plan):
             self._statistics.count("skipped")
-            self._unseen = _kept(frame, work.stream.planes)
+            self._unseen = self._reads.kept(frame, work.stream.planes)
             return None
         self._unseen = None
         pixels = given.colour
         ingest_ns = now_ns() - started_ns
         entering = self._encode(work, given, pixels)
         if self._planner.outdated(work):
-            self._in_old_size = _kept(frame, work.stream.planes)
+            self._in_old_size = self._reads.kept(frame, work.stream.planes)
         self._statistics.record("ingest", ingest_ns)
         self._statistics.record("encode", entering.took_ns)
         self.encode_s = smooth(self.encode_s, (ingest_ns + entering.took_ns) / 1e9)
@@ -139,7 +140,7 @@ class Ingest:
 
     def _encode(self, work: Work, given: Any, pixels: Any) -> Mark:
         """Done when this returns, as the slot that it reads is held no longer; raises what it raised."""
-        planes = _batched(given.read(work.stream.planes))
+        planes = self._reads.batched(given.read(work.stream.planes))
         self._encodes += 1
         mark = self._lanes.run(
             "encode",
@@ -192,41 +193,6 @@ class Ingest:
             self._repeats += 1
         self._last = replace(last, work=work, tag=replace(last.tag, revision=work.revision, again=True))
         return self._last
-
-
-def input_of(frame: Frame) -> Any:
-    """A ring's frame, which has a colour plane, as the `core.input.Input` that reads it where it lies."""
-    import numpy as np
-    import torch
-
-    from core.input import Input
-    from core.pixels import as_tensor
-
-    colour, form = frame.planes[Kind.COLOUR], frame.formats[Kind.COLOUR]
-
-    def upright(plane: Any) -> Any:
-        return as_tensor(np.ascontiguousarray(plane[::-1] if frame.origin == Origin.BOTTOM_LEFT else plane))
-
-    pose = frame.T_world_camera
-    return Input(
-        lambda: as_tensor(rgb8(colour, form, frame.origin, frame.colour_space)),
-        as_tensor(colour if colour.ndim == 3 else colour[..., None]) if colour.dtype == np.uint8 else None,
-        {k.name.lower(): partial(upright, plane) for k, plane in frame.planes.items() if k != Kind.COLOUR},
-        None if pose is None else torch.from_numpy(np.array(pose)),
-        frame.intrinsics,
-        frame.source_frame_id,
-        frame.capture_ns,
-    )
-
-
-def _kept(frame: Frame, names: tuple[str, ...]) -> Any:
-    """The same with memory of its own, so that it outlasts the client's; of the planes beside colour the named ones."""
-    planes = {k: plane.copy() for k, plane in frame.planes.items() if k == Kind.COLOUR or k.name.lower() in names}
-    return input_of(replace(frame, planes=planes))
-
-
-def _batched(planes: dict[str, Any]) -> dict[str, Any]:
-    return {name: plane[None] for name, plane in planes.items()}
 
 
 def smooth(old: float, new: float) -> float:

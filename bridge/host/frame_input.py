@@ -1,0 +1,44 @@
+"""A ring's frame as what the stream reads. Importing it loads torch: only where a model is there already."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from bridge.ring import Frame, Kind, Origin
+from bridge.ring.colour import rgb8
+from core.input import Input
+from core.pixels import as_tensor
+
+
+def input_of(frame: Frame) -> Input:
+    """A ring's frame, which has a colour plane where it lies."""
+    colour, form = frame.planes[Kind.COLOUR], frame.formats[Kind.COLOUR]
+
+    def upright(plane: Any) -> Any:
+        return as_tensor(np.ascontiguousarray(plane[::-1] if frame.origin == Origin.BOTTOM_LEFT else plane))
+
+    pose = frame.T_world_camera
+    return Input(
+        lambda: as_tensor(rgb8(colour, form, frame.origin, frame.colour_space)),
+        as_tensor(colour if colour.ndim == 3 else colour[..., None]) if colour.dtype == np.uint8 else None,
+        {k.name.lower(): partial(upright, plane) for k, plane in frame.planes.items() if k != Kind.COLOUR},
+        None if pose is None else torch.from_numpy(np.array(pose)),
+        frame.intrinsics,
+        frame.source_frame_id,
+        frame.capture_ns,
+    )
+
+
+def kept(frame: Frame, names: tuple[str, ...]) -> Input:
+    """The same with memory of its own, so that it outlasts the client's; of the planes beside colour the named ones."""
+    planes = {k: plane.copy() for k, plane in frame.planes.items() if k == Kind.COLOUR or k.name.lower() in names}
+    return input_of(replace(frame, planes=planes))
+
+
+def batched(planes: dict[str, Any]) -> dict[str, Any]:
+    return {name: plane[None] for name, plane in planes.items()}
