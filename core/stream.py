@@ -285,9 +285,7 @@ class Stream(Generic[Tag]):
         if plan.params.seed < 0:
             for turn in plan.passes:
                 turn.noise_SFchw.normal_()
-        if plan.params.task == "txt2img":
-            latent = _latent_of_pure_noise(plan.passes[0])[None]
-            entering = entering._replace(estimate=latent, anchor=latent)
+        entering = _ENTERING[plan.params.task](entering, plan.passes[0])
         return _ADVANCE[plan.params.mode](self, entering, tag, plan)
 
     def decode(self, finished: Latents[Tag]) -> Picture[Tag]:
@@ -374,11 +372,16 @@ def admit(similarity: SimilarityFilter, given: Input, plan: Plan) -> bool:
     )
 
 
-def _latent_of_pure_noise(turn: Pass) -> Tensor:
-    """The clean latents (F, c, h, w) that the first stage's noise level turns into its noise alone: z with
-    a z + b e = e. So txt2img is the repainting of that, and its virtual residual noise is e, as in the original."""
+def _as_it_comes(entering: Carried, turn: Pass) -> Carried:
+    return entering
+
+
+def _pure_noise(entering: Carried, turn: Pass) -> Carried:
+    """The clean latents that the first stage's noise level turns into its noise alone: z with a z + b e = e. So txt2img
+    is the repainting of that, and its virtual residual noise is e, as in the original."""
     k = turn.coefficients
-    return (1.0 - k.b[0]) / k.a[0] * turn.noise_SFchw[0]
+    latent = (1.0 - k.b[:1]) / k.a[:1] * turn.noise_SFchw[:1]
+    return entering._replace(estimate=latent, anchor=latent)
 
 
 def _same_passes(a: Params, b: Params) -> bool:
@@ -392,6 +395,7 @@ def _same_passes(a: Params, b: Params) -> bool:
     )
 
 
+_ENTERING: dict[str, Callable[[Carried, Pass], Carried]] = {"img2img": _as_it_comes, "txt2img": _pure_noise}
 _ADVANCE: dict[str, Callable[..., Latents | None]] = {
     "throughput": Stream._advance_batch,
     "latency": Stream._advance_alone,
