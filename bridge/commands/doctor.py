@@ -26,11 +26,10 @@ import numpy as np
 
 from bridge.commands.channel_doctor import check_channel
 from bridge.commands.host import LIBRARY_HABITS
+from bridge.commands.ports import OSC_PORT, PAGE_PORT
 from bridge.commands.report import Check, Report
 from bridge.ring import Kind, RingError, RingReader, RingWriter, now_ns
 
-PAGE_PORT = 8790
-OSC_PORT = 9000
 SHM = Path("/dev/shm")
 SHM_ENOUGH_MB, SHM_LEAST_MB = 256, 32
 """Four slots of 4K RGBA take 127 MiB, two rings of 512 px RGBA 8 MiB; containers give 64 MiB unless told otherwise."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from bridge.commands.ports import OSC_PORT, PAGE_PORT, started
 from bridge.commands.signals import StopRequest
 from bridge.commands.words import parse_size
 from bridge.control.access import is_loopback, new_token
@@ -28,8 +29,6 @@ from bridge.ring.errors import RingError
 from bridge.terminal import say
 from core.params import SPECS, ParamError, Params, params_for
 
-PAGE_PORT = 8790
-OSC_PORT = 9000
 NEW_TOKEN = "new"
 """The word of the command line that asks for a random token."""
 LIBRARY_HABITS = {
@@ -123,16 +122,12 @@ class Serving:
     def _start_osc(self) -> None:
         from bridge.control.osc import OscError, OscPortInUse, OscServer
 
+        def make(port: int) -> OscServer:
+            return OscServer(self.live, self.statistics, self._osc_host, port)
+
+        note = "UDP port {wanted} is taken; OSC listens on {port}" if self._any_port else None
         try:
-            try:
-                osc = OscServer(self.live, self.statistics, self._osc_host, self._ports[1])
-                osc.start()
-            except OscPortInUse:
-                if not self._any_port:
-                    raise
-                osc = OscServer(self.live, self.statistics, self._osc_host, 0)
-                osc.start()
-                say(f"UDP port {self._ports[1]} is taken; OSC listens on {osc.port}")
+            osc = started(make, self._ports[1], OscPortInUse, note)
         except OscError as error:
             raise ServeError(str(error)) from None
         self._servers.append(osc)
@@ -154,19 +149,12 @@ class Serving:
     def _start_page(self, examples: tuple[str, ...]) -> None:
         from bridge.page.gateway import Channel, Gateway, GatewayError, GatewayPortInUse
 
-        def gateway(port: int) -> Gateway:
+        def make(port: int) -> Gateway:
             return Gateway([Channel(self.channel, self.live, self.statistics, examples)], port=port, **self._page)
 
+        note = "port {wanted} is taken; the page is on {port}" if self._any_port else None
         try:
-            try:
-                page = gateway(self._ports[0])
-                page.start()
-            except GatewayPortInUse:
-                if not self._any_port:
-                    raise
-                page = gateway(0)
-                page.start()
-                say(f"port {self._ports[0]} is taken; the page is on {page.port}")
+            page = started(make, self._ports[0], GatewayPortInUse, note)
         except GatewayError as error:
             raise ServeError(str(error)) from None
         self._servers.append(page)

@@ -16,15 +16,15 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.commands.demo import PAIRS, STATUS_S, STUCK_S, Client, Heartbeat, Measured, captions, open_page
 from bridge.commands.host import (
     CACHE,
     LIBRARY_HABITS,
-    PAGE_PORT,
     ServeError,
     add_page_options,
     page_options,
 )
+from bridge.commands.ports import PAGE_PORT, started
+from bridge.commands.show import PAIRS, STATUS_S, STUCK_S, Client, Heartbeat, Measured, captions, open_page
 from bridge.commands.signals import StopRequest
 from bridge.commands.words import parse_count, parse_fps, parse_seed, parse_size
 from bridge.control.live import LiveParams
@@ -143,22 +143,12 @@ class Room:
         args = self._args
         channels = [Channel(p.channel, p.live, p.statistics, p.examples) for p in self.painters]
 
-        def gateway(port: int) -> Gateway:
-            made = Gateway(
-                channels,
-                port=port,
-                start_page="scene/",
-                **args.page,
-            )
-            made.start()
-            return made
+        def make(port: int) -> Gateway:
+            return Gateway(channels, port=port, start_page="scene/", **args.page)
 
         try:
-            try:
-                self._gateway = gateway(args.port)
-            except GatewayPortInUse:
-                self._gateway = gateway(0)
-                say(f"port {args.port} is taken; the scene is on {self._gateway.port}")
+            note = "port {wanted} is taken; the scene is on {port}"
+            self._gateway = started(make, args.port, GatewayPortInUse, note)
         except GatewayError as error:
             raise ServeError(str(error)) from None
         say(f"scene: {self.url}")

@@ -16,18 +16,20 @@ import math
 import os
 import platform
 import statistics
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bridge.host.handoff import Closed, Handoff
+from bridge.host.lanes import ThreadLanes
 from core.backend import BACKENDS, BackendError, Execution
 from core.device import DTYPES, dtype_name
+from core.lanes import Mark
 from core.params import Params
 from core.stream import StreamConfig
 
@@ -426,54 +428,33 @@ def serial(stream: Any, plan: Any, frames: Any, limit_s: float) -> Turn:
 def overlapped(stream: Any, plan: Any, frames: Any, limit_s: float) -> Turn:
     """The same with the three stages on three threads, as the host runs them."""
     timed = _Stopwatch(stream)
-    encoded: Handoff[Any] = Handoff(1)
-    finished: Handoff[Any] = Handoff(1)
+    lanes = ThreadLanes({"unet": "unet", "decode": "publish"})
     left: list[tuple[float, float]] = []
+    turns: deque[Mark] = deque()
+    ends: list[Mark] = []
     first_s = time.perf_counter()
-    failures: list[Exception] = []
 
-    def encode() -> None:
-        until_s = time.perf_counter() + limit_s
+    def bring_out(latents: Mark) -> None:
+        finished = latents.result()
+        if finished is not None:
+            left.append((timed.decode(finished).tag, time.perf_counter()))
+
+    try:
         # Twice over: at either end one of the stages has nothing to do, and those frames are not counted.
         for number, frame in enumerate([*frames, *frames]):
-            if number > plan.depth + 4 and time.perf_counter() > until_s:
-                break
             entered_s = time.perf_counter()
-            encoded.put((entered_s, timed.encode(frame)))
-        encoded.close()
-
-    def turn() -> None:
-        while True:
-            entered_s, latent = encoded.get()
-            result = timed.advance(latent, entered_s, plan)
-            if result is not None:
-                finished.put(result)
-
-    def kept(work: Callable[[], None]) -> None:
-        try:
-            work()
-        except Closed:
-            pass
-        except Exception as error:
-            failures.append(error)
-        finally:
-            encoded.close()
-            if work is turn:
-                finished.close()
-
-    threads = [threading.Thread(target=kept, args=(work,), daemon=True) for work in (encode, turn)]
-    for thread in threads:
-        thread.start()
-    try:
-        while True:
-            picture = timed.decode(finished.get())
-            left.append((picture.tag, time.perf_counter()))
-    except Closed:
-        pass
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+            if number > plan.depth + 4 and entered_s > first_s + limit_s:
+                break
+            turn = partial(timed.advance, timed.encode(frame), entered_s, plan)
+            latents = lanes.run("unet", turn, reads=(), writes=())
+            ends.append(lanes.run("decode", partial(bring_out, latents), after=(latents,), reads=(), writes=()))
+            turns.append(latents)
+            if len(turns) > 1:
+                turns.popleft().wait()
+        for end in ends:
+            end.result()
+    finally:
+        lanes.close()
     inner = left[1:-1] if len(left) > 4 else left
     waits_ms = [(at_s - entered_s) * 1e3 for entered_s, at_s in inner if entered_s >= first_s]
     fps = (len(inner) - 1) / (inner[-1][1] - inner[0][1])

@@ -24,9 +24,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bridge.commands import demo
+from bridge.commands import demo, show
 from bridge.commands.contact_sheet import MARGIN_PX, TILE_PX, Pair
-from bridge.commands.demo import Client, Measured, Pairing, StyleWalk, captions
+from bridge.commands.demo import Pairing, StyleWalk
+from bridge.commands.show import MAX_RESTARTS, PAIRS, Client, Measured, captions
 from bridge.control.live import LiveParams
 from bridge.ring import Kind, RingReader, RingWriter, State
 from bridge.ring.leftovers import clear, sweep
@@ -126,7 +127,7 @@ def test_a_demo_with_an_end(tmp_path: Path) -> None:
     # A pair per style, or fewer where the machine is so busy that pictures are missed; and the passthrough model gives
     # back just the frame it is paired with.
     pairs, rest = divmod(pixels.shape[1] - MARGIN_PX, TILE_PX + MARGIN_PX)
-    assert 2 <= pairs <= demo.PAIRS and rest == 0
+    assert 2 <= pairs <= PAIRS and rest == 0
     lower = pixels[-MARGIN_PX - TILE_PX : -MARGIN_PX]
     upper = pixels[-2 * (MARGIN_PX + TILE_PX) : -2 * MARGIN_PX - TILE_PX]
     assert np.array_equal(upper, lower)
@@ -311,7 +312,7 @@ def test_a_killed_client_is_started_again(channel: str, picture: str, capsys: py
 
 
 def test_a_client_that_keeps_dying_is_given_up(channel: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "RESTART_PAUSE_S", 0.0)
+    monkeypatch.setattr(show, "RESTART_PAUSE_S", 0.0)
     client = Client(channel, ["--help"])
     client._command = [sys.executable, "-c", "raise SystemExit(3)"]
     client.start()
@@ -321,7 +322,7 @@ def test_a_client_that_keeps_dying_is_given_up(channel: str, monkeypatch: pytest
         return client.failure is not None
 
     until(given_up, "the end of patience")
-    assert client.restarts == demo.MAX_RESTARTS
+    assert client.restarts == MAX_RESTARTS
     assert "(last status 3)" in str(client.failure)
     client.stop()
 
