@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from bridge.control.live import LiveParams
-from bridge.page.gateway import WEB, Channel, Gateway
+from bridge.page.files import WEB
+from bridge.page.gateway import Channel, Gateway
 from bridge.ring import Kind, RingReader, RingWriter
 from core.params import Params
 from tests import chromium

@@ -11,7 +11,7 @@ import pytest
 import simplejpeg
 from aiohttp import WSMsgType
 
-import bridge.page.gateway
+import bridge.page.limits
 import bridge.page.ring_view
 from bridge.control.live import LiveParams
 from bridge.control.statistics import Statistics
@@ -487,7 +487,7 @@ def test_a_viewer_that_stops_reading_delays_nobody_and_is_dropped(gateway, monke
     async def check():
         # First with all the time in the world: it stays, takes the few frames that fit into the system's buffers, and
         # the other viewer goes on.
-        monkeypatch.setattr(bridge.page.gateway, "SEND_TIMEOUT_S", 1000.0)
+        monkeypatch.setattr(bridge.page.limits, "SEND_TIMEOUT_S", 1000.0)
         with contextlib.closing(await asyncio.to_thread(stuck)) as peer:
             async with visiting(gateway) as viewer:
                 await viewer.credit(2)
@@ -501,7 +501,7 @@ def test_a_viewer_that_stops_reading_delays_nobody_and_is_dropped(gateway, monke
                 assert figures["rings"]["out"]["sent"] - len(viewer.frames) < 10
         await until(lambda: gateway.snapshot()["viewers"] == 0, "both have left")
         # Then with little: it is dropped.
-        monkeypatch.setattr(bridge.page.gateway, "SEND_TIMEOUT_S", 0.5)
+        monkeypatch.setattr(bridge.page.limits, "SEND_TIMEOUT_S", 0.5)
         with contextlib.closing(await asyncio.to_thread(stuck)) as peer:
             await until(lambda: gateway.snapshot()["viewers"] == 1, "it is there")
             with contextlib.suppress(ConnectionError):
@@ -520,7 +520,7 @@ def test_a_viewer_that_stops_reading_delays_nobody_and_is_dropped(gateway, monke
 
 
 def test_nothing_is_encoded_for_a_viewer_that_is_stuck(gateway, monkeypatch):
-    monkeypatch.setattr(bridge.page.gateway, "SEND_TIMEOUT_S", 1000.0)
+    monkeypatch.setattr(bridge.page.limits, "SEND_TIMEOUT_S", 1000.0)
     encoded = []
     encode = bridge.page.ring_view.encode
     monkeypatch.setattr(
@@ -705,7 +705,7 @@ def test_too_many_messages_are_closed_with_a_reason(gateway):
     async def check():
         async with visiting(gateway) as viewer:
             with contextlib.suppress(ConnectionError):
-                for _ in range(bridge.page.gateway.MESSAGES_PER_S + 100):
+                for _ in range(bridge.page.limits.MESSAGES_PER_S + 100):
                     await viewer.send(type="get")
             assert await viewer.closed() == (1008, "too many messages; send at most 200 per second")
 
@@ -744,7 +744,7 @@ def test_a_viewer_that_goes_on_sending_still_hears_why_it_was_closed(gateway, la
 
 
 def test_viewers_are_limited(gateway, monkeypatch):
-    monkeypatch.setattr(bridge.page.gateway, "MAX_VIEWERS", 2)
+    monkeypatch.setattr(bridge.page.limits, "MAX_VIEWERS", 2)
 
     async def check():
         async with visiting(gateway) as one, visiting(gateway):
@@ -766,7 +766,7 @@ def test_viewers_that_vanish_leave_nothing_behind(gateway):
                 await ws.send_json({"type": "credit", "n": 2})
                 ws._response.connection.transport.abort()
         await until(lambda: gateway.snapshot()["viewers"] == 0, "all have left")
-        assert gateway._rooms[gateway.channel].sides["out"].wanted == frozenset()
+        assert gateway._audience.rooms[gateway.channel].sides["out"].wanted == frozenset()
 
     run(check())
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-import bridge.page.gateway
+import bridge.page.limits
 from bridge.control.access import Access, is_loopback, new_token
 from bridge.control.live import LiveParams
 from bridge.page import upload
@@ -155,7 +155,7 @@ def test_a_snapshot_is_the_newest_frame_or_says_why_there_is_none(gateway, names
     async def check():
         status, text, _ = await get(gateway, f"snapshot.jpg?channel={names[1]}")
         assert status == 503 and text == f"no writer on {names[1]}.out yet"
-        monkeypatch.setattr(bridge.page.gateway, "SNAPSHOT_S", float(PATIENCE_S))
+        monkeypatch.setattr(bridge.page.limits, "SNAPSHOT_S", float(PATIENCE_S))
         with writer(names[1]) as ring:
             ring.write({Kind.COLOUR: picture(200, 24)})
             async with aiohttp.ClientSession(trust_env=False) as session:
@@ -167,13 +167,13 @@ def test_a_snapshot_is_the_newest_frame_or_says_why_there_is_none(gateway, names
         assert (await get(gateway, "snapshot.jpg?side=both"))[0] == 400
         assert gateway.snapshot()["viewers"] == 0
 
-    monkeypatch.setattr(bridge.page.gateway, "SNAPSHOT_S", 0.5)
+    monkeypatch.setattr(bridge.page.limits, "SNAPSHOT_S", 0.5)
     run(check())
 
 
 def test_the_stream_shows_every_new_picture_and_ends_with_its_viewer(gateway, names, monkeypatch):
     # No repeats here, however slow the machine is.
-    monkeypatch.setattr(bridge.page.gateway, "STREAM_REPEAT_S", 1000.0)
+    monkeypatch.setattr(bridge.page.limits, "STREAM_REPEAT_S", 1000.0)
 
     async def check():
         with writer(names[0]) as ring:
@@ -200,7 +200,7 @@ def test_the_stream_shows_every_new_picture_and_ends_with_its_viewer(gateway, na
 
 
 def test_a_still_picture_comes_again_so_that_the_stream_notices_who_left(gateway, names, monkeypatch):
-    monkeypatch.setattr(bridge.page.gateway, "STREAM_REPEAT_S", 0.1)
+    monkeypatch.setattr(bridge.page.limits, "STREAM_REPEAT_S", 0.1)
 
     async def check():
         with writer(names[0]) as ring:
@@ -219,7 +219,7 @@ def test_a_still_picture_comes_again_so_that_the_stream_notices_who_left(gateway
 
 @pytest.mark.parametrize(("site", "status"), [("cross-site", 403), ("same-site", 403), ("none", 503), ("", 503)])
 def test_pages_of_other_sites_cannot_embed_the_pictures(gateway, site, status, monkeypatch):
-    monkeypatch.setattr(bridge.page.gateway, "SNAPSHOT_S", 0.2)
+    monkeypatch.setattr(bridge.page.limits, "SNAPSHOT_S", 0.2)
 
     async def check():
         headers = {"Sec-Fetch-Site": site} if site else {}
@@ -252,7 +252,7 @@ def test_32_viewers_from_one_encode(gateway, names):
 
 
 def test_viewers_streams_and_senders_share_one_limit(gateway, names, monkeypatch):
-    monkeypatch.setattr(bridge.page.gateway, "MAX_VIEWERS", 2)
+    monkeypatch.setattr(bridge.page.limits, "MAX_VIEWERS", 2)
 
     async def check():
         async with contextlib.AsyncExitStack() as stack:
@@ -487,7 +487,7 @@ def test_import_maps_are_the_only_scripts_inside_pages(gateway):
 
 
 def test_a_sender_that_does_not_read_its_answers_is_let_go(gateway, names, monkeypatch):
-    monkeypatch.setattr(bridge.page.gateway, "SEND_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(bridge.page.limits, "SEND_TIMEOUT_S", 0.5)
     broken = packet(picture(), size=(0, 0))
 
     def frame(data):

@@ -11,7 +11,7 @@ import aiohttp
 import numpy as np
 import pytest
 
-import bridge.page.gateway
+import bridge.page.limits
 from bridge.page.gateway import Channel, Gateway, GatewayError
 from bridge.page.packet import Encoding, PacketFlag, PacketHeader
 from bridge.page.picture import Packet
@@ -161,7 +161,7 @@ def test_a_huge_offer_is_refused(channel):
     with serving(channel) as gateway:
 
         async def check():
-            assert (await post(gateway, offer("a" * bridge.page.gateway.MAX_MESSAGE_BYTES)))[0] == 413
+            assert (await post(gateway, offer("a" * bridge.page.limits.MAX_MESSAGE_BYTES)))[0] == 413
 
         run(check())
 
@@ -258,7 +258,7 @@ def test_garbage_for_an_offer_is_refused_in_a_sentence_and_leaves_nothing(channe
 
 @needs_network
 def test_far_viewers_count_as_viewers(channel, monkeypatch):
-    monkeypatch.setattr(bridge.page.gateway, "MAX_VIEWERS", 1)
+    monkeypatch.setattr(bridge.page.limits, "MAX_VIEWERS", 1)
     with serving(channel) as gateway, writer(gateway) as ring:
         ring.write(flat(RED))
 
