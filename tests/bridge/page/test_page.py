@@ -57,9 +57,12 @@ READ = """(() => {
 
 
 class Scene:
-    """A gateway, a browser with its page, and a writer process when asked for."""
+    """A gateway, a browser with its page, and a writer process when asked for. hosted: whether a host is in the
+    gateway's process."""
 
-    def __init__(self):
+    def __init__(self, examples=("wax style, green box", "ink style, green box"), hosted=True):
+        self.examples = examples
+        self.hosted = hosted
         self.channel = fresh_channel()
         self.live = LiveParams()
         self.statistics = Statistics()
@@ -68,8 +71,8 @@ class Scene:
         self.gateway.start()
 
     def new_gateway(self, port):
-        examples = ("wax style, green box", "ink style, green box")
-        return Gateway([Channel(self.channel, self.live, self.statistics, examples)], port=port)
+        about = (self.live, self.statistics) if self.hosted else (None, None)
+        return Gateway([Channel(self.channel, *about, self.examples)], port=port)
 
     async def write(self):
         """Start the writer process and wait for its first frame."""
@@ -99,7 +102,8 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def on_the_page():
-    """`on_the_page(scenario, query, **view)` runs `scenario(scene, page)` with everything up; gives the page's errors.
+    """`on_the_page(scenario, query, scene, **view)` runs `scenario(scene, page)` with everything up; gives the page's
+    errors.
 
     One browser serves the whole module; every scenario has a gateway, rings and a tab of its own.
     """
@@ -116,8 +120,8 @@ def on_the_page():
                 await page.close()
             return page.problems
 
-        def run(scenario, query="", **view):
-            scene = Scene()
+        def run(scenario, query="", scene=None, **view):
+            scene = scene or Scene()
             try:
                 return runner.run(asyncio.wait_for(visit(scene, scenario, query, view), 300))
             finally:
@@ -129,6 +133,25 @@ def on_the_page():
 
 def text_of(selector):
     return f"document.querySelector({selector!r}).textContent"
+
+
+@pytest.mark.parametrize("writes", [False, True])
+@pytest.mark.parametrize("hosted", [False, True])
+@pytest.mark.parametrize("examples", [(), ("one style",), ("a, b", "a, b"), ("", "x")])
+def test_the_page_answers_whatever_there_is_to_show(on_the_page, examples, hosted, writes):
+    """With and without a host, a client and examples: the tab of a plain host, which has none, once never answered."""
+
+    async def scenario(scene, page):
+        if writes:
+            await scene.write()
+            await page.until("Number(document.querySelector('#side-out canvas').dataset.sourceFrameId || 0) > 1")
+        count = "document.querySelectorAll('#examples button').length"
+        assert await page.evaluate(count) <= len(examples)
+        if hosted and examples == ("one style",):
+            assert await page.evaluate("document.querySelector('#examples button').textContent") == "one style"
+        assert await page.evaluate("1 + 1") == 2
+
+    assert on_the_page(scenario, scene=Scene(examples, hosted)) == []
 
 
 @pytest.mark.parametrize("query, slack", [("", 14), ("?codec=rgba", 0)])
