@@ -8,6 +8,7 @@ from typing import Any
 
 from core.codec import EncodeKl, EncodeTiny
 from core.libraries import AutoencoderKL, AutoencoderTiny
+from core.tiny.autoencoder import PIXELS, PatchAutoencoder
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ AUTOENCODERS: Mapping[str, Autoencoder] = {
     "AutoencoderTiny": Autoencoder(
         AutoencoderTiny, EncodeTiny, lambda config: 2 ** (len(config.encoder_block_out_channels) - 1)
     ),
+    "PatchAutoencoder": Autoencoder(PatchAutoencoder, EncodeTiny, lambda config: PIXELS),
     "AutoencoderKL": Autoencoder(AutoencoderKL, EncodeKl, lambda config: 2 ** (len(config.block_out_channels) - 1)),
 }
 """By the `_class_name` of their config.json."""

@@ -3,8 +3,10 @@
 Importing it costs seconds, so it is imported where a model is about to be loaded and nowhere else.
 """
 
+from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -15,6 +17,9 @@ __all__ = [
     "CLIPTextConfig",
     "CLIPTextModel",
     "CLIPTokenizer",
+    "ConfigMixin",
+    "ModelMixin",
     "StrictDataclassError",
     "UNet2DConditionModel",
+    "register_to_config",
 ]

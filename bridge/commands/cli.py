@@ -54,15 +54,19 @@ def _bench(words: list[str]) -> int:
     return _module(f"tests.bench.{words[0]}")(words[1:])
 
 
+TRAININGS = {"tiny": "bridge.commands.train", "autoencoder": "bridge.commands.train_autoencoder"}
+
+
 def _train(words: list[str]) -> int:
-    if words[:1] == ["tiny"]:
-        return _module("bridge.commands.train")(words[1:])
+    if words and words[0] in TRAININGS:
+        return _module(TRAININGS[words[0]])(words[1:])
     if words[:1] in (["-h"], ["--help"]):
         print(
-            "frameloom train tiny [options]: trains the embedded model; frameloom train tiny --help lists the options"
+            f"frameloom train {' | '.join(TRAININGS)} [options]: trains the embedded model, or the autoencoder of its"
+            " next version; --help after the name lists the options"
         )
         return 0
-    return _unknown("model to train", words[0] if words else "", ["tiny"])
+    return _unknown("model to train", words[0] if words else "", list(TRAININGS))
 
 
 def _params(words: list[str]) -> int:
@@ -122,7 +126,7 @@ COMMANDS: dict[str, Command] = {
         "write the files for other languages anew, after a change of a definition",
         _module("bridge.commands.generate"),
     ),
-    "train": Command("train tiny [options]", "train the embedded model", _train),
+    "train": Command("train tiny|autoencoder [options]", "train the embedded model, or its next autoencoder", _train),
 }
 
 

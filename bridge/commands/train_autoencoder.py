@@ -1,0 +1,47 @@
+"""`frameloom train autoencoder`: the autoencoder of the embedded model's next version."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from bridge.commands.words import parse_count, parse_seed
+
+
+def main(argv: list[str]) -> int:
+    """Train; the exit status is 0 when the folder was written."""
+    parser = argparse.ArgumentParser(
+        prog="frameloom train autoencoder", description="Train the patch autoencoder from synthetic pictures alone."
+    )
+    parser.add_argument("--work", type=Path, default=Path(".cache/autoencoder"), help="checkpoints")
+    parser.add_argument("--out", type=Path, default=Path("out/autoencoder"), help="default out/autoencoder")
+    parser.add_argument("--steps", type=parse_count, default=60_000, help="optimizer steps at most (default 60000)")
+    parser.add_argument("--minutes", type=float, default=80.0, help="of training at most (default 80)")
+    parser.add_argument("--seed", type=parse_seed, default=0)
+    args = parser.parse_args(argv)
+    if not args.minutes > 0:
+        parser.error(f"--minutes {args.minutes:g}: give a number above 0")
+
+    import torch
+
+    from core.tiny.train_autoencoder import train
+
+    started = time.monotonic()
+    print("interrupt at any time, the same command goes on from the last checkpoint", flush=True)
+
+    def log(message: str) -> None:
+        print(f"{time.monotonic() - started:7.0f} s  {message}", flush=True)
+
+    try:
+        model = train(args.work, args.steps, args.minutes, args.seed, log)
+        torch.nn.Module.to(model, torch.float16).save_pretrained(args.out)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"cannot write: {error}; free some room or choose another --work or --out", file=sys.stderr)
+        return 1
+    print(f"written to {args.out}", flush=True)
+    return 0

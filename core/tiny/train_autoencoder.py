@@ -1,0 +1,176 @@
+"""The recipe of `PatchAutoencoder`: synthetic pictures and renders of the world alone, no photograph.
+
+Resumable: stopped at any moment it goes on from its last checkpoint, a minute or less ago. The learning rate follows a
+cosine over the steps or the minutes, whichever are over first; minutes count over all parts.
+
+Loss: absolute and squared difference, absolute difference of horizontal and vertical steps between pixels (edges), and
+a pull of each latent channel towards mean 0 and deviation 1. A little noise on the latents makes the decoder forgive
+what a diffusion model gets slightly wrong.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.device import native_dtypes
+from core.tiny.autoencoder import PatchAutoencoder
+from core.tiny.pictures import dead_leaves
+
+PICTURE_PX, CROP_PX, BATCH = 128, 64, 24
+POOL, RENDERS = 1536, 512
+REFRESH_EVERY, REFRESH = 24, 8
+LR, WARM_UP = 1.5e-3, 200
+LATENT_NOISE = 0.06
+AVERAGE = 0.999
+CHECKPOINT_S = 60.0
+LONGEST_STEP_S = 5.0
+"""What a step counts at most: a process that was stopped and went on has not worked all the while."""
+
+
+def renders(count: int) -> Tensor:
+    """Pictures of the world in every style, uint8 (count, 3, PICTURE_PX, PICTURE_PX)."""
+    from core.world import World
+    from core.world.shade import STYLES
+
+    styles = list(STYLES)
+    pictures = [
+        World(seed=10_000 + i // len(styles)).render(
+            time_s=0.37 * i, width=PICTURE_PX, height=PICTURE_PX, style=styles[i % len(styles)]
+        )["colour"]
+        for i in range(count)
+    ]
+    return torch.stack([torch.as_tensor(p)[..., :3].permute(2, 0, 1) for p in pictures]).contiguous()
+
+
+def _stored(pictures: Tensor) -> Tensor:
+    return (pictures * 255.0).round().to(torch.uint8)
+
+
+def drawn_on(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Some pictures of a batch (0..1) as drawings: lines where they have edges, or a few tones."""
+    dx = (x - x.roll(1, -1)).abs().amax(1, keepdim=True)
+    dy = (x - x.roll(1, -2)).abs().amax(1, keepdim=True)
+
+    def uniform(low: float, high: float, channels: int = 1) -> Tensor:
+        drawn = torch.rand((x.shape[0], channels, 1, 1), generator=generator, device=x.device)
+        return low + (high - low) * drawn
+
+    line = (uniform(1.0, 5.0) * (dx + dy) - 0.05).clamp(0.0, 1.0)
+    ink, paper = uniform(0.0, 0.3, 3), uniform(0.7, 1.0, 3)
+    swap = uniform(0.0, 1.0) < 0.4
+    ink, paper = torch.where(swap, paper, ink), torch.where(swap, ink, paper)
+    drawing = paper + (ink - paper) * line
+    levels = uniform(2.0, 6.0).round()
+    tones = (x * levels).round() / levels
+    pick = uniform(0.0, 1.0)
+    return torch.where(pick < 0.15, drawing, torch.where(pick < 0.25, tones, x))
+
+
+def batch_of(pool: Tensor, generator: torch.Generator) -> Tensor:
+    """Crops (BATCH, 3, CROP_PX, CROP_PX) in -1..1, turned over and recoloured at random."""
+
+    def dice(high: int) -> int:
+        return int(torch.randint(high, (1,), generator=generator))
+
+    crops = []
+    for _ in range(BATCH):
+        top, left = dice(PICTURE_PX - CROP_PX + 1), dice(PICTURE_PX - CROP_PX + 1)
+        crop = pool[dice(pool.shape[0]), :, top : top + CROP_PX, left : left + CROP_PX]
+        crop = crop[torch.randperm(3, generator=generator)]
+        if dice(2):
+            crop = crop.flip(-1)
+        crops.append(crop.transpose(-1, -2) if dice(2) else crop)
+    return drawn_on(torch.stack(crops).to(torch.float32) / 255.0, generator) * 2.0 - 1.0
+
+
+def loss_of(model: PatchAutoencoder, x: Tensor, generator: torch.Generator) -> Tensor:
+    """See the module."""
+    z = model.encode(x)[0]
+    noise = torch.randn(z.shape, generator=generator, device=z.device) * LATENT_NOISE
+    back = model.decode(z + noise)[0]
+    off = (back - x).to(torch.float32)
+    edges = sum((off.diff(dim=dim)).abs().mean() for dim in (-1, -2))
+    z = z.to(torch.float32)
+    spread = z.mean((0, 2, 3)).square().mean() + (z.std((0, 2, 3)) - 1.0).square().mean()
+    return off.abs().mean() + off.square().mean() + edges + 0.02 * spread
+
+
+def train(
+    work: Path, steps: int, minutes: float, seed: int = 0, log: Callable[[str], None] = print
+) -> PatchAutoencoder:
+    """The averaged weights after so many steps or minutes, latents normalised. work: where it goes on from."""
+    work.mkdir(parents=True, exist_ok=True)
+    path = work / "autoencoder.pt"
+    torch.manual_seed(seed)
+    model = PatchAutoencoder()
+    average = copy.deepcopy(model).eval()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.99), weight_decay=0.0)
+    step, spent_s = 0, 0.0
+    if path.exists():
+        saved = torch.load(path, weights_only=True)
+        model.load_state_dict(saved["model"])
+        average.load_state_dict(saved["average"])
+        optimizer.load_state_dict(saved["optimizer"])
+        step, spent_s = saved["step"], saved["spent_s"]
+    generator = torch.Generator().manual_seed(seed + 1 + step)
+    world = work / "renders.pt"
+    if not world.exists():
+        torch.save(renders(RENDERS), world)
+    leaves = work / "leaves.pt"
+    if not leaves.exists():
+        torch.save(torch.cat([_stored(dead_leaves(32, PICTURE_PX, generator)) for _ in range(POOL // 32)]), leaves)
+    pool = torch.cat([torch.load(leaves, weights_only=True), torch.load(world, weights_only=True)])
+    low = torch.bfloat16 if torch.bfloat16 in native_dtypes(torch.device("cpu")) else None
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    losses: list[float] = []
+    last_s = saved_s = time.monotonic()
+    while step < steps and spent_s < minutes * 60.0:
+        done = max(step / steps, spent_s / (minutes * 60.0))
+        rate = LR * (min(1.0, (step + 1) / WARM_UP)) * (0.02 + 0.49 * (1.0 + math.cos(math.pi * done)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        x = batch_of(pool, generator).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", dtype=low, enabled=low is not None):
+            loss = loss_of(model, x, generator)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        keep = min(AVERAGE, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for mean, value in zip(average.parameters(), model.parameters(), strict=True):
+                mean.lerp_(value, 1.0 - keep)
+        losses.append(float(loss.detach()))
+        if step % REFRESH_EVERY == 0:
+            at = int(torch.randint(POOL - REFRESH, (1,), generator=generator))
+            pool[at : at + REFRESH] = _stored(dead_leaves(REFRESH, PICTURE_PX, generator))
+        now_s = time.monotonic()
+        spent_s, last_s = spent_s + min(now_s - last_s, LONGEST_STEP_S), now_s
+        if now_s - saved_s > CHECKPOINT_S or step >= steps or spent_s >= minutes * 60.0:
+            saved_s = now_s
+            _save(path, model, average, optimizer, step, spent_s)
+            mean_loss = sum(losses) / len(losses)
+            log(f"step {step}, {spent_s / 60:.1f} min, loss {mean_loss:.4f}, rate {rate:.1e}")
+            with (work / "autoencoder.csv").open("a", encoding="utf-8") as curve:
+                curve.write(f"{step},{spent_s:.0f},{mean_loss:.5f}\n")
+            losses.clear()
+    with torch.no_grad():
+        z = torch.cat([average.encode(batch_of(pool, generator))[0] for _ in range(16)])
+    average.normalise(z.mean((0, 2, 3)), z.std((0, 2, 3)))
+    return average
+
+
+def _save(path: Path, model: Any, average: Any, optimizer: Any, step: int, spent_s: float) -> None:
+    state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save({**state, "step": step, "spent_s": spent_s}, path.with_suffix(".part"))
+    os.replace(path.with_suffix(".part"), path)
