@@ -11,15 +11,25 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 Tree = TypeVar("Tree")
 
 
 def mapped(function: Callable[..., Tensor], tree: Tree, *others: Any) -> Tree:
     """The tree of function(leaf, its counterparts in the others)."""
-    result: Tree = tree_map(lambda leaf, *more: None if leaf is None else function(leaf, *more), tree, *others)
-    return result
+    # torch's own tree_map does the same in ten times the time, which the frame path would pay three times a frame.
+    return _mapped(function, tree, others)  # type: ignore[no-any-return]
+
+
+def _mapped(function: Callable[..., Tensor], tree: Any, others: tuple[Any, ...]) -> Any:
+    if tree is None:
+        return None
+    if isinstance(tree, Tensor):
+        return function(tree, *others)
+    if isinstance(tree, dict):
+        return {name: _mapped(function, value, tuple(o[name] for o in others)) for name, value in tree.items()}
+    values = [_mapped(function, value, tuple(o[i] for o in others)) for i, value in enumerate(tree)]
+    return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)
 
 
 def part(tree: Tree, index: Any) -> Tree:
