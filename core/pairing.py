@@ -1,12 +1,12 @@
-"""Which noise a training picture is mixed with: Immiscible Diffusion (arXiv 2406.12303, 2505.18521) and its relatives.
+"""Which noise a training picture is mixed with: Immiscible Diffusion (arXiv 2406.12303, 2505.18521) and its kin.
 
-Plain diffusion training pairs pictures and noise blindly, so every picture is spread over all of the noise. Pairing each
-picture with noise that lies near it keeps them apart. One signature: rows of a training set go in; rows and their noise
-come out. The noise that comes out is used twice, in the noised picture and in the target; nothing is permuted again, and
-captions stay with their pictures.
+Plain diffusion training pairs pictures and noise blindly, so every picture is spread over all of the noise. Pairing
+each picture with noise that lies near it keeps them apart. One signature: rows of a training set go in; rows and their
+noise come out. The noise that comes out is used twice, in the noised picture and in the target; nothing is permuted
+again, and captions stay with their pictures.
 
-Shapes: N training pictures of D numbers each (x_ND, float32, mean about 0), B rows; captions are whole numbers (N,) that
-are equal where the prompts are.
+Shapes: N training pictures of D numbers each (x_ND, float32, mean about 0), B rows; captions are whole numbers (N,)
+that are equal where the prompts are.
 """
 
 from __future__ import annotations

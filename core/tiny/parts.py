@@ -12,7 +12,7 @@ from core.tiny.vocabulary import END, START, TOKENS, build_tokenizer
 
 PICTURE_PX = 128
 LATENT_SCALE = 8
-LATENT_CHANNELS = 4
+LATENT_CHANNELS = 16
 TEXT_WIDTH = 96
 
 SCHEDULER = {
@@ -25,30 +25,14 @@ SCHEDULER = {
     "clip_sample": False,
     "set_alpha_to_one": True,
     "original_inference_steps": 50,
-    "prediction_type": "v_prediction",
+    "prediction_type": "sample",
     "timestep_scaling": 10.0,
 }
 
 
-def build_autoencoder() -> Any:
-    """TAESD-shaped, 32 channels, but with no block at the full and one at the half resolution, where they cost most.
-
-    Its latents are trained to mean 0 and deviation 1, so the scaling factor is 1.
-    """
-    from core.libraries import AutoencoderTiny
-
-    return AutoencoderTiny(
-        encoder_block_out_channels=(32, 32, 32, 32),
-        decoder_block_out_channels=(32, 32, 32, 32),
-        num_encoder_blocks=(0, 1, 3, 3),
-        num_decoder_blocks=(3, 3, 1, 0),
-        latent_channels=LATENT_CHANNELS,
-        scaling_factor=1.0,
-    )
-
-
 def build_unet() -> Any:
-    """Two levels: convolutions on the full latent grid, self- and cross-attention on the halved one."""
+    """Two levels: convolutions on the full latent grid, self- and cross-attention on the halved one; nothing between
+    the way down and the way up."""
     from core.libraries import UNet2DConditionModel
 
     return UNet2DConditionModel(
@@ -56,8 +40,9 @@ def build_unet() -> Any:
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         layers_per_block=1,
-        block_out_channels=(64, 128),
+        block_out_channels=(80, 128),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        mid_block_type=None,
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=4,
@@ -110,6 +95,6 @@ def save_folder(folder: Path, unet: Any, vae: Any, encoder: Any) -> None:
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderTiny"],
+        "vae": ["core.tiny.autoencoder", "PatchAutoencoder"],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

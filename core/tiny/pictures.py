@@ -167,3 +167,28 @@ def _blurred(picture: Tensor, dice: _Dice) -> Tensor:
         flat = nnf.pad(picture.reshape(1, batch * channels, height, width), pad, mode="reflect")
         picture = nnf.conv2d(flat, weights, groups=batch * channels).view(batch, channels, height, width)
     return picture
+
+
+def smooth_pictures(count: int, side_px: int, generator: torch.Generator) -> Tensor:
+    """Pictures with little in them: skies, walls, soft light, a few large shapes; as `dead_leaves`. Without them a
+    model does not learn to leave even ground even."""
+    dice = _Dice(generator, count)
+    palette = _palette(dice)
+    axis = (torch.arange(side_px, device=generator.device, dtype=torch.float32) + 0.5) / side_px
+    row, column = axis.view(1, 1, -1, 1), axis.view(1, 1, 1, -1)
+    turn = dice.uniform(0.0, 2.0 * math.pi)
+    slope = (column - 0.5) * torch.cos(turn) + (row - 0.5) * torch.sin(turn)
+    first, second = _pick(dice, palette), _pick(dice, palette)
+    picture = first + (second - first) * (0.5 + slope * dice.uniform(0.2, 1.0))
+    cloud = dice.noise(1, side_px)
+    picture = picture + (_pick(dice, palette) - picture) * (cloud * dice.uniform(0.05, 0.4)).clamp(0.0, 1.0)
+    flat = torch.zeros_like(cloud)
+    for _ in range(4):
+        at_x, at_y = dice.uniform(0.0, 1.0), dice.uniform(0.0, 1.2)
+        u, v = (column - at_x) * side_px, (row - at_y) * side_px
+        radius = dice.uniform(0.1, 0.5) * side_px
+        distance = _shape(dice, u, v, radius)
+        softness = dice.log_uniform(0.6, 20.0)
+        cover = (0.5 - distance / (2.0 * softness)).clamp(0.0, 1.0) * dice.chance(0.6)
+        picture = picture + (_fill(dice, palette, u, v, radius, flat) - picture) * cover * dice.uniform(0.3, 1.0)
+    return _developed(dice, picture)

@@ -24,11 +24,13 @@ from torch import Tensor
 from core.device import native_dtypes
 from core.tiny.autoencoder import PatchAutoencoder
 from core.tiny.pictures import dead_leaves
+from core.world.filters import FILTERS, filtered
 
 PICTURE_PX, CROP_PX, BATCH = 128, 64, 24
 POOL, RENDERS = 1536, 512
 REFRESH_EVERY, REFRESH = 24, 8
 LR, WARM_UP = 1.5e-3, 200
+FILTERED = 0.5
 LATENT_NOISE = 0.06
 AVERAGE = 0.999
 CHECKPOINT_S = 60.0
@@ -75,6 +77,15 @@ def drawn_on(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(pick < 0.15, drawing, torch.where(pick < 0.25, tones, x))
 
 
+def filtered_some(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Some pictures of a batch (0..1) in one of the styles: their line work and lattices are what the model will have
+    to paint. A crop starts on a cell of the latents, and so does the lattice of its filter."""
+    styles = list(FILTERS)
+    count = round(FILTERED * x.shape[0])
+    picked = [styles[int(i)] for i in torch.randint(len(styles), (count,), generator=generator)]
+    return torch.cat([*(filtered(x[i : i + 1], style) for i, style in enumerate(picked)), x[count:]])
+
+
 def batch_of(pool: Tensor, generator: torch.Generator) -> Tensor:
     """Crops (BATCH, 3, CROP_PX, CROP_PX) in -1..1, turned over and recoloured at random."""
 
@@ -89,7 +100,8 @@ def batch_of(pool: Tensor, generator: torch.Generator) -> Tensor:
         if dice(2):
             crop = crop.flip(-1)
         crops.append(crop.transpose(-1, -2) if dice(2) else crop)
-    return drawn_on(torch.stack(crops).to(torch.float32) / 255.0, generator) * 2.0 - 1.0
+    pictures = drawn_on(torch.stack(crops).to(torch.float32) / 255.0, generator)
+    return filtered_some(pictures, generator) * 2.0 - 1.0
 
 
 def loss_of(model: PatchAutoencoder, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -105,15 +117,22 @@ def loss_of(model: PatchAutoencoder, x: Tensor, generator: torch.Generator) -> T
 
 
 def train(
-    work: Path, steps: int, minutes: float, seed: int = 0, log: Callable[[str], None] = print
+    work: Path,
+    steps: int,
+    minutes: float,
+    seed: int = 0,
+    log: Callable[[str], None] = print,
+    start: Path | None = None,
+    lr: float = LR,
 ) -> PatchAutoencoder:
-    """The averaged weights after so many steps or minutes, latents normalised. work: where it goes on from."""
+    """The averaged weights after so many steps or minutes, latents normalised. work: where it goes on from. start: a
+    folder of weights to begin with."""
     work.mkdir(parents=True, exist_ok=True)
     path = work / "autoencoder.pt"
     torch.manual_seed(seed)
-    model = PatchAutoencoder()
+    model = PatchAutoencoder() if start is None else PatchAutoencoder.from_pretrained(start, low_cpu_mem_usage=False)
     average = copy.deepcopy(model).eval()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.99), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
     step, spent_s = 0, 0.0
     if path.exists():
         saved = torch.load(path, weights_only=True)
@@ -135,7 +154,7 @@ def train(
     last_s = saved_s = time.monotonic()
     while step < steps and spent_s < minutes * 60.0:
         done = max(step / steps, spent_s / (minutes * 60.0))
-        rate = LR * (min(1.0, (step + 1) / WARM_UP)) * (0.02 + 0.49 * (1.0 + math.cos(math.pi * done)))
+        rate = lr * (min(1.0, (step + 1) / WARM_UP)) * (0.02 + 0.49 * (1.0 + math.cos(math.pi * done)))
         for group in optimizer.param_groups:
             group["lr"] = rate
         x = batch_of(pool, generator).contiguous(memory_format=torch.channels_last)

@@ -9,12 +9,17 @@ from typing import Any
 
 from core.world import COLOUR_NAMES, SHAPES, STYLES
 
-TOKENS = 24
+TOKENS = 32
 """Length of every prompt in tokens, start and end included."""
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-FILLERS = ("style", "picture", "scene", "of", "a", "the", "and", "with", "in", "look")
-WORDS = (*STYLES, *COLOUR_NAMES, *SHAPES, *FILLERS)
+FILLERS = (
+    *("style", "picture", "scene", "of", "a", "the", "and", "with", "in", "look", "art", "stained", "cut", "drawing"),
+    *("painting", "print", "photo", "portrait", "on", "at", "room"),
+)
+"""Words without a meaning of their own."""
+LATER_SHAPES = tuple(shape for shape in ("house", "tree", "car", "figure") if shape not in SHAPES)
+WORDS = (*STYLES, *COLOUR_NAMES, *SHAPES, *LATER_SHAPES, *FILLERS)
 
 
 def _byte_letters() -> list[str]:

@@ -13,10 +13,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from core.world.filters import FILTERS
 from core.world.scene import COLOURS, SLOT_SHAPES, Poses, Scenes
 from core.world.trace import FIRST_OBJECT, GROUND, SKY, Hits, Rays
 
 _TILE_M = 1.6
+DRAWN_STYLES = ("pencil", "watercolour", "glass", "pixel", "mosaic", "woodcut", "halftone", "paper")
 
 
 @dataclass(frozen=True)
@@ -238,6 +240,11 @@ def _toxic(s: Surface) -> Tensor:
     return _compose(s, sky, ground, slime * (0.18 + 0.85 * s.light) + 0.25 * (1.0 - s.facing) ** 3)
 
 
+def _drawn(style: str) -> Callable[[Surface], Tensor]:
+    """A style of line work or texture: its filter over the toy look, so that objects keep their named colours."""
+    return lambda s: FILTERS[style](_toy(s).clamp(0.0, 1.0))
+
+
 _SHADERS: dict[str, Callable[[Surface], Tensor]] = {
     "grey": _grey,
     "toy": _toy,
@@ -251,12 +258,16 @@ _SHADERS: dict[str, Callable[[Surface], Tensor]] = {
     "comic": _comic,
     "ice": _ice,
     "toxic": _toxic,
+    **{style: _drawn(style) for style in DRAWN_STYLES},
 }
 
 STYLES: tuple[str, ...] = tuple(_SHADERS)
 """Names of the styles; the first, "grey", is the flat grey look that a game sends."""
 
-COLOURED_STYLES: tuple[str, ...] = ("toy", "neon", "sunset", "pastel", "comic")
+COLOURED_STYLES: tuple[str, ...] = (
+    *("toy", "neon", "sunset", "pastel", "comic"),
+    *("watercolour", "glass", "pixel", "mosaic", "halftone"),
+)
 """The styles in which an object's colour is its named colour, and not a tint or nothing at all."""
 
 
