@@ -15,9 +15,11 @@ between the same two frames. Nothing here takes a lock that the frame path takes
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import logging
+import select
 import socket
 import sys
 import threading
@@ -31,7 +33,7 @@ from pythonosc.osc_message import OscMessage, ParseError
 from pythonosc.osc_message_builder import OscMessageBuilder
 
 from bridge.control.access import is_loopback, is_name
-from bridge.control.limits import TokenBucket
+from bridge.control.limits import OncePer, TokenBucket
 from bridge.control.live import LiveParams
 from bridge.control.statistics import PERCENTILES, Statistics
 from core.params import SPECS, ParamError, Spec
@@ -51,6 +53,11 @@ MESSAGES_BURST = 500.0
 ERRORS_PER_S = 5.0
 """Error answers to one sender; more are counted and named in the next answer."""
 ERRORS_BURST = 10.0
+TELL_AGAIN_S = 1.0
+"""What is refused at one address is told here once in so many seconds."""
+LINES_PER_S = 5.0
+LINES_BURST = 20.0
+"""Lines about refusals of all addresses together."""
 
 _POLL_S = 0.1
 _MAX_SENDERS = 64
@@ -58,7 +65,12 @@ _SHOWN_CHARS = 120
 _MAX_ARGUMENTS = 64
 # No parameter takes a blob, a colour or a MIDI packet; and a blob of negative size would send the library's reader
 # backwards through the datagram.
-_TYPE_TAGS = frozenset(b"ifshdTFN[]")
+_TYPE_TAGS = frozenset(b"ifshdTFNSI[]")
+_NUMBERS = {ord("i"): 4, ord("f"): 4, ord("h"): 8, ord("d"): 8}
+# A symbol is a text of another name; an impulse carries nothing but that it came, as true does.
+_ALIKE = bytes.maketrans(b"SI", b"sT")
+# Who sends to "localhost" may mean either family, and UDP has no second try.
+_OTHER_FAMILY = {"127.0.0.1": "::1", "localhost": "::1", "::1": "127.0.0.1", "0.0.0.0": "::", "::": "0.0.0.0"}
 _COMMANDS = ("/get", "/ping", "/subscribe", "/unsubscribe")
 # What servers like this one send. Answering it would let two of them talk to each other for ever.
 _ANSWERS = ("/error", "/value", "/pong", "/subscribed", "/stats/")
@@ -111,10 +123,11 @@ class _Complaints:
 class OscServer:
     """Serves OSC over UDP from one thread of its own between `start()` and `stop()`.
 
-    host: address to bind, loopback unless somebody asks for more. port: UDP port, 0 for any free one; the `port`
-    attribute tells which. aliases: further addresses, which go before those of parameters; one that ends in "/" stands
-    for all that begin with it. reply_port: port of the sender's machine for all answers; None answers to the port that
-    was sent from.
+    host: address to bind, loopback unless somebody asks for more; its counterpart of the other IP family is bound too
+    where it can be. port: UDP port, 0 for any free one; the `port` attribute tells which. aliases: further addresses,
+    which go before those of parameters; one that ends in "/" stands for all that begin with it. reply_port: port of the
+    sender's machine for all answers; None answers to the port that was sent from. refused: is told, in a line, what was
+    refused, for the user of this side; not more often than can be read.
     """
 
     def __init__(
@@ -126,6 +139,7 @@ class OscServer:
         *,
         aliases: Mapping[str, Alias] | None = None,
         reply_port: int | None = None,
+        refused: Callable[[str], None] | None = None,
     ) -> None:
         self.host = host
         self.port = port
@@ -134,7 +148,10 @@ class OscServer:
         self._reply_port = reply_port
         self._live = live
         self._statistics = statistics
-        self._socket: socket.socket | None = None
+        self._sockets: list[socket.socket] = []
+        self._refused = refused
+        self._told = OncePer(TELL_AGAIN_S)
+        self._lines = TokenBucket(LINES_PER_S, LINES_BURST)
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._subscribers: dict[Sender, float] = {}
@@ -150,20 +167,27 @@ class OscServer:
         """
         if self._thread is not None:
             raise OscError("the OSC server is already running; stop() it first")
-        self._socket = _bind(self.host, self.port)
-        self.port = self._socket.getsockname()[1]
+        self._sockets = [_bind(self.host, self.port)]
+        self.port = self._sockets[0].getsockname()[1]
+        other = _OTHER_FAMILY.get(self.host)
+        if other is not None:
+            # Without IPv6, or with another program there, one family must do.
+            with contextlib.suppress(OscError):
+                self._sockets.append(_bind(other, self.port))
         self._stopping.clear()
         self._thread = threading.Thread(target=self._run, name="osc", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Stop serving and free the port; harmless when not running."""
-        if self._thread is None or self._socket is None:
+        if self._thread is None:
             return
         self._stopping.set()
         self._thread.join()
-        self._socket.close()
-        self._thread = self._socket = None
+        for udp in self._sockets:
+            udp.close()
+        self._sockets.clear()
+        self._thread = None
         self._subscribers.clear()
         self._answer_to.clear()
 
@@ -175,19 +199,17 @@ class OscServer:
                 _log.exception("OSC: a datagram could not be handled; the server goes on")
 
     def _serve(self) -> None:
-        assert self._socket is not None
         while not self._stopping.is_set():
-            self._send_statistics()
-            try:
-                data, sender = self._socket.recvfrom(65536)
-            except TimeoutError:
-                continue
-            except ConnectionResetError:
-                # Windows reports here that an earlier answer found nobody listening.
-                continue
-            overdrawn_s = self._messages.take(self._handle(data, sender))
-            if overdrawn_s > 0.0:
-                self._stopping.wait(overdrawn_s)
+            wait_s = self._send_statistics()
+            for udp in select.select(self._sockets, [], [], wait_s)[0]:
+                try:
+                    data, sender = udp.recvfrom(65536)
+                except (BlockingIOError, ConnectionResetError):
+                    # A datagram with a bad checksum is gone; Windows reports that an answer found nobody listening.
+                    continue
+                overdrawn_s = self._messages.take(self._handle(data, sender))
+                if overdrawn_s > 0.0:
+                    self._stopping.wait(overdrawn_s)
 
     def _handle(self, data: bytes, sender: Sender) -> int:
         """Act on one datagram; returns the number of messages that were in it, at least 1."""
@@ -267,9 +289,8 @@ class OscServer:
         self._answer_to[sender] = destination
         self._send(sender, "/subscribed", destination[1], SUBSCRIPTION_S)
 
-    def _send_statistics(self) -> None:
-        """Send to the subscribers when it is time, and set how long the next receive may wait."""
-        assert self._socket is not None
+    def _send_statistics(self) -> float:
+        """Send to the subscribers when it is time; returns for how long one may wait for messages."""
         now = time.monotonic()
         if now >= self._next_stats:
             self._next_stats = now + STATS_EVERY_S
@@ -281,9 +302,10 @@ class OscServer:
                     for destination in self._subscribers:
                         self._send_raw(message, destination)
         until_next = self._next_stats - now if self._subscribers else _POLL_S
-        self._socket.settimeout(min(_POLL_S, max(0.001, until_next)))
+        return min(_POLL_S, max(0.001, until_next))
 
     def _refuse(self, sender: Sender, address: str, message: str) -> None:
+        self._tell(sender, address, message)
         complaints = self._complaints.get(sender)
         if complaints is None:
             complaints = self._complaints[sender] = _Complaints()
@@ -299,16 +321,23 @@ class OscServer:
             complaints.untold = 0
         self._send(sender, "/error", _shown_address(address), message)
 
+    def _tell(self, sender: Sender, address: str, message: str) -> None:
+        """A refusal, for those who look at this side: few senders listen for /error."""
+        if self._refused is None or self._lines.take(0.0) > 0.0 or not self._told.may(address):
+            return
+        self._lines.take(1.0)
+        self._refused(f"OSC from {sender[0]}: {_shown_address(address)}: {message}")
+
     def _send(self, sender: Sender, address: str, *values: Any) -> None:
         # A sender that subscribed with a port listens there, and not on the port it happens to send from.
         default = sender if self._reply_port is None else (sender[0], self._reply_port, *sender[2:])
         self._send_raw(datagram(address, *values), self._answer_to.get(sender, default))
 
     def _send_raw(self, message: bytes, destination: Sender) -> None:
-        assert self._socket is not None
+        family = socket.AF_INET6 if ":" in destination[0] else socket.AF_INET
         try:
-            self._socket.sendto(message, destination)
-        except OSError as error:
+            next(udp for udp in self._sockets if udp.family == family).sendto(message, destination)
+        except (OSError, StopIteration) as error:
             _log.debug("OSC: no answer to %s: %s", destination, error)
 
 
@@ -318,7 +347,13 @@ def _bind(host: str, port: int) -> socket.socket:
     if not is_name(host):
         raise OscError(f"{host!r} is no address; use one of this machine (127.0.0.1, or 0.0.0.0 for all)")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    udp = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        udp = socket.socket(family, socket.SOCK_DGRAM)
+    except OSError as error:
+        raise OscError(f"OSC cannot listen on {host}: {error.strerror or error}; use 127.0.0.1") from error
+    udp.setblocking(False)
+    if family == socket.AF_INET6:
+        udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     if sys.platform == "win32":
         # Without it Windows lets a second program take over a bound port.
         udp.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
@@ -378,10 +413,52 @@ def _parse(data: bytes) -> tuple[str, list[Any]]:
     if len(tags) > _MAX_ARGUMENTS + 1:
         raise OscRefused(address, f"{len(tags) - 1} arguments; send at most {_MAX_ARGUMENTS}")
     try:
-        message = OscMessage(data)
+        message = OscMessage(_as_standard(data, tags_at, tags))
     except (ParseError, ValueError, OverflowError, IndexError) as error:
         raise OscRefused(address, f"malformed message: {str(error)[:_SHOWN_CHARS]}") from error
     return address, message.params
+
+
+def _as_standard(data: bytes, tags_at: int, tags: bytes) -> bytes:
+    """A message with text of other makes as the library reads it: symbols and impulses under their standard tags, text
+    that is no UTF-8 taken for Windows' and Max's 8-bit characters. What is malformed stays so, for the library to say.
+    """
+    standard = tags.translate(_ALIKE)
+    data = data[:tags_at] + standard + data[tags_at + len(tags) :]
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        pass
+    else:
+        return data
+    at = tags_at + (len(tags) // 4 + 1) * 4
+    out = bytearray(data[:at])
+    for tag in standard[1:]:
+        if tag == ord("s"):
+            end = data.find(b"\0", at)
+            if end < 0:
+                return data
+            text = data[at:end]
+            try:
+                text.decode("utf-8")
+            except UnicodeDecodeError:
+                text = text.decode("cp1252", "replace").encode("utf-8")
+            out += text + b"\0" * (4 - len(text) % 4)
+            at += ((end - at) // 4 + 1) * 4
+        else:
+            size = _NUMBERS.get(tag, 0)
+            out += data[at : at + size]
+            at += size
+    return bytes(out)
+
+
+def _as_text(value: Any) -> str:
+    """One argument as a word of a text: patchers send every word, and numbers among them, as arguments of their own."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.7g}"
+    return str(value)
 
 
 def _value(spec: Spec, arguments: list[Any]) -> Any:
@@ -395,9 +472,15 @@ def _value(spec: Spec, arguments: list[Any]) -> Any:
         if len(arguments) == 1 and isinstance(arguments[0], list):
             return arguments[0]
         return arguments
+    if spec.kind == "str" and arguments and not any(isinstance(a, list) or a is None for a in arguments):
+        return " ".join(map(_as_text, arguments))
     if len(arguments) != 1:
         raise ParamError(f"{spec.name}: got {len(arguments)} values; send exactly one")
     value = arguments[0]
+    if spec.kind in ("float", "int", "bool") and isinstance(value, str):
+        # Patchers and show controllers send numbers as text, too.
+        with contextlib.suppress(ValueError):
+            value = float(value)
     if spec.kind == "float" and isinstance(value, float):
         # Seven digits are what a 32-bit float carries: 0.02 arrives as 0.019999999552965164, below a bound of 0.02.
         return float(f"{value:.7g}")

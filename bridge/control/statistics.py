@@ -85,6 +85,12 @@ class Statistics:
         self._counters = dict.fromkeys(COUNTERS, 0)
         self._arrivals = {name: _Window(window) for name in ("frames_in", "frames_out")}
         self._started_ns = now_ns()
+        self._refusals, self._refusal = 0, ""
+
+    def refuse(self, line: str) -> None:
+        """Note what a sender of parameters was refused, in one line for whoever looks at this host."""
+        with self._lock:
+            self._refusals, self._refusal = self._refusals + 1, line
 
     def record(self, stage: str, ns: int) -> None:
         """Note that `stage` (one of `STAGES`) took `ns` nanoseconds. O(1), allocates nothing that grows.
@@ -127,7 +133,8 @@ class Statistics:
 
         Keys: `fps` and `fps_in` (frames per second out and in over the last `RATE_WINDOW_S` seconds), `p50_ms`,
         `p95_ms`, `p99_ms` (capture to publish; None before the first frame), `frames_in`, `frames_out`, `dropped`,
-        `skipped`, `uptime_s`, `peak_memory_mb` (MiB, None where the system does not say) and `stages`, one
+        `skipped`, `refused` and `last_refused` (lines about refused OSC messages: how many, and the newest),
+        `uptime_s`, `peak_memory_mb` (MiB, None where the system does not say) and `stages`, one
         {"count", "p50_ms", "p95_ms", "p99_ms"} per stage, where count is the number of times recorded since the start.
         """
         at_ns = now_ns()
@@ -137,6 +144,7 @@ class Statistics:
             stages = {name: (w.count, w.since(oldest_ns)[0]) for name, w in self._stages.items()}
             counters = dict(self._counters)
             arrivals = {name: w.since(rate_from_ns)[1] for name, w in self._arrivals.items()}
+            refused = {"refused": self._refusals, "last_refused": self._refusal}
         tables = {name: {"count": count, **_percentiles_ms(values)} for name, (count, values) in stages.items()}
         latency = tables["capture_to_publish"]
         return {
@@ -144,6 +152,7 @@ class Statistics:
             "fps_in": _rate_hz(arrivals["frames_in"], at_ns),
             **{f"p{q}_ms": latency[f"p{q}_ms"] for q in PERCENTILES},
             **counters,
+            **refused,
             "uptime_s": round((at_ns - self._started_ns) / 1e9, 3),
             "peak_memory_mb": peak_memory_mb(),
             "stages": tables,

@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from bridge.control.limits import OncePer
@@ -175,7 +176,8 @@ class StreamDiffusionTd:
     """The dialect's server and its reports, from `start` to `stop`.
 
     port: UDP port to listen on, 0 for any free one. reply_port: port of this machine where the project listens.
-    output_name: name of the memory that the project should read, reported to it; "" for none.
+    output_name: name of the memory that the project should read, reported to it; "" for none. refused: as of
+    `OscServer`.
     `start` raises `bridge.control.osc.OscError`.
     """
 
@@ -189,9 +191,12 @@ class StreamDiffusionTd:
         reply_port: int = REPLY_PORT,
         gate: Gate | None = None,
         output_name: str = "",
+        refused: Callable[[str], None] | None = None,
     ) -> None:
         dialect = Dialect(live, statistics, gate)
-        self.server = OscServer(live, statistics, host, port, aliases=dialect.table, reply_port=reply_port)
+        self.server = OscServer(
+            live, statistics, host, port, aliases=dialect.table, reply_port=reply_port, refused=refused
+        )
         self.reply_port = reply_port
         self._output_name = output_name
         self._project: Sender = ("127.0.0.1", reply_port)

@@ -199,7 +199,7 @@ class Side {
 
 // ---- the page's state
 
-const page = { channel: "", specs: [], values: {}, revision: -1, controls: new Map(), sides: {}, history: [] };
+const page = { channel: "", specs: [], values: {}, revision: -1, controls: new Map(), sides: {}, history: [], refused: Infinity };
 globalThis.page = page; // for the browser's console
 let noticeTimer = 0;
 
@@ -473,6 +473,9 @@ function buildExamples(examples) {
 
 function takeStatistics(stats) {
   if (stats.fps === undefined) return; // the channel's host is another program
+  // What was refused to somebody who sends by OSC: few of them listen for an answer.
+  if (stats.refused > page.refused) notice(stats.last_refused);
+  page.refused = stats.refused;
   const now = performance.now() / 1000;
   page.history.push({ at: now, fps: stats.fps, p50: stats.p50_ms, p95: stats.p95_ms });
   while (page.history[0].at < now - HISTORY_S) page.history.shift();
