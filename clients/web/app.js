@@ -105,7 +105,7 @@ class Side {
     const codec = new URLSearchParams(location.search).get("codec") === "rgba" ? "rgba" : "jpeg";
     const query = new URLSearchParams({ channel: page.channel, side: this.name, codec, ...asked("token") });
     const scheme = location.protocol === "https:" ? "wss" : "ws";
-    const socket = new WebSocket(`${scheme}://${location.host}/ws?${query}`);
+    const socket = new WebSocket(`${scheme}://${location.host}${location.pathname.replace(/[^/]*$/, "")}ws?${query}`);
     socket.binaryType = "arraybuffer";
     this.socket = socket;
     this.waiting = null;

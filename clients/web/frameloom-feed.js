@@ -9,10 +9,14 @@ const CLOCK_EVERY_MS = 5000;
 const ANSWER_MS = 10000;
 const SENDING_RETRY_MS = 2000;
 
-/** The address of one of the gateway's doors ("ws", "send", "snapshot.jpg"), with the token that `url` carries. */
+/**
+ * The address of one of the gateway's doors ("ws", "send", "snapshot.jpg"), with the token that `url` carries. `url` is
+ * the gateway's, which may lie below a path of a proxy, or that of one of its pages.
+ */
 export function address(url, door, query = {}) {
   const base = new URL(url, globalThis.location?.href);
-  const made = new URL(door, new URL("/", base));
+  const folder = base.pathname.replace(/[^/]*$/, "").replace(/\/(examples|scene)\/$/, "/");
+  const made = new URL(folder + door, base.origin);
   if (door === "ws" || door === "send") made.protocol = /^(https|wss):$/.test(base.protocol) ? "wss:" : "ws:";
   else made.protocol = /^(https|wss):$/.test(base.protocol) ? "https:" : "http:";
   const token = base.searchParams.get("token");

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from aiohttp import ClientSession, WSMsgType, web
 
 from bridge.control.live import LiveParams
 from bridge.control.statistics import Statistics
@@ -129,6 +130,68 @@ def on_the_page():
 
         yield run
         runner.run(browser.__aexit__())
+
+
+class BelowPath:
+    """A proxy that shows a gateway below a path, as `location /paint/ { proxy_pass ... }` of nginx does."""
+
+    def __init__(self, gateway_url):
+        self._gateway = gateway_url.split("?")[0].rstrip("/")
+
+    async def __aenter__(self):
+        app = web.Application()
+        app.router.add_route("*", "/paint/{rest:.*}", self._pass)
+        self._client = ClientSession()
+        self._runner = web.AppRunner(app)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/paint/"
+        return self
+
+    async def __aexit__(self, *error):
+        await self._client.close()
+        await self._runner.cleanup()
+
+    async def _pass(self, request):
+        address = f"{self._gateway}/{request.match_info['rest']}?{request.query_string}"
+        if request.headers.get("Upgrade", "").lower() != "websocket":
+            async with self._client.get(address) as answer:
+                headers = {k: v for k, v in answer.headers.items() if k in ("Content-Type", "Content-Security-Policy")}
+                return web.Response(body=await answer.read(), status=answer.status, headers=headers)
+        near = web.WebSocketResponse()
+        await near.prepare(request)
+        async with self._client.ws_connect(address) as far:
+
+            async def carry(source, sink):
+                async for message in source:
+                    send = sink.send_bytes if message.type is WSMsgType.BINARY else sink.send_str
+                    await send(message.data)
+
+            await asyncio.wait([asyncio.ensure_future(carry(near, far)), asyncio.ensure_future(carry(far, near))])
+        return near
+
+
+@pytest.mark.parametrize("path", ["", "scene/", "examples/three.html"])
+def test_every_page_works_below_a_path_of_a_proxy(path):
+    async def scenario():
+        scene = Scene()
+        try:
+            await scene.write()
+            async with BelowPath(scene.gateway.url) as proxy, chromium.Browser(BROWSER) as browser:
+                page = await browser.page(f"{proxy.url}{path}?channel={scene.channel}")
+                if not path:
+                    await page.until("document.querySelector('#connection').dataset.state === 'connected'")
+                    await page.until(READ.replace("SIDE", "out") + ".told > 0")
+                else:
+                    await page.until("performance.getEntriesByType('resource').some((e) => e.name.includes('three'))")
+                    await scene.until(lambda: scene.gateway.snapshot(scene.channel)["viewers"] > 0)
+                await page.close()
+                assert page.problems == []
+        finally:
+            scene.end()
+
+    asyncio.run(asyncio.wait_for(scenario(), 300))
 
 
 def text_of(selector):
