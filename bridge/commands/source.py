@@ -62,7 +62,10 @@ def feed(
             break
         if late_s > 1.0 / fps:
             index += int(late_s * fps)
-        planes, captured_ns = source.read(index / fps)
+        came = source.read(index / fps)
+        if came is None:
+            continue
+        planes, captured_ns = came
         if alpha:
             planes = {**planes, Kind.COLOUR: _with_alpha(planes[Kind.COLOUR])}
         T_world_camera, intrinsics = source.pose(index / fps) or (None, None)
@@ -93,7 +96,10 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="frameloom source", description="Write frames into NAME.in: world, camera[:N], a video file or a folder."
     )
-    parser.add_argument("what", help="world, camera, camera:N, a video file, a picture or a folder of pictures")
+    parser.add_argument(
+        "what",
+        help="world, camera, camera:N, http:// or rtsp:// of a network camera, a video, a picture or a folder of them",
+    )
     parser.add_argument("--channel", required=True, help="the channel NAME; frames go to NAME.in")
     parser.add_argument("--fps", type=parse_fps, default=30.0, help="frames per second (default 30)")
     parser.add_argument("--size", type=parse_size, default=(128, 128), help="128 or 640x360, pixels (default 128)")

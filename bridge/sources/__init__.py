@@ -1,4 +1,4 @@
-"""What feeds a channel: the procedural world, a camera, a video file, a folder of pictures."""
+"""What feeds a channel: the procedural world, a camera, a stream, a video file, a folder of pictures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,18 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from bridge.sources.media import PICTURES, CameraSource, PictureSource, VideoSource, by_number, fit
+from bridge.sources.media import (
+    MOVING,
+    PICTURES,
+    STREAMS,
+    CameraSource,
+    PictureSource,
+    StreamSource,
+    VideoSource,
+    by_number,
+    fit,
+    moving_picture,
+)
 from bridge.sources.source import Array, Source, SourceError
 from bridge.sources.world import PLANES, WorldSource
 
@@ -18,6 +29,7 @@ __all__ = [
     "PictureSource",
     "Source",
     "SourceError",
+    "StreamSource",
     "VideoSource",
     "WorldSource",
     "fit",
@@ -35,7 +47,8 @@ def open_source(
     style: str = "",
     hold_s: float = 2.0,
 ) -> Source:
-    """The source that the word `what` names: world, camera, camera:N, a file or a folder. Raises `SourceError`."""
+    """The source that the word `what` names: world, camera, camera:N, the address of a stream, a file or a folder.
+    Raises `SourceError`."""
     if what == "world":
         return WorldSource(size, fps, seed, planes, style)
     if planes:
@@ -43,6 +56,8 @@ def open_source(
     head, _, number = what.partition(":")
     if head == "camera" and re.fullmatch("[0-9]{0,4}", number):
         return CameraSource(int(number or 0), size, fps)
+    if STREAMS.match(what):
+        return StreamSource(what, size)
     try:
         return _open_path(what, Path(what).expanduser(), size, hold_s)
     except (OSError, RuntimeError) as error:
@@ -59,8 +74,13 @@ def _open_path(what: str, path: Path, size: tuple[int, int], hold_s: float) -> S
         return PictureSource(pictures, size, hold_s)
     if not path.exists():
         raise SourceError(
-            f"no source {what!r}: it is not world, not camera or camera:N, and no such file or folder is there"
+            f"no source {what!r}: it is not world, not camera or camera:N, no address of a stream, and no such file or "
+            "folder is there"
         )
+    if path.suffix.lower() in MOVING:
+        moving = moving_picture(path, size)
+        if moving is not None:
+            return moving
     if path.suffix.lower() in PICTURES:
         return PictureSource([path], size, hold_s)
     return VideoSource(path, size)

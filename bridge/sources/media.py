@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +20,23 @@ from bridge.ring.layout import Kind
 from bridge.sources.source import Array, SourceError
 from bridge.terminal import say
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".hdr", ".apng")
+MOVING = (".webp", ".gif", ".png", ".apng", ".avif")
+"""Pictures that may be films, too."""
 MAX_FPS = 1000.0
 """A video that says to be faster is not believed."""
+CATCH_UP_S = 0.1
+"""How long one picture may be looked for in a film that is decoded too slowly; what is missed then is dropped."""
+STILL_FPS = 10.0
+"""Of moving pictures that state no time for a picture."""
+GROUND = 0
+"""What transparent pictures are laid over: black."""
+LONGEST_FRAME_S = 60.0
+STREAM_WAIT_S = 0.25
+STREAMS = re.compile(r"(https?|rtsps?|rtmps?|rtp|udp|tcp|srt)://", re.IGNORECASE)
+OPEN_TIMEOUT_MS = 5000
+STREAM_TIMEOUT_MS = 3000
+RETRY_S = 1.0
 CAMERA_PATIENCE = 30
 """Reads in a row that a camera may fail before it counts as gone."""
 
@@ -49,7 +64,23 @@ def fit(picture_bgr: Array, size: tuple[int, int]) -> Array:
         part = cv2.resize(part, size, interpolation=cv2.INTER_AREA if keep_w > width else cv2.INTER_LINEAR)
     if part.ndim == 2:
         return cv2.cvtColor(part, cv2.COLOR_GRAY2RGB)  # type: ignore[no-any-return]
-    return cv2.cvtColor(part, cv2.COLOR_BGRA2RGB if part.shape[2] == 4 else cv2.COLOR_BGR2RGB)  # type: ignore[no-any-return]
+    return cv2.cvtColor(part, cv2.COLOR_BGR2RGB)  # type: ignore[no-any-return]
+
+
+def opaque(picture: Array) -> Array:
+    """A picture as it was read, of any depth and number of channels, as uint8 BGR or grey: what is transparent is laid
+    over an even ground (what a cut-out hides under it stays hidden), linear light (float) is encoded as sRGB."""
+    if picture.dtype == np.uint16:
+        picture = (picture >> 8).astype(np.uint8)
+    elif picture.dtype != np.uint8:
+        light = np.nan_to_num(picture.astype(np.float32)).clip(0.0, 1.0)
+        encoded = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+        picture = (encoded * 255.0 + 0.5).astype(np.uint8)
+    if picture.ndim == 2 or picture.shape[2] == 3:
+        return picture
+    colour, alpha = picture[..., :-1], picture[..., -1:].astype(np.uint16)
+    laid = (colour * alpha + GROUND * (255 - alpha) + 127) // 255
+    return np.ascontiguousarray(laid.astype(np.uint8)[..., 0] if laid.shape[2] == 1 else laid.astype(np.uint8))
 
 
 class CameraSource:
@@ -73,7 +104,7 @@ class CameraSource:
             good, picture = self._camera.read()
             if good:
                 captured_ns = now_ns()
-                return {Kind.COLOUR: fit(picture, self._size)}, captured_ns
+                return {Kind.COLOUR: fit(opaque(picture), self._size)}, captured_ns
             time.sleep(0.03)
         raise SourceError(f"camera {self._number} gives no more frames; plug it in again and restart this source")
 
@@ -85,7 +116,10 @@ class CameraSource:
 
 
 class VideoSource:
-    """A video file in its own speed, for ever."""
+    """A video file in its own speed, for ever: every picture at its own time stamp.
+
+    Where decoding is too slow for that, film time is dropped: pictures keep coming, and none takes long to come.
+    """
 
     def __init__(self, path: Path, size: tuple[int, int]) -> None:
         cv2 = _opencv()
@@ -100,41 +134,151 @@ class VideoSource:
         if not self._video.isOpened():
             raise SourceError(f"{path} cannot be read as a video or a picture; convert it to mp4 (H.264) or png")
         rate = self._video.get(cv2.CAP_PROP_FPS)
-        self._rate = rate if 1.0 <= rate <= MAX_FPS else 30.0
-        self._at = -1
-        self._first = 0
+        self._frame_s = 1.0 / (rate if 1.0 <= rate < MAX_FPS else 30.0)
+        # In the time of the film, which goes on over its rounds: when this round began, the time stamp of the picture
+        # that was read from the file last, and what was dropped because decoding was too slow.
+        self._began_s = 0.0
+        self._read_s = -1.0
+        self._lost_s = 0.0
         self._shown: Array | None = None
+        self._read_next()
 
     def read(self, time_s: float) -> tuple[dict[Kind, Array], int]:
-        wanted = int(time_s * self._rate + 1e-6)
-        while self._at < wanted or self._shown is None:
-            if self._video.grab():
-                self._at += 1
-                if self._at >= wanted:
-                    self._take()
-                continue
-            if self._at < self._first:
-                raise SourceError(f"{self._path} holds no frame that can be read; convert it to mp4 (H.264)")
-            # The end: from the beginning again, which from now on is frame number at + 1.
-            self._first = self._at + 1
-            self._reopen()
+        film_s = time_s - self._lost_s
+        give_up_s = time.monotonic() + CATCH_UP_S
+        while self._read_s <= film_s + 1e-6 or self._shown is None:
+            late = time.monotonic() > give_up_s
+            # Pictures whose successor is due already are read, but not converted.
+            if late or self._shown is None or self._read_s + self._frame_s > film_s:
+                self._take()
+            if late:
+                self._lost_s += max(0.0, film_s - self._read_s)
+            self._read_next()
+            if late:
+                break
+        if self._shown is None:
+            raise SourceError(f"{self._path} holds no picture that can be read; convert it to mp4 (H.264)")
         return {Kind.COLOUR: self._shown}, now_ns()
 
     def _take(self) -> None:
         good, picture = self._video.retrieve()
         if good:
-            self._shown = fit(picture, self._size)
+            self._shown = fit(opaque(picture), self._size)
 
-    def _reopen(self) -> None:
-        # Seeking to 0 is not exact in every container; opening anew is.
-        self._video.release()
-        self._video = _opencv().VideoCapture(str(self._path))
+    def _read_next(self) -> None:
+        """Read the file's next picture, at its end the first one again."""
+        empty = False
+        while not self._video.grab():
+            if empty or self._read_s < 0:
+                raise SourceError(f"{self._path} holds no picture that can be read; convert it to mp4 (H.264)")
+            # Seeking to 0 is not exact in every container; opening anew is.
+            self._video.release()
+            self._video = _opencv().VideoCapture(str(self._path))
+            self._began_s, empty = self._read_s + self._frame_s, True
+        stamp_s = self._began_s + self._video.get(_opencv().CAP_PROP_POS_MSEC) / 1000.0
+        if empty or self._read_s < 0:
+            self._read_s = self._began_s
+        elif stamp_s > self._read_s:
+            self._frame_s, self._read_s = min(stamp_s - self._read_s, LONGEST_FRAME_S), stamp_s
+        else:
+            self._read_s += self._frame_s  # a file that states no times
 
     def pose(self, time_s: float) -> None:
         return None
 
     def close(self) -> None:
         self._video.release()
+
+
+class StreamSource:
+    """A network camera or another stream by its address: always the newest picture, and none twice. Where the stream
+    ends or stalls, it is opened again until it is back."""
+
+    def __init__(self, address: str, size: tuple[int, int]) -> None:
+        self._address = address
+        self._name = re.sub(r"//[^/@]*@", "//", address)  # without a password
+        self._size = size
+        self._stopping = threading.Event()
+        self._came = threading.Condition()
+        self._newest: tuple[Array, int] | None = None
+        video = self._open()
+        if video is None:
+            raise SourceError(
+                f"{self._name} gives no video; check that it plays in a browser or in VLC on this machine"
+            )
+        self._thread = threading.Thread(target=self._follow, args=(video,), name="stream", daemon=True)
+        self._thread.start()
+
+    def _open(self) -> Any:
+        cv2 = _opencv()
+        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, STREAM_TIMEOUT_MS]
+        video = cv2.VideoCapture(self._address, cv2.CAP_FFMPEG, limits)
+        return video if video.isOpened() else None
+
+    def _follow(self, video: Any) -> None:
+        while not self._stopping.is_set():
+            picture = video.read()[1] if video is not None else None
+            if picture is not None:
+                with self._came:
+                    self._newest = opaque(picture), now_ns()
+                    self._came.notify()
+                continue
+            if video is not None:
+                video.release()
+                say(f"source: {self._name} gives no more pictures; trying again until it does")
+            if self._stopping.wait(RETRY_S):
+                return
+            video = self._open()
+            if video is not None:
+                say(f"source: {self._name} is back")
+        if video is not None:
+            video.release()
+
+    def read(self, time_s: float) -> tuple[dict[Kind, Array], int] | None:
+        del time_s
+        with self._came:
+            if self._newest is None:
+                self._came.wait(STREAM_WAIT_S)
+            newest, self._newest = self._newest, None
+        return None if newest is None else ({Kind.COLOUR: fit(newest[0], self._size)}, newest[1])
+
+    def pose(self, time_s: float) -> None:
+        return None
+
+    def close(self) -> None:
+        self._stopping.set()
+        self._thread.join(2.0 * STREAM_TIMEOUT_MS / 1000.0)
+
+
+class MovingPictureSource:
+    """An animated picture (GIF, WebP, APNG, AVIF) in its own speed, for ever."""
+
+    def __init__(self, frames: Sequence[Array], durations_s: Sequence[float]) -> None:
+        self._frames = list(frames)
+        self._ends_s = np.cumsum(durations_s)
+
+    def read(self, time_s: float) -> tuple[dict[Kind, Array], int]:
+        at = int(np.searchsorted(self._ends_s, time_s % self._ends_s[-1], side="right"))
+        return {Kind.COLOUR: self._frames[min(at, len(self._frames) - 1)]}, now_ns()
+
+    def pose(self, time_s: float) -> None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+def moving_picture(path: Path, size: tuple[int, int]) -> MovingPictureSource | None:
+    """The animation in a picture file; None for a still one."""
+    cv2 = _opencv()
+    try:
+        found, animation = cv2.imdecodeanimation(np.fromfile(path, np.uint8))
+    except (cv2.error, OSError):
+        return None
+    if not found or len(animation.frames) < 2:
+        return None
+    durations = [d / 1000.0 if d > 0 else 1.0 / STILL_FPS for d in np.ravel(animation.durations).tolist()]
+    return MovingPictureSource([fit(opaque(frame), size) for frame in animation.frames], durations)
 
 
 class PictureSource:
@@ -160,13 +304,15 @@ class PictureSource:
         picture = None
         if raw.size:
             try:
-                picture = cv2.imdecode(raw, cv2.IMREAD_COLOR)
+                # JPEG has no transparency, but a camera's note of how it was held, which "unchanged" would ignore.
+                jpeg = raw[:2].tobytes() == b"\xff\xd8"
+                picture = cv2.imdecode(raw, cv2.IMREAD_COLOR if jpeg else cv2.IMREAD_UNCHANGED)
             except cv2.error:
                 picture = None
         if picture is None:
             say(f"source: {path} left out: it cannot be read as a picture")
             return None
-        return fit(picture, self._size)
+        return fit(opaque(picture), self._size)
 
     def read(self, time_s: float) -> tuple[dict[Kind, Array], int]:
         index = int(time_s / self._hold_s + 1e-6) if self._hold_s > 0 else self._shown_index + 1

@@ -18,11 +18,11 @@ class SourceError(Exception):
 class Source(Protocol):
     """Gives the frame that belongs to a moment of the source's own time."""
 
-    def read(self, time_s: float) -> tuple[dict[Kind, Array], int]:
+    def read(self, time_s: float) -> tuple[dict[Kind, Array], int] | None:
         """Planes of the frame at `time_s` (seconds, at least 0, not falling) and its capture time in nanoseconds.
 
         The colour plane is uint8 (height, width, 3) RGB of the size that the source was made for. Blocks as long as
-        a camera does. Raises `SourceError` when no more frames can be had.
+        a camera does; None where there is no new picture yet. Raises `SourceError` when no more frames can be had.
         """
 
     def pose(self, time_s: float) -> tuple[Array, Array] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import http.server
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ from bridge import sources
 from bridge.commands.source import feed
 from bridge.commands.words import parse_size
 from bridge.ring import Frame, Kind, RingReader, RingWriter, State
-from bridge.sources import PictureSource, SourceError, VideoSource, WorldSource, fit, open_source
+from bridge.sources import PictureSource, SourceError, StreamSource, VideoSource, WorldSource, fit, open_source
 
 ROOT = Path(__file__).resolve().parents[3]
 SIZE = (32, 24)
@@ -195,6 +196,136 @@ def test_a_video_keeps_its_speed_and_starts_again(video: Path) -> None:
     levels = [round(colour_of(source.read(t)[0])[0] / 25) for t in (0.0, 0.05, 0.1, 0.5, 0.9, 1.0, 1.3, 2.2)]
     assert levels == [0, 0, 1, 5, 9, 0, 3, 2]
     source.close()
+
+
+def test_a_film_without_a_rate_keeps_its_own_times(video: Path) -> None:
+    """As browsers record: pictures at 0, 0.1, 0.25, 0.3 and 0.8 s, and no rate that could be believed."""
+    source = VideoSource(video, SIZE)
+    stamps = iter([0.1, 0.25, 0.3, 0.8])
+    real = source._video
+
+    class Stamped:
+        def get(self, what: int) -> float:
+            return next(stamps, 0.8) * 1000.0
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(real, name)
+
+    source._video = Stamped()
+    levels = [round(colour_of(source.read(t)[0])[0] / 25) for t in (0.0, 0.09, 0.11, 0.24, 0.26, 0.31, 0.79)]
+    assert levels == [0, 0, 1, 1, 2, 3, 3]
+
+
+def test_a_film_that_is_decoded_too_slowly_drops_time_and_keeps_coming(
+    video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = VideoSource(video, SIZE)
+    grabbed = 0
+    real, clock = source._video, [0.0]
+
+    class Slow:
+        def grab(self) -> bool:
+            nonlocal grabbed
+            grabbed += 1
+            clock[0] += 0.3
+            return bool(real.grab())
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(real, name)
+
+    source._video = Slow()
+    monkeypatch.setattr("bridge.sources.media.time.monotonic", lambda: clock[0])
+    levels = []
+    for moment in (0.0, 0.3, 0.7, 1.5, 3.0):
+        before = grabbed
+        levels.append(round(colour_of(source.read(moment)[0])[0] / 25))
+        assert grabbed - before <= 2, "it decodes what it missed"
+    assert levels == sorted(levels) and levels[-1] > levels[0]
+
+
+@pytest.mark.parametrize("name", ["cut.png", "cut.webp"])
+def test_what_is_transparent_is_not_seen(tmp_path: Path, name: str) -> None:
+    picture = np.zeros((24, 32, 4), np.uint8)
+    picture[..., :3] = np.random.default_rng(0).integers(0, 256, (24, 32, 3))
+    picture[8:16, 8:16] = (20, 200, 250, 255)
+    cv2.imwrite(str(tmp_path / name), picture, [cv2.IMWRITE_WEBP_QUALITY, 101])
+    shown = open_source(str(tmp_path / name), SIZE, 30.0).read(0.0)[0][Kind.COLOUR]
+    assert shown[10:14, 10:14].reshape(-1, 3).tolist() == [[250, 200, 20]] * 16
+    assert shown[0].max() == 0 and shown[:, -1].max() == 0
+
+
+@pytest.mark.parametrize("name", ["moving.webp", "moving.gif", "moving.png"])
+def test_animated_pictures_move_in_their_own_time(tmp_path: Path, name: str) -> None:
+    animation = cv2.Animation()
+    animation.frames = [np.full((24, 32, 4), (level, level, level, 255), np.uint8) for level in (10, 120, 230)]
+    animation.durations = np.array([200, 100, 300], np.int32)
+    assert cv2.imwriteanimation(str(tmp_path / name), animation, [cv2.IMWRITE_WEBP_QUALITY, 101])
+    source = open_source(str(tmp_path / name), SIZE, 30.0)
+    levels = [colour_of(source.read(t)[0])[0] for t in (0.0, 0.15, 0.25, 0.35, 0.55, 0.65)]
+    # A GIF has few colours.
+    assert np.abs(np.array(levels) - [10, 10, 120, 230, 230, 10]).max() <= (16 if name.endswith("gif") else 3)
+    alone = tmp_path / "folder"
+    alone.mkdir()
+    (tmp_path / name).rename(alone / name)
+    assert abs(colour_of(open_source(str(alone), SIZE, 30.0).read(0.0)[0])[0] - 10) <= 16
+
+
+def test_linear_light_is_shown_as_light(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "half.hdr"), np.full((24, 32, 3), 0.2140, np.float32))
+    shown = colour_of(open_source(str(tmp_path / "half.hdr"), SIZE, 30.0).read(0.0)[0])
+    assert np.abs(np.array(shown) - 128).max() <= 1
+    cv2.imwrite(str(tmp_path / "deep.png"), np.full((24, 32, 3), 0x8000, np.uint16))
+    assert colour_of(open_source(str(tmp_path / "deep.png"), SIZE, 30.0).read(0.0)[0]) == [128, 128, 128]
+
+
+class Phone(http.server.BaseHTTPRequestHandler):
+    """A camera in the network, that shows ever brighter pictures and hangs up after some."""
+
+    pictures = 8
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=x")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            for k in range(self.pictures):
+                jpeg = cv2.imencode(".jpg", flat((20 + 10 * k,) * 3, 64, 48))[1].tobytes()
+                head = b"--x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
+                self.wfile.write(head + jpeg + b"\r\n")
+                time.sleep(0.02)
+
+    def log_message(self, *about: object) -> None:
+        pass
+
+
+def test_a_network_camera_is_shown_and_opened_again(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.sources.media.RETRY_S", 0.05)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Phone)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    source = open_source(f"http://who:secret@127.0.0.1:{server.server_port}/video", SIZE, 30.0)
+    try:
+        assert isinstance(source, StreamSource)
+        said, came, until = "", 0, time.monotonic() + 60
+        while ("is back" not in said or came < 5) and time.monotonic() < until:
+            frame = source.read(0.0)
+            came += frame is not None
+            if frame is not None:
+                assert frame[0][Kind.COLOUR].shape == (24, 32, 3)
+            said += capfd.readouterr().err
+        assert came >= 5
+        assert "gives no more pictures; trying again" in said and "is back" in said and "secret" not in said
+    finally:
+        source.close()
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_stream_that_is_not_there_is_named_without_its_password() -> None:
+    with pytest.raises(SourceError, match="^http://127.0.0.1:9/video gives no video; check") as refused:
+        open_source("http://who:secret@127.0.0.1:9/video", SIZE, 30.0)
+    assert "secret" not in str(refused.value)
 
 
 # ---- what cannot be opened -----------------------------------------------------------------------------------------
