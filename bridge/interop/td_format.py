@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from bridge.interop.adaptor import Array, TakenPicture, copy_rgb
-from bridge.ring.colour import srgb8
+from bridge.ring.colour import srgb_of_linear
 from bridge.ring.layout import ColourSpace, Format, Origin
 
 PREFIX = "TouchSHM"
@@ -53,6 +54,9 @@ INFO_POSTFIX = 10
 INFO_DETACH = 74
 _INFO = struct.Struct("<II?x64s?x")
 assert _INFO.size == INFO_SIZE
+_NARROW_INFO = struct.Struct("<II?32s?2x")
+"""The block of TouchDesigner 088: its postfix is of one-byte characters."""
+assert _NARROW_INFO.size == 44
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,17 @@ def pack_postfix(postfix: str) -> bytes:
 
 
 def parse_info(data: bytes) -> Info:
-    """Raises FormatError."""
-    if len(data) < INFO_SIZE:
+    """Raises FormatError. data: the memory's first `INFO_SIZE` bytes, or all where it is shorter."""
+    if len(data) < _NARROW_INFO.size:
         raise FormatError(f"an info block of {len(data)} bytes where {INFO_SIZE} are wanted")
-    magic, version, supported, raw, detach = _INFO.unpack_from(data)
+    magic, version = struct.unpack_from("<II", data)
     if magic != INFO_MAGIC or version < 1:
         raise FormatError(f"an info block with magic {magic:#x}, version {version}; it is not TouchDesigner's")
-    postfix = raw.decode("utf-16-le", "replace").partition("\0")[0]
+    # Memory is rounded up to pages on Windows, so the size does not tell the two apart; with a postfix its first byte
+    # does (padding in the wide block), and without one both read alike but for the byte of `detach`.
+    narrow = len(data) < INFO_SIZE or data[9] != 0 or (data[41] == 1 and not any(data[10:41]))
+    _, _, supported, raw, detach = (_NARROW_INFO if narrow else _INFO).unpack_from(data)
+    postfix = raw.decode("latin-1" if narrow else "utf-16-le", "replace").partition("\0")[0]
     if len(postfix) > POSTFIX_CHARS or (postfix and not (postfix.isascii() and postfix.isalnum())):
         raise FormatError("an info block whose postfix is no name; it is damaged")
     # Version 1 has no `detach`; what lies there means nothing.
@@ -164,7 +172,6 @@ class TdHeader:
     height: int
     pixels: Pixels
     offset: int
-    colour_space: ColourSpace
     gamut: int = REC709
 
     @property
@@ -179,13 +186,14 @@ def parse_header(data: bytes, memory_bytes: int) -> TdHeader:
     """
     data = data.ljust(HEADER_BYTES, b"\0")
     magic, version = struct.unpack_from("<II", data)
-    gamut, transfer, pixels = REC709, TRANSFER_SRGB, None
+    gamut, pixels = REC709, None
     if magic == MAGIC and version >= 1:
         _, _, width, height, _, _, number, stated, offset, *colour = (_V1 if version == 1 else _V2).unpack_from(data)
         pixels = FORMATS.get(number)
         least = HEADER_SIZES[min(version, 2)]
         if colour:
-            gamut, transfer = colour
+            # The transfer function beside it says nothing: senders tag display-referred pixels as linear.
+            gamut = colour[0]
         unknown = f"pixel format {number}"
     elif magic == LEGACY_MAGIC:
         _, _, width, height, _, _, layout, component, _, offset = _LEGACY.unpack_from(data)
@@ -199,10 +207,7 @@ def parse_header(data: bytes, memory_bytes: int) -> TdHeader:
         raise FormatError(f"a picture of {width} x {height}; send 1 to {MAX_SIDE_PX} pixels each way")
     if pixels is None:
         raise FormatError(f"{unknown} is not known; set the TOP's pixel format to 8-bit fixed (RGBA)")
-    linear = transfer == TRANSFER_LINEAR and not pixels.encoded
-    header = TdHeader(
-        int(version), width, height, pixels, offset, ColourSpace.LINEAR if linear else ColourSpace.SRGB, gamut
-    )
+    header = TdHeader(int(version), width, height, pixels, offset, gamut)
     if stated is not None and stated < header.data_bytes:
         raise FormatError(f"{width} x {height} pixels in {stated} bytes; they need {header.data_bytes}")
     if offset < least or offset + header.data_bytes > memory_bytes:
@@ -232,11 +237,17 @@ _DIRECT = {
 }
 
 
-def picture(header: TdHeader, data: Array) -> TakenPicture:
+@cache
+def _srgb8_of_linear16() -> Array:
+    return np.rint(srgb_of_linear(np.arange(65536) / 65535.0) * 255.0).astype(np.uint8)
+
+
+def picture(header: TdHeader, data: Array, *, linear: bool = False) -> TakenPicture:
     """The picture in `data`, the header's uint8 bytes of pixels. Copies only what a ring has no format for.
 
-    Sixteen-bit whole numbers keep their upper eight bits. Red alone and alpha alone become grey. Whole numbers that the
-    header calls linear light are converted to sRGB; floats keep it, as rings can say so.
+    Sixteen-bit whole numbers keep their upper eight bits. Red alone and alpha alone become grey. linear: the user says
+    that pixels of 16 and more bits a channel are linear light: whole numbers are converted to sRGB, floats keep it, as
+    rings can say so. Pixels of 8 and 10 bits are display-referred whatever anybody says.
     """
     h, w, p = header.height, header.width, header.pixels
     if p.component == "a2b10g10r10":
@@ -260,7 +271,9 @@ def picture(header: TdHeader, data: Array) -> TakenPicture:
         pixels = data.view(_DTYPES[p.component]).reshape(h, w, len(p.channels))
         component = p.component
         if component == "u16":
-            pixels = (pixels >> 8).astype(np.uint8)
+            light = [at for at, channel in enumerate(p.channels) if channel != "a"] if linear else []
+            whole, pixels = pixels, (pixels >> 8).astype(np.uint8)
+            pixels[..., light] = _srgb8_of_linear16()[whole[..., light]]
             component = "u8"
         direct = _DIRECT.get((p.channels, component))
         if direct is None and component == "u8" and p.channels == "a":
@@ -269,9 +282,7 @@ def picture(header: TdHeader, data: Array) -> TakenPicture:
             pixels = _spread(pixels, p.channels)
             direct = _DIRECT["rgba", component]
         form = direct
-    space = header.colour_space
-    if space is ColourSpace.LINEAR and pixels.dtype == np.uint8:
-        pixels, space = srgb8(pixels, form, space), ColourSpace.SRGB
+    space = ColourSpace.LINEAR if linear and pixels.dtype != np.uint8 else ColourSpace.SRGB
     return TakenPicture(pixels, form, Origin.BOTTOM_LEFT, space)
 
 

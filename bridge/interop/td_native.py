@@ -1,7 +1,8 @@
 """Adaptor `td`: TouchDesigner's own Shared Mem Out and In TOPs, so that a paid licence needs no component.
 
-    --input td:NAME         NAME of a Shared Mem Out TOP (Shared Mem Type: Local)
-    --output td:NAME[:v1]   NAME for a Shared Mem In TOP; v1 is the header of builds before 2025
+    --input td:NAME[:linear]    NAME of a Shared Mem Out TOP (Shared Mem Type: Local); linear: its pictures of 16 and
+                                more bits are linear light
+    --output td:NAME[:v1]       NAME for a Shared Mem In TOP; v1 is the header of builds before 2025
 
 The format has a mutex and no frame number. Pictures are looked at without the mutex, and it is taken, for a few
 milliseconds at most, only to copy one that has changed: a side that stops while holding it costs frames, never the
@@ -99,10 +100,14 @@ class _Guarded:
 
 
 class TdInput:
-    """Reads what a Shared Mem Out TOP called `name` writes. `skipped` counts tries that a held mutex cost."""
+    """Reads what a Shared Mem Out TOP called `name` writes. `skipped` counts tries that a held mutex cost.
 
-    def __init__(self, name: str, say: Callable[[str], None]) -> None:
+    linear: of `td_format.picture`.
+    """
+
+    def __init__(self, name: str, say: Callable[[str], None], linear: bool = False) -> None:
         self.name = check_name(name)
+        self._linear = linear
         self._notices = Notices(say)
         self._novelty = Novelty()
         self._info: NamedMemory | None = None
@@ -162,7 +167,7 @@ class TdInput:
             self._notices.tell(
                 f"td:{self.name}: its colours have primaries number {header.gamut}; they are taken for sRGB's"
             )
-        return picture(header, kept)
+        return picture(header, kept, linear=self._linear)
 
     def _header(self) -> TdHeader:
         assert self._data is not None
@@ -259,6 +264,8 @@ class TdOutput:
         self._notices = Notices(say)
         self._infos: list[tuple[NamedMemory, _Guarded]] = []
         self._postfix = ""
+        self._former_left = False
+        """Whether the sender whose memory was found had left in order; then it lives on only in a receiver."""
         self._data: NamedMemory | None = None
         # The mutexes before the memory, as owners do.
         self._lock = _Guarded(lock_name(data_name(name)), self._notices)
@@ -320,12 +327,13 @@ class TdOutput:
                 self._data = create_memory(data_name(self.name, postfix), size)
             except AlreadyThere:
                 # A receiver or a former sender still has it: move to a name of our own, as after a resize.
-                self._notices.tell(
-                    self._taken_over
-                    if first
-                    else f"td:{self.name}: a receiver that cannot follow a larger picture holds the old memory; "
-                    "make its Shared Mem In TOP look again (change its name and back)"
-                )
+                if not first:
+                    self._notices.tell(
+                        f"td:{self.name}: a receiver that cannot follow a larger picture holds the old memory; "
+                        "make its Shared Mem In TOP look again (change its name and back)"
+                    )
+                elif not self._former_left:
+                    self._notices.tell(self._taken_over)
                 postfix = _random_postfix()
                 self._data = create_memory(data_name(self.name, postfix), size)
             self._postfix = postfix
@@ -365,11 +373,15 @@ class TdOutput:
 
     def _sweep(self, info: NamedMemory) -> None:
         """Remove the pictures of a former sender, whose info block is about to be taken over."""
-        self._notices.tell(self._taken_over)
         try:
-            left = open_memory(data_name(self.name, parse_info(info.bytes[:INFO_SIZE].tobytes()).postfix))
+            former = parse_info(info.bytes[:INFO_SIZE].tobytes())
         except FormatError:
+            self._notices.tell(self._taken_over)
             return
+        self._former_left = former.detach
+        if not former.detach:
+            self._notices.tell(self._taken_over)
+        left = open_memory(data_name(self.name, former.postfix))
         if left is not None:
             left.remove()
 
@@ -401,7 +413,12 @@ def _random_postfix() -> str:
 
 def open_input(words: str, say: Callable[[str], None]) -> TdInput:
     """From the words after `td:`. Raises AdaptorError."""
-    return TdInput(words, say)
+    name, _, how = words.partition(":")
+    if how not in ("", "linear"):
+        raise AdaptorError(
+            f"td:{words}: write td:NAME, or td:NAME:linear where 16-bit and float pixels are linear light"
+        )
+    return TdInput(name, say, linear=bool(how))
 
 
 def open_output(words: str, say: Callable[[str], None]) -> TdOutput:

@@ -30,7 +30,7 @@ from bridge.interop.td_format import (
 )
 from bridge.interop.td_native import TdInput, TdOutput
 from bridge.ring.header import Frame
-from bridge.ring.layout import Format, Kind, Origin
+from bridge.ring.layout import ColourSpace, Format, Kind, Origin
 from tests.bridge.interop.td_peers import FOLDER, PATIENCE_S, Peer, fresh_name, native_peer, sweep, wine_peer
 from tests.rings import fresh_channel
 from tests.rings import sweep as sweep_rings
@@ -102,8 +102,6 @@ def number_of(picture: TakenPicture) -> int:
 
 
 def frame(pixels: np.ndarray, form: Format = Format.RGBA8, origin: Origin = Origin.TOP_LEFT) -> Frame:
-    from bridge.ring.layout import ColourSpace
-
     height, width = pixels.shape[:2]
     planes = {Kind.COLOUR: pixels}
     about = (1, 1, 1, 0, 0, 0, 0, origin, ColourSpace.SRGB, width, height, 1)
@@ -180,6 +178,25 @@ def test_leftovers_of_a_killed_owner_are_taken_over(source: TdInput, name: str, 
     assert len(said) == 1 and "is there already and is taken over" in said[0]
     again.close()
     killed.close()
+
+
+def test_an_orderly_restart_while_a_receiver_holds_the_memory_is_no_take_over(
+    source: TdInput, name: str, said: list[str]
+) -> None:
+    """On Windows memory lives on in a receiver that has it open."""
+    infos = [create_memory(each, INFO_SIZE) for each in info_names(name)]
+    for info in infos:
+        info.bytes[:] = memoryview(pack_info(Info(True, "", True)))
+    old = create_memory(data_name(name), 1000)
+    again = TdOutput(name, said.append)
+    assert again.put(frame(noise(2)))
+    assert np.array_equal(wait_for(source.poll).pixels[::-1], noise(2))
+    assert parse_info(infos[0].bytes[:INFO_SIZE].tobytes()).postfix
+    assert not parse_info(infos[0].bytes[:INFO_SIZE].tobytes()).detach
+    assert not [line for line in said if "taken over" in line], said
+    again.close()
+    for memory in (*infos, old):
+        memory.close()
 
 
 def test_a_held_mutex_costs_frames_and_is_told_once(
@@ -321,6 +338,18 @@ def test_a_system_without_names_is_told_at_once(monkeypatch: pytest.MonkeyPatch)
     for make in (TdInput, TdOutput):
         with pytest.raises(AdaptorError, match="use the TouchDesigner component"):
             make("name", print)
+
+
+def test_the_words_of_an_input(name: str) -> None:
+    with pytest.raises(AdaptorError, match="write td:NAME, or td:NAME:linear"):
+        td_native.open_input("name:srgb", print)
+    memory = create_memory(data_name(name), 1000)
+    memory.bytes[:56] = memoryview(pack_header(2, 2, 2, 97))
+    for words, space in ((name, ColourSpace.SRGB), (f"{name}:linear", ColourSpace.LINEAR)):
+        source = td_native.open_input(words, print)
+        assert wait_for(source.poll).colour_space is space
+        source.close()
+    memory.remove()
 
 
 def test_the_words_of_an_output() -> None:
