@@ -232,7 +232,7 @@ class OscServer:
                     if answer.error:
                         self._refuse(sender, address, answer.error)
                 elif name in SPECS:
-                    values[name] = SPECS[name].check(_value(SPECS[name], arguments))
+                    values[name] = SPECS[name].check(value_of(SPECS[name], arguments))
                 elif not address.startswith(_ANSWERS):
                     self._live.update(values)
                     values = {}
@@ -461,7 +461,7 @@ def _as_text(value: Any) -> str:
     return str(value)
 
 
-def _value(spec: Spec, arguments: list[Any]) -> Any:
+def value_of(spec: Spec, arguments: list[Any]) -> Any:
     """What the arguments of one message mean for `spec`, still unchecked. Raises `ParamError`."""
     if spec.kind == "ints":
         if len(arguments) == 1 and isinstance(arguments[0], str):

@@ -7,6 +7,7 @@ heaviest is taken. Knows nothing of sockets (`osc` serves the table that is made
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import socket
@@ -18,16 +19,19 @@ from typing import Any
 
 from bridge.control.limits import OncePer
 from bridge.control.live import LiveParams
-from bridge.control.osc import Alias, Answer, OscRefused, OscServer, Sender, datagram
+from bridge.control.osc import Alias, Answer, OscRefused, OscServer, Sender, datagram, value_of
 from bridge.control.statistics import Statistics
 from bridge.interop.adaptors import Gate
-from core.params import STAGE_GRID
+from core.params import MAX_PROMPT_CHARS, SPECS, STAGE_GRID
 
 OSC_PORT, REPLY_PORT = 8247, 8248
 """Where a project sends to, and where it listens, unless it was set up otherwise."""
 HEARTBEAT_S = 0.75
 TELL_AGAIN_S = 60.0
 MAX_LIST = 64
+MAX_SEED_CHARS = 100
+SEEDS = 2**31
+"""So many seeds are here; larger ones stand for one of these."""
 MAX_GRID = 1000
 
 ABSENT = {
@@ -40,6 +44,27 @@ ABSENT = {
     "/ipadapter_enable": "there is no image prompt (IP-Adapter) here",
     "/ipadapter_update": "there is no image prompt (IP-Adapter) here",
     "/latent_feedback_strength": "there is no latent feedback here",
+    **dict.fromkeys(
+        (
+            "/gaussian_prompt",
+            "/slerp",
+            "/Interval1",
+            "/textual_inversion_dict",
+            "/lora_weights",
+            "/controlnet_weight",
+            "/controlnet/scale",
+            "/ipadapter/scale",
+            "/feedback_safe",
+            "/use_cached_attn",
+            "/use_cached_attn_settings",
+            "/disable_cached_attn",
+            "/cached_attention",
+        ),
+        "this is not there; the picture is made without it",
+    ),
+    "/stream_out_name": "the output's name is given at the start (--output sdtd:NAME)",
+    "/unload": "the model stays loaded; end the host with Ctrl-C",
+    "/max_fps": "there is no limit; every frame that comes is painted",
     "/fx/": "there are no effect processors here; put them behind the result in TouchDesigner",
 }
 """What those projects may ask for and cannot have, with what to do instead. Switching it off is no error."""
@@ -60,6 +85,10 @@ class Dialect:
         self._stages: list[float] = []
         self._grid = STAGE_GRID
         self.table: dict[str, Alias] = {
+            "/prompt": self._prompt,
+            "/negative_prompt": self._prompt,
+            "/seed": self._seed,
+            "/delta": self._delta,
             "/prompt_list": self._prompts,
             "/seed_list": self._seeds,
             "/t_list": self._t_list,
@@ -80,8 +109,22 @@ class Dialect:
         """The text, or nothing when it was said lately: faders send sixty messages a second."""
         return text if self._told.may(key) else ""
 
-    def _heaviest(self, address: str, arguments: list[Any]) -> tuple[Any, str]:
-        """The item of largest weight in a JSON list of [item, weight], and what to say about the others."""
+    def _prompt(self, address: str, arguments: list[Any]) -> Answer:
+        name = address[1:]
+        return Answer({name: _cut(value_of(SPECS[name], arguments))})
+
+    def _seed(self, address: str, arguments: list[Any]) -> Answer:
+        return Answer({"seed": _seed_of(value_of(SPECS["seed"], arguments))})
+
+    def _delta(self, address: str, arguments: list[Any]) -> Answer:
+        delta, most = value_of(SPECS["delta"], arguments), SPECS["delta"].high or 0.0
+        if not _is_number(delta) or delta <= most:
+            return Answer({"delta": delta})
+        return Answer({"delta": most}, error=self._once(address, f"{most:g} is used, the largest there is here"))
+
+    def _heaviest(self, address: str, arguments: list[Any]) -> tuple[Any, str] | None:
+        """The item of largest weight in a JSON list of [item, weight], and what to say about the others; None for an
+        empty list."""
         wanted = 'send one JSON text such as [["item", 1.0], ["other", 0.5]]'
         if len(arguments) != 1 or not isinstance(arguments[0], str):
             raise OscRefused(address, f"got {len(arguments)} values; {wanted}")
@@ -89,8 +132,10 @@ class Dialect:
             pairs = json.loads(arguments[0])
         except (ValueError, RecursionError):
             raise OscRefused(address, f"not JSON; {wanted}") from None
-        if not isinstance(pairs, list) or not 1 <= len(pairs) <= MAX_LIST:
-            raise OscRefused(address, f"a list of 1 to {MAX_LIST} pairs is wanted; {wanted}")
+        if pairs == []:
+            return None
+        if not isinstance(pairs, list) or len(pairs) > MAX_LIST:
+            raise OscRefused(address, f"a list of at most {MAX_LIST} pairs is wanted; {wanted}")
         for pair in pairs:
             if not isinstance(pair, list) or len(pair) != 2 or not _is_number(pair[1]):
                 raise OscRefused(address, f"got {str(pair)[:60]} where a pair [item, weight] is wanted; {wanted}")
@@ -99,15 +144,17 @@ class Dialect:
         return item, self._once(address, "blending is not there; the heaviest one is used") if others else ""
 
     def _prompts(self, address: str, arguments: list[Any]) -> Answer:
-        text, note = self._heaviest(address, arguments)
-        return Answer({"prompt": text}, error=note)
+        found = self._heaviest(address, arguments)
+        return Answer() if found is None else Answer({"prompt": _cut(found[0])}, error=found[1])
 
     def _seeds(self, address: str, arguments: list[Any]) -> Answer:
-        seed, note = self._heaviest(address, arguments)
-        return Answer({"seed": seed}, error=note)
+        found = self._heaviest(address, arguments)
+        return Answer() if found is None else Answer({"seed": _seed_of(found[0])}, error=found[1])
 
     def _t_list(self, address: str, arguments: list[Any]) -> Answer:
-        if not arguments or not all(map(_is_number, arguments)):
+        if not arguments:
+            return Answer()
+        if not all(map(_is_number, arguments)):
             raise OscRefused(address, "send numbers, such as 18 26 34")
         self._stages = list(arguments)
         return Answer({"t_index": self._on_our_grid()})
@@ -165,6 +212,21 @@ class Dialect:
             return Answer()
         key = next(key for key in ABSENT if address == key or (key.endswith("/") and address.startswith(key)))
         return Answer(error=self._once(key, ABSENT[key]))
+
+
+def _cut(text: Any) -> Any:
+    """A prompt as long as can be; text encoders read far less of it."""
+    return text[:MAX_PROMPT_CHARS] if isinstance(text, str) else text
+
+
+def _seed_of(value: Any) -> Any:
+    """A seed of any size as one of ours; -1 and those that are ours stay. What is no whole number stays, too."""
+    if isinstance(value, str) and len(value) <= MAX_SEED_CHARS:
+        with contextlib.suppress(ValueError):
+            value = int(value)
+    if not _is_number(value) or value != int(value) or value == -1:
+        return value
+    return int(value) % SEEDS
 
 
 def _is_number(value: Any) -> bool:

@@ -374,7 +374,6 @@ def test_of_weighted_lists_the_heaviest_is_taken_and_it_is_said_once(peer: Peer,
         ("",),
         ("not json",),
         ("{}",),
-        ("[]",),
         ('"text"',),
         ("[1, 2]",),
         ('[["a"]]',),
@@ -400,6 +399,42 @@ def test_malformed_lists_are_refused_and_nothing_changes(
     assert live.current == before
 
 
+@pytest.mark.parametrize(
+    ("sent", "seed"),
+    [
+        (("/seed", 2**31), 0),
+        (("/seed", "4294967301"), 2**31 - 1 & 4294967301),
+        (("/seed", 2**40 + 9), 9),
+        (("/seed", 2**31 - 1), 2**31 - 1),
+        (("/seed", -1), -1),
+        (("/seed_list", "[[4294967299, 1.0]]"), 3),
+        (("/seed_list", '[["2147483653", 1.0]]'), 5),
+    ],
+)
+def test_large_seeds_are_taken(sent: tuple[Any, ...], seed: int, peer: Peer, live: LiveParams) -> None:
+    peer.send(*sent)
+    assert peer.settle() == []
+    assert live.current.seed == seed
+
+
+def test_what_the_projects_own_server_takes_is_taken(peer: Peer, live: LiveParams) -> None:
+    before = live.current
+    for empty in (("/prompt_list", "[]"), ("/seed_list", "[]"), ("/t_list",)):
+        peer.send(*empty)
+    assert peer.settle() == []
+    assert live.current == before
+    peer.send("/prompt", "x" * 5000)
+    assert peer.settle() == []
+    assert live.current.prompt == "x" * 2000
+    peer.send("/prompt_list", json.dumps([["y" * 5000, 1.0]]))
+    assert peer.settle() == []
+    assert live.current.prompt == "y" * 2000
+    for _ in range(3):
+        peer.send("/delta", 5.0)
+    assert peer.settle() == [("/error", "/delta", "2 is used, the largest there is here")]
+    assert live.current.delta == 2.0
+
+
 def test_stages_count_on_the_projects_grid(peer: Peer, live: LiveParams) -> None:
     peer.send("/t_list", 18, 26, 35)
     assert peer.settle() == []
@@ -412,7 +447,7 @@ def test_stages_count_on_the_projects_grid(peer: Peer, live: LiveParams) -> None
     peer.send("/t_list", 80, 40, 40)
     assert peer.settle() == []
     assert live.current.t_index == (20, 40)
-    for wrong in [("/t_list",), ("/t_list", "a"), ("/t_list", 1, "b"), ("/t_list", -5), ("/num_inference_steps", 0)]:
+    for wrong in [("/t_list", "a"), ("/t_list", 1, "b"), ("/t_list", -5), ("/num_inference_steps", 0)]:
         peer.send(*wrong)
         answers = peer.settle()
         assert [answer[:2] for answer in answers] == [("/error", wrong[0])], wrong
@@ -482,7 +517,7 @@ def test_what_is_not_there_is_said_once_and_switching_it_off_is_no_error(address
 
 def test_unknown_addresses_and_wrong_types_never_end_it(peer: Peer, live: LiveParams) -> None:
     before = live.current
-    for sent in [("/lora_weights", "{}"), ("/seed", "seven"), ("/guidance_scale", "x"), ("/delta",), ("/prompt",)]:
+    for sent in [("/no_such_thing", "{}"), ("/seed", "seven"), ("/guidance_scale", "x"), ("/delta",), ("/prompt",)]:
         peer.send(*sent)
         (answer,) = peer.settle()
         assert answer[:2] == ("/error", sent[0])
