@@ -9,6 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from core.libraries import StrictDataclassError
+from core.words import Words
 
 
 class ModelError(RuntimeError):
@@ -76,3 +77,20 @@ def network(folder: Path, kind: Any, **options: Any) -> Any:
     if not all(bool(weight.isfinite().all()) for weight in module.state_dict().values()):
         raise ModelError(f"{folder}: the weights hold values that are no numbers; restore the model folder")
     return module
+
+
+def read_words(folder: Path) -> Words | None:
+    """What `words.json` in a model folder says of its words, optional: {"groups": {"styles": ["neon", ...], ...},
+    "fillers": ["of", ...]}; None where it says nothing, as models do that know nearly all.
+
+    Raises `ModelError` for a file that cannot be understood.
+    """
+    path = folder / "words.json"
+    if not path.exists():
+        return None
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        groups = {str(name): tuple(map(str, words)) for name, words in told["groups"].items()}
+        return Words(groups, tuple(map(str, told.get("fillers", ()))))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ModelError(f'{path}: {error}; write {{"groups": {{"styles": ["neon"]}}, "fillers": []}}') from None

@@ -32,7 +32,8 @@ class Spec:
 
     kind is one of "str", "float", "int", "bool", "choice", "ints". `low`/`high` bound numbers (and every
     element of "ints"), and the length in characters of "str"; `max_items` bounds "ints".
-    `slow` marks fields whose new value needs work off the frame path (a text encoder pass).
+    `slow` marks fields whose new value needs work off the frame path (a text encoder pass). `acts_with` names another
+    field and its values with which this one has an effect; None: it always has.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Spec:
     max_items: int = 0
     main: bool = False
     slow: bool = False
+    acts_with: tuple[str, tuple[Any, ...]] | None = None
 
     def check(self, value: Any) -> Any:
         """Return `value` in the field's own type, or raise `ParamError` naming the fix."""
@@ -156,6 +158,7 @@ class Params:
         "str",
         "What to steer away from; used by guidance full and onetime-negative.",
         high=MAX_PROMPT_CHARS,
+        acts_with=("guidance", ("full", "onetime-negative")),
         slow=True,
     )
     strength: float = _param(
@@ -166,9 +169,17 @@ class Params:
         high=1.0,
         step=0.02,
         main=True,
+        acts_with=("t_index", ((),)),
     )
     steps: int = _param(
-        2, "int", "Denoising steps a frame gets; more is finer and slower.", low=1, high=MAX_STEPS, step=1, main=True
+        2,
+        "int",
+        "Denoising steps a frame gets; more is finer and slower.",
+        low=1,
+        high=MAX_STEPS,
+        step=1,
+        main=True,
+        acts_with=("t_index", ((),)),
     )
     t_index: tuple[int, ...] = _param(
         (),
@@ -189,9 +200,16 @@ class Params:
         high=20.0,
         step=0.05,
         main=True,
+        acts_with=("guidance", ("full", "onetime-negative", "self-negative")),
     )
     delta: float = _param(
-        1.0, "float", "Weight of the virtual residual noise of residual guidance.", low=0.0, high=2.0, step=0.05
+        1.0,
+        "float",
+        "Weight of the virtual residual noise of residual guidance.",
+        low=0.0,
+        high=2.0,
+        step=0.05,
+        acts_with=("guidance", ("onetime-negative", "self-negative")),
     )
     seed: int = _param(
         2, "int", "Noise seed; -1 draws new noise for every frame.", low=-1, high=2**31 - 1, step=1, main=True
@@ -214,9 +232,17 @@ class Params:
         low=0.0,
         high=1.0,
         step=0.005,
+        acts_with=("similarity_filter", (True,)),
     )
     similarity_max_skip: int = _param(
-        10, "int", "Longest run of skipped frames.", unit="frames", low=0, high=1000, step=1
+        10,
+        "int",
+        "Longest run of skipped frames.",
+        unit="frames",
+        low=0,
+        high=1000,
+        step=1,
+        acts_with=("similarity_filter", (True,)),
     )
     paused: bool = _param(False, "bool", "Hold the last picture and let the device sleep.")
 

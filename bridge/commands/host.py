@@ -153,8 +153,10 @@ class Serving:
     def _start_page(self, examples: tuple[str, ...]) -> None:
         from bridge.page.gateway import Channel, Gateway, GatewayError, GatewayPortInUse
 
+        channel = Channel(self.channel, self.live, self.statistics, examples, self.host)
+
         def make(port: int) -> Gateway:
-            return Gateway([Channel(self.channel, self.live, self.statistics, examples)], port=port, **self._page)
+            return Gateway([channel], port=port, **self._page)
 
         note = "port {wanted} is taken; the page is on {port}" if self._any_port else None
         try:

@@ -141,7 +141,7 @@ class Room:
         from bridge.page.gateway import Channel, Gateway, GatewayError, GatewayPortInUse
 
         args = self._args
-        channels = [Channel(p.channel, p.live, p.statistics, p.examples) for p in self.painters]
+        channels = [Channel(p.channel, p.live, p.statistics, p.examples, p.host) for p in self.painters]
 
         def make(port: int) -> Gateway:
             return Gateway(channels, port=port, start_page="scene/", **args.page)

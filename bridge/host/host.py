@@ -27,6 +27,7 @@ from bridge.host.publish import Publisher
 from bridge.ring import RingReader
 from bridge.ring.scheduling import short_slices
 from core.lanes import Lanes, Mark, SerialLanes
+from core.words import Words
 
 __all__ = ["Host", "HostConfig", "HostError"]
 
@@ -85,6 +86,16 @@ class Host:
         except BaseException:
             self._publisher.close()
             raise
+
+    @property
+    def phase(self) -> str:
+        """ "loading", "ready", or why the host ended."""
+        return self.failure or ("ready" if self.ready.is_set() else "loading")
+
+    @property
+    def words(self) -> Words | None:
+        """The words that the model knows; None before it is loaded, and where it does not say."""
+        return None if self.loaded is None else self.loaded.words
 
     # -- life ----------------------------------------------------------------------------------------------------
 

@@ -9,12 +9,14 @@ from typing import Any
 
 from bridge.host.config import HostConfig, HostError
 from core.params import Params
+from core.words import Words
 
 
 @dataclass(frozen=True)
 class Loaded:
     """A model (`core.model.Model`, or what stands in its place), whether its stages are to overlap, and in words what
-    it runs on. torch_threads: CPU threads of torch's own operations, None where it has none."""
+    it runs on. torch_threads: CPU threads of torch's own operations, None where it has none. words: those that the
+    model knows, where it says so."""
 
     model: Any
     overlap: bool
@@ -22,6 +24,7 @@ class Loaded:
     dtype_name: str
     backend_name: str
     torch_threads: int | None = None
+    words: Words | None = None
 
 
 class Models:
@@ -51,14 +54,17 @@ def _load(config: HostConfig, params: Params) -> Loaded:
     from bridge.host import tuning
     from core.backend import BackendError, executions
     from core.device import DeviceError, dtype_called, dtype_name, pick_device
+    from core.folder import read_words
     from core.model import ModelError, load_model
     from core.tiny import WEIGHTS
+    from core.tiny.vocabulary import words_of
 
     everything = tuning.everything()
     folder = WEIGHTS if config.model == "embedded" else Path(config.model)
     store = None if config.cache is None else config.cache / "networks"
     try:
         device = pick_device(config.device)
+        words = words_of(folder) if config.model == "embedded" else read_words(folder)
         ways = executions(device, config.backend, dtype_called(config.dtype), threads=config.threads, store=store)
         if device.type == "cpu":
             # What is measured may differ in dtype: cast from float32, whichever wins.
@@ -87,4 +93,5 @@ def _load(config: HostConfig, params: Params) -> Loaded:
         dtype_name(execution.dtype),
         execution.backend,
         execution.torch_threads(everything),
+        words,
     )

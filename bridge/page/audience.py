@@ -39,6 +39,7 @@ class Audience:
             "viewers": len(self.viewers),
             "senders": len(self.senders),
             "rings": rings,
+            "phase": room.phase,
         }
 
     def offer(self, side: RingView, packets: dict[Encoding, Packet], state: str) -> None:

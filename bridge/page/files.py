@@ -11,7 +11,8 @@ from bridge.page.errors import GatewayError
 
 WEB = Path(__file__).resolve().parents[2] / "clients" / "web"
 _POLICY = (
-    "default-src 'none'; script-src 'self'{}; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'{}; style-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
+    "connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 SECURITY = {
@@ -21,7 +22,9 @@ SECURITY = {
     "Cache-Control": "no-cache",
 }
 NOT_KEPT = {"Cache-Control": "no-store"}
-_FOLDERS = ("", "examples", "scene", "vendor")
+FOLDERS_WITH_PAGES = ("out", "scene")
+"""Those with an index.html: their names are asked for without a slash at the end, too."""
+_FOLDERS = ("", "examples", "page", *FOLDERS_WITH_PAGES, "vendor")
 _NEEDED = ("index.html", "app.js", "style.css")
 
 

@@ -25,7 +25,7 @@ from bridge.page import limits
 from bridge.page.audience import Audience
 from bridge.page.entrance import TOKEN_WANTED, Entrance
 from bridge.page.errors import GatewayError, GatewayPortInUse
-from bridge.page.files import SECURITY, page_files
+from bridge.page.files import FOLDERS_WITH_PAGES, SECURITY, page_files
 from bridge.page.http import WSCloseCode, web
 from bridge.page.lines import Visitor
 from bridge.page.packet import Encoding
@@ -166,6 +166,8 @@ class Gateway:
         application = web.Application(middlewares=[self._guard], client_max_size=limits.MAX_MESSAGE_BYTES)
         for path in self._files:
             application.router.add_get(path, self._file)
+        for folder in FOLDERS_WITH_PAGES:
+            application.router.add_get(f"/{folder}", self._into_folder)
         application.router.add_get("/favicon.ico", self._no_icon)
         application.router.add_get("/api/channels", self._api_channels)
         application.router.add_get("/api/params", self._api_params)
@@ -235,11 +237,14 @@ class Gateway:
             readable = {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
         try:
             # The WebSockets say it in words that a page can read: a refused handshake tells it nothing.
-            if request.path not in self._files and request.path not in _WEBSOCKETS:
+            open_to_all = request.path in self._files or request.path.strip("/") in FOLDERS_WITH_PAGES
+            if not open_to_all and request.path not in _WEBSOCKETS:
                 if not self._entrance.access.has_token(request.query.get("token")):
                     raise web.HTTPUnauthorized(text=TOKEN_WANTED)
             response = await handler(request)
         except web.HTTPException as refusal:
+            if isinstance(refusal, web.HTTPNotFound) and refusal.text == "404: Not Found":
+                refusal.text = f"nothing is called {request.path[:80]} here; open {self._plain_url}"
             refusal.headers.update(readable)
             raise
         if not response.prepared:
@@ -254,6 +259,11 @@ class Gateway:
     async def _file(self, request: web.Request) -> web.StreamResponse:
         path, headers = self._files[request.path]
         return web.FileResponse(path, headers=headers)
+
+    async def _into_folder(self, request: web.Request) -> web.StreamResponse:
+        """A page's name without the slash at its end; relative, for a gateway below a path of a proxy."""
+        query = f"?{request.query_string}" if request.query_string else ""
+        raise web.HTTPFound(f"{request.path.rsplit('/', 1)[-1]}/{query}")
 
     async def _no_icon(self, request: web.Request) -> web.StreamResponse:
         """Browsers ask by themselves beside what has no icon of its own, a snapshot or a script, and log a failure."""
@@ -279,6 +289,10 @@ class Gateway:
                 "channel": room.about.name,
                 "specs": [dataclasses.asdict(spec) for spec in SPECS.values()] if room.about.live is not None else [],
                 "examples": room.about.examples,
+                "phase": room.phase,
+                "session": room.session,
+                "words": room.words(),
+                "far_url": self.far_url,
             }
         )
 

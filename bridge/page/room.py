@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+import secrets
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 from bridge.control.live import LiveParams
 from bridge.control.statistics import Statistics
 from bridge.page.ring_view import RingView
+from core.words import Words
+
+
+class RunningHost(Protocol):
+    """What a page shows of a host beside its pictures."""
+
+    @property
+    def phase(self) -> str:
+        """ "loading", "ready", or why it ended."""
+
+    @property
+    def words(self) -> Words | None:
+        """Those that the model knows, where it says so."""
 
 
 @dataclass(frozen=True)
@@ -15,13 +29,14 @@ class Channel:
     """One channel that a gateway shows: the rings name.in and name.out, which need not exist yet.
 
     live, statistics: of its host, when that runs in this process; without them the pictures are shown and the
-    parameters are not. examples: prompts that the page offers.
+    parameters are not. examples: prompts that the page offers. host: the host itself, in this process.
     """
 
     name: str
     live: LiveParams | None = None
     statistics: Statistics | None = None
     examples: tuple[str, ...] = ()
+    host: RunningHost | None = None
 
 
 @dataclass(frozen=True)
@@ -30,6 +45,20 @@ class Room:
 
     about: Channel
     sides: dict[str, RingView]
+    session: str = field(default_factory=lambda: secrets.token_hex(8))
+    """Another one after every start: a page then knows that its settings are gone."""
+
+    @property
+    def phase(self) -> str:
+        """ "loading", "ready", why the host ended, or "elsewhere" when it is no part of this process."""
+        if self.about.live is None:
+            return "elsewhere"
+        return "ready" if self.about.host is None else self.about.host.phase
+
+    def words(self) -> dict[str, Any] | None:
+        """The words that the model knows, as JSON-able values."""
+        words = None if self.about.host is None else self.about.host.words
+        return None if words is None else {"groups": dict(words.groups), "fillers": words.fillers}
 
     def params(self) -> dict[str, Any]:
         """The message with the values in force; without a host in this process there are none."""

@@ -1,33 +1,16 @@
 // The page of one channel: shows both rings, sets the live parameters, draws the statistics.
 // The messages are described in README.md beside this file; every control is made from /api/params.
+import { buildControls } from "./page/controls.js";
+import { asked, byId, element, remember, remembered } from "./page/dom.js";
+import { drawGraphs, HISTORY_S } from "./page/figures.js";
+import { styleOf, unknownWords, withStyle } from "./page/words.js";
 import { shortened } from "./prompts.js";
 import { PACKET } from "./ring_layout.js";
 
-const TYPING_MS = 150; // pause after the last key before a text applies
-const EDITING_MS = 5000; // a field with the focus is being edited for so long after the last key
-const DRAG_MS = 50; // shortest time between two values of a dragged slider
 const RETRY_MS = [500, 1000, 2000, 4000];
-const HISTORY_S = 60;
 const STALE_MS = 1500;
-const SLIDER_STEPS = 10000; // a range with more steps than this gets a number box only
-
-const byId = (id) => document.getElementById(id);
-
-// What the page's own address says of `name`, to be said to the gateway as well.
-function asked(name) {
-  const value = new URLSearchParams(location.search).get(name);
-  return value === null ? {} : { [name]: value };
-}
-
-function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value === true) made.setAttribute(name, "");
-    else if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value);
-  }
-  made.append(...children);
-  return made;
-}
+const UNDO_STEPS = 100;
+const ONE_MOVE_MS = 700; // changes that follow one another so soon are undone together
 
 // ---- frames
 
@@ -89,8 +72,8 @@ class Side {
   constructor(name) {
     this.name = name;
     this.figure = byId(`side-${name}`);
-    this.canvas = this.figure.querySelector("canvas");
-    this.about = this.figure.querySelector(".about");
+    this.canvas = this.figure.querySelector("canvas.picture");
+    this.about = byId(`about-${name}`);
     this.message = this.figure.querySelector(".message");
     this.socket = null;
     this.failures = 0;
@@ -99,6 +82,7 @@ class Side {
     this.paintedAt = [];
     this.size = "";
     this.ringState = { state: "connecting", message: "" };
+    this.old = false; // what is shown is of a host that is gone
   }
 
   connect() {
@@ -120,6 +104,7 @@ class Side {
     };
     socket.onclose = (event) => {
       this.socket = null;
+      this.old = this.size !== "";
       const reason = event.reason || "host gone; waiting for it to come back";
       this.show({ state: "gone", message: reason });
       connectionChanged();
@@ -146,8 +131,11 @@ class Side {
 
   show({ state, message }) {
     this.ringState = { state, message };
-    this.figure.dataset.state = state;
-    this.message.textContent = message || (this.size ? "" : "waiting for the first picture");
+    const loading = state === "live" && page.phase === "loading" && this.name === "out";
+    this.figure.dataset.state = loading || (this.old && state === "live") ? "waiting" : state;
+    const waits = this.size && !this.old ? "" : "waiting for the first picture";
+    this.message.textContent = message || (loading ? "loading the model" : waits);
+    showHealth();
   }
 
   take(buffer) {
@@ -179,9 +167,11 @@ class Side {
     const now = performance.now();
     this.paintedAt.push(now);
     while (this.paintedAt[0] < now - 3000) this.paintedAt.shift();
-    const first = !this.size;
+    const first = !this.size || this.old;
+    this.old = false;
     this.size = `${packet.width} × ${packet.height}`;
     if (first) this.show(this.ringState);
+    if (this.name === "in") comparison.show(this.canvas);
     if (this.paintedAt.length % 8 === 1) this.describe();
   }
 
@@ -199,9 +189,26 @@ class Side {
 
 // ---- the page's state
 
-const page = { channel: "", specs: [], values: {}, revision: -1, controls: new Map(), sides: {}, history: [], refused: Infinity };
+const page = {
+  channel: "",
+  specs: [],
+  values: {},
+  revision: -1,
+  session: "",
+  phase: "",
+  words: null,
+  controls: new Map(),
+  sides: {},
+  history: [],
+  refused: Infinity,
+  past: [], // values that were in force, for undo
+  whileTyping: remembered("whileTyping", "no") === "yes",
+  send: (message) => page.sides.out.send(message),
+  edited: (control) => control.spec.name === "prompt" && describePrompt(),
+};
 globalThis.page = page; // for the browser's console
 let noticeTimer = 0;
+let changedAt = -Infinity;
 
 function notice(text) {
   const box = byId("notice");
@@ -213,10 +220,39 @@ function notice(text) {
 
 function connectionChanged() {
   const open = Object.values(page.sides).filter((side) => side.open).length;
+  byId("connection").dataset.state = open === 2 ? "connected" : open === 0 ? "gone" : "connecting";
+  showHealth();
+}
+
+// What is the matter, in two words in the corner; and what to do next, where nobody sends pictures.
+function showHealth() {
   const pill = byId("connection");
-  const state = open === 2 ? "connected" : open === 0 ? "gone" : "connecting";
-  pill.dataset.state = state;
-  pill.textContent = { connected: "connected", gone: "host gone", connecting: "connecting" }[state];
+  const { state } = pill.dataset;
+  const input = page.sides.in?.ringState.state;
+  const output = page.sides.out?.ringState.state;
+  let words = { gone: page.unknown ? "no such channel" : "host gone", connecting: "connecting" }[state];
+  let hint = null;
+  if (state === "connected") {
+    if (page.phase === "loading") words = "loading";
+    else if (!["ready", "elsewhere"].includes(page.phase)) words = "host ended";
+    else if (input !== "live") words = "no input";
+    else if (output !== "live") words = "no output";
+    else words = "connected";
+    if (words === "host ended") hint = [page.phase];
+    else if (input !== "live" && output !== "no-writer") {
+      hint = [
+        "The host is here and waits for pictures. Start a program that sends to this channel, or in a terminal: ",
+        element("code", {}, `python3 run.py source world --channel ${page.channel}`),
+      ];
+    } else if (output === "no-writer") {
+      hint = ["Start its host in a terminal: ", element("code", {}, `python3 run.py host --channel ${page.channel}`)];
+    }
+  } else if (state === "gone" && page.unknown) hint = ["Choose another channel above."];
+  pill.textContent = words;
+  pill.dataset.health = words === "connected" ? "well" : "waits";
+  const key = (hint ?? []).map((part) => part.textContent ?? part).join("");
+  if (byId("hint").textContent !== key) byId("hint").replaceChildren(...(hint ?? []));
+  byId("hint").hidden = hint === null;
 }
 
 function hear(message) {
@@ -235,243 +271,81 @@ function hear(message) {
 }
 
 function takeValues(values, revision) {
+  if ("paused" in page.values && JSON.stringify(values) !== JSON.stringify(page.values)) {
+    if (performance.now() - changedAt > ONE_MOVE_MS) page.past.push(page.values);
+    if (page.past.length > UNDO_STEPS) page.past.shift();
+    changedAt = performance.now();
+  }
   page.values = values;
   page.revision = revision;
   for (const control of page.controls.values()) control.follow(values[control.spec.name]);
   for (const chip of byId("examples").children) {
     chip.setAttribute("aria-pressed", String(chip.title === values.prompt));
   }
+  byId("undo").disabled = page.past.length === 0;
+  byId("pause").setAttribute("aria-pressed", String(values.paused === true));
+  byId("badge").hidden = values.paused !== true;
 }
 
-// ---- controls
-
-const LOOKS = {
-  str: textLook,
-  ints: textLook,
-  float: numberLook,
-  int: numberLook,
-  choice: choiceLook,
-  bool: boolLook,
-};
-
-// One parameter: its label, its input, its help, what was wrong with the last value. `look` knows the kind of input:
-// {inputs, read(), write(value), delayMs}.
-class Control {
-  constructor(spec) {
-    this.spec = spec;
-    this.nextId = 0;
-    this.unanswered = new Set();
-    this.timer = 0;
-    this.sentAt = 0;
-    this.editedAt = -Infinity;
-    const id = `p-${spec.name}`;
-    this.look = LOOKS[spec.kind](spec, id);
-    const name = spec.name.replaceAll("_", " ");
-    const title = name[0].toUpperCase() + name.slice(1) + (spec.unit ? ` (${spec.unit})` : "");
-    this.error = element("p", { class: "error", role: "alert", id: `${id}-error` });
-    this.reset = element("button", { class: "reset", type: "button", title: "Back to the default" }, "reset");
-    this.reset.setAttribute("aria-label", `Reset ${name} to its default`);
-    this.reset.onclick = () => {
-      this.look.write(spec.default);
-      this.send(spec.default);
-    };
-    this.root = element(
-      "div",
-      { class: spec.kind === "str" ? "control wide" : "control", "data-name": spec.name },
-      element("div", { class: "head" }, element("label", { for: id }, title), this.reset),
-      this.look.root,
-      element("p", { class: "help", id: `${id}-help` }, spec.help),
-      this.error,
-    );
-    for (const input of this.look.inputs) {
-      input.setAttribute("aria-describedby", `${id}-help ${id}-error`);
-      input.addEventListener("input", () => this.later());
-      input.addEventListener("change", () => this.now());
-      input.addEventListener("blur", () => this.left());
-    }
-    this.look.root.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.shiftKey && !event.isComposing && event.target.tagName !== "SELECT") {
-        event.preventDefault();
-        this.now();
-      }
-    });
-  }
-
-  later() {
-    clearTimeout(this.timer);
-    this.editedAt = performance.now();
-    const wait = this.look.delayMs === TYPING_MS ? TYPING_MS : Math.max(0, this.sentAt + DRAG_MS - performance.now());
-    this.timer = setTimeout(() => this.now(), wait);
-  }
-
-  now() {
-    clearTimeout(this.timer);
-    this.timer = 0;
-    const value = this.look.read();
-    if (JSON.stringify(value) !== this.lastSent || this.root.hasAttribute("data-bad")) this.send(value);
-  }
-
-  send(value) {
-    const id = ++this.nextId;
-    this.lastSent = JSON.stringify(value);
-    this.sentAt = performance.now();
-    if (page.sides.out.send({ type: "set", name: this.spec.name, value, id })) this.unanswered.add(id);
-    else this.say("not connected; this was not sent");
-  }
-
-  accepted(id) {
-    this.unanswered.delete(id);
-    if (id === this.nextId) this.say("");
-  }
-
-  refused(message, id) {
-    this.unanswered.delete(id);
-    this.lastSent = undefined;
-    if (id === this.nextId) this.say(message);
-  }
-
-  say(text) {
-    this.error.textContent = text;
-    this.root.toggleAttribute("data-bad", text !== "");
-  }
-
-  // Nobody types here any more: what others set meanwhile may show.
-  left() {
-    this.editedAt = -Infinity;
-    if (this.spec.name in page.values) this.follow(page.values[this.spec.name]);
-  }
-
-  // The value that is in force. What a person is typing, or has just sent, is not overwritten.
-  follow(value) {
-    this.reset.hidden = JSON.stringify(value) === JSON.stringify(this.spec.default);
-    const typing = performance.now() - this.editedAt < EDITING_MS && this.look.inputs.includes(document.activeElement);
-    if (this.timer || this.unanswered.size || typing || this.root.hasAttribute("data-bad")) return;
-    this.lastSent = JSON.stringify(value);
-    this.look.write(value);
-  }
-
-  // After a lost connection nothing is on its way any more.
-  forget() {
-    this.unanswered.clear();
-    this.say("");
-  }
+function undo() {
+  const before = page.past.pop();
+  if (before === undefined) return;
+  changedAt = performance.now(); // going back is no step of its own
+  page.send({ type: "update", values: before });
+  byId("undo").disabled = page.past.length === 0;
 }
 
-function textLook(spec, id) {
-  const ints = spec.kind === "ints";
-  const input = ints
-    ? element("input", { type: "text", id, inputmode: "numeric", autocomplete: "off", placeholder: "automatic" })
-    : element("textarea", { id, rows: spec.main ? 2 : 1, autocomplete: "off", spellcheck: "false" });
-  return {
-    root: input,
-    inputs: [input],
-    delayMs: TYPING_MS,
-    read() {
-      if (!ints) return input.value;
-      const words = input.value.split(/[\s,;]+/).filter((word) => word !== "");
-      return words.map((word) => (Number.isNaN(Number(word)) ? word : Number(word)));
-    },
-    write(value) {
-      input.value = ints ? value.join(", ") : value;
-    },
-  };
+// ---- prompts
+
+function describePrompt() {
+  const control = page.controls.get("prompt");
+  if (control === undefined) return;
+  const text = control.look.read();
+  const unknown = unknownWords(text, page.words);
+  byId("unknown").hidden = unknown.length === 0;
+  byId("unknown").textContent = unknown.length ? `This model does not know: ${unknown.join(", ")}` : "";
+  const styles = page.words?.groups.styles ?? [];
+  const style = styleOf(text, styles);
+  for (const chip of byId("styles").children) chip.setAttribute("aria-pressed", String(chip.textContent === style));
 }
 
-function numberLook(spec, id) {
-  const limits = { min: spec.low, max: spec.high, step: spec.step };
-  const wide = (spec.high - spec.low) / spec.step > SLIDER_STEPS;
-  const box = element("input", { type: "number", id: wide ? id : `${id}-box`, ...limits, step: "any" });
-  if (wide) {
-    return {
-      root: box,
-      inputs: [box],
-      delayMs: TYPING_MS,
-      read: () => (box.value === "" ? null : Number(box.value)),
-      write: (value) => (box.value = value),
-    };
-  }
-  const slider = element("input", { type: "range", id, ...limits });
-  box.setAttribute("aria-label", spec.name.replaceAll("_", " "));
-  let source = slider;
-  // These run before the control's own listeners, so that it reads the input that was moved: the slider holds steps
-  // only, the box any number.
-  for (const kind of ["input", "change"]) {
-    slider.addEventListener(kind, () => {
-      source = slider;
-      box.value = slider.value;
-    });
-    box.addEventListener(kind, () => {
-      source = box;
-      slider.value = box.value;
-    });
-  }
-  return {
-    root: element("div", { class: "pair" }, slider, box),
-    inputs: [slider, box],
-    delayMs: DRAG_MS,
-    read: () => (source.value === "" ? null : Number(source.value)),
-    write(value) {
-      source = slider;
-      slider.value = value;
-      if (document.activeElement !== box) box.value = Number(value.toFixed(4));
-    },
-  };
-}
-
-function choiceLook(spec, id) {
-  const select = element("select", { id }, ...spec.choices.map((choice) => element("option", { value: choice }, choice)));
-  return { root: select, inputs: [select], delayMs: 0, read: () => select.value, write: (value) => (select.value = value) };
-}
-
-function boolLook(spec, id) {
-  const box = element("input", { type: "checkbox", id });
-  const word = element("span", {});
-  const tell = () => (word.textContent = box.checked ? "on" : "off");
-  box.addEventListener("input", tell);
-  return {
-    root: element("label", { class: "switch" }, box, word),
-    inputs: [box],
-    delayMs: 0,
-    read: () => box.checked,
-    write(value) {
-      box.checked = value;
-      tell();
-    },
-  };
-}
-
-function buildControls(specs) {
-  page.controls.clear();
-  const places = [byId("prompts"), byId("controls-main"), byId("controls-more")];
-  for (const place of places) place.replaceChildren();
-  for (const spec of specs) {
-    const control = new Control(spec);
-    page.controls.set(spec.name, control);
-    const place = !spec.main ? places[2] : spec.kind === "str" ? places[0] : places[1];
-    place.append(control.root);
-  }
-}
-
-function buildExamples(examples) {
-  const labels = shortened(examples);
-  const box = byId("examples");
-  box.hidden = examples.length === 0;
+function chips(box, labels, chosen) {
+  box.hidden = labels.length === 0;
   box.replaceChildren(
-    ...examples.map((text, i) => {
-      const chip = element("button", { type: "button", title: text }, labels[i]);
-      chip.onclick = () => {
-        const control = page.controls.get("prompt");
-        control.look.write(text);
-        control.send(text);
-      };
+    ...labels.map((label, i) => {
+      const chip = element("button", { type: "button", "aria-pressed": "false" }, label);
+      chip.onclick = () => page.controls.get("prompt")?.put(chosen(i));
       return chip;
     }),
   );
 }
 
+function buildPrompts(examples, words) {
+  page.words = words;
+  const styles = words?.groups.styles ?? [];
+  chips(byId("styles"), styles, (i) => withStyle(page.controls.get("prompt").look.read(), styles[i], styles));
+  // Examples that differ in the style alone say nothing that the styles do not.
+  const offered = styles.length ? [] : examples;
+  chips(byId("examples"), shortened(offered), (i) => offered[i]);
+  [...byId("examples").children].forEach((chip, i) => (chip.title = offered[i]));
+  byId("known").hidden = words === null;
+  const rows = Object.entries(words?.groups ?? {}).flatMap(([name, list]) => [
+    element("dt", {}, name),
+    element("dd", {}, list.join(", ")),
+  ]);
+  byId("known").querySelector("dl").replaceChildren(...rows);
+  describePrompt();
+}
+
 // ---- statistics
 
 function takeStatistics(stats) {
+  if (stats.phase !== page.phase) {
+    page.phase = stats.phase;
+    for (const side of Object.values(page.sides)) side.show(side.ringState);
+    // A loaded model may say more of itself than one that was still loading.
+    describeHost().catch(() => {});
+  }
   if (stats.fps === undefined) return; // the channel's host is another program
   // What was refused to somebody who sends by OSC: few of them listen for an answer.
   if (stats.refused > page.refused) notice(stats.last_refused);
@@ -489,113 +363,132 @@ function takeStatistics(stats) {
   byId("counters").textContent =
     `${stats.frames_in} in · ${stats.frames_out} out · ${stats.dropped} dropped · ${stats.skipped} skipped` +
     `${memory} · ${stats.viewers} connections`;
-  drawGraphs();
+  drawGraphs(page.history);
   for (const side of Object.values(page.sides)) side.describe();
 }
 
-function drawGraphs() {
-  const style = getComputedStyle(document.documentElement);
-  const colour = (name) => style.getPropertyValue(name).trim();
-  drawGraph(byId("graph-latency"), "capture to publish", " ms", [
-    { key: "p95", label: "p95", colour: colour("--second") },
-    { key: "p50", label: "p50", colour: colour("--accent") },
-  ]);
-  drawGraph(byId("graph-fps"), "output", " fps", [{ key: "fps", label: "frames/s", colour: colour("--accent") }]);
+// ---- the view
+
+// The input laid over the left part of the output, up to where the slider stands.
+const comparison = {
+  show(input) {
+    const share = Number(byId("compare").value);
+    const over = byId("before");
+    over.hidden = share >= 100;
+    if (over.hidden) return;
+    // In the output's shape, as the host fits it.
+    const { width, height } = page.sides.out.canvas;
+    if (over.width !== width || over.height !== height) Object.assign(over, { width, height });
+    const context = over.getContext("2d");
+    context.clearRect(0, 0, width, height);
+    const cut = ((100 - share) / 100) * width;
+    context.save();
+    context.beginPath();
+    context.rect(0, 0, cut, height);
+    context.clip();
+    context.drawImage(input, 0, 0, width, height);
+    context.restore();
+    context.fillStyle = "#e6e8eb";
+    context.fillRect(cut - Math.max(1, width / 400) / 2, 0, Math.max(1, width / 400), height);
+  },
+};
+
+function toggleFull() {
+  if (document.fullscreenElement) document.exitFullscreen();
+  else byId("stage").requestFullscreen?.().catch(() => notice("this browser refuses full screen here; open Projector instead"));
 }
 
-function niceStep(range) {
-  const rough = range / 3;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  return power * [1, 2, 5, 10].find((factor) => power * factor >= rough);
+function togglePause() {
+  page.controls.get("paused")?.put(!page.values.paused);
 }
 
-function drawGraph(canvas, title, unit, lines) {
-  const ratio = window.devicePixelRatio || 1;
-  const width = canvas.clientWidth;
-  const height = canvas.clientHeight;
-  if (!width || !height) return;
-  canvas.width = Math.round(width * ratio);
-  canvas.height = Math.round(height * ratio);
-  const style = getComputedStyle(document.documentElement);
-  const context = canvas.getContext("2d");
-  context.scale(ratio, ratio);
-  context.font = `11px ${getComputedStyle(document.body).fontFamily}`;
-  context.textBaseline = "middle";
-  const top = 20;
-  const bottom = height - 6;
-  const known = page.history.flatMap((sample) => lines.map((line) => sample[line.key])).filter((v) => v !== null);
-  const step = niceStep(Math.max(1e-3, ...known, 1));
-  const high = Math.max(1, Math.ceil(Math.max(0, ...known) / step)) * step;
-  const values = Array.from({ length: Math.round(high / step) + 1 }, (_, i) => i * step);
-  const written = (value) => `${Number(value.toFixed(3))}${unit}`;
-  const left = Math.ceil(Math.max(43, ...values.map((value) => context.measureText(written(value)).width))) + 7;
-  const now = performance.now() / 1000;
-  const x = (at) => left + (width - left - 4) * (1 - (now - at) / HISTORY_S);
-  const y = (value) => bottom - (bottom - top) * (value / high);
-  context.lineWidth = 1;
-  for (const value of values) {
-    const at = Math.round(y(value)) + 0.5;
-    context.strokeStyle = style.getPropertyValue("--line");
-    context.beginPath();
-    context.moveTo(left, at);
-    context.lineTo(width, at);
-    context.stroke();
-    context.fillStyle = style.getPropertyValue("--quiet");
-    context.textAlign = "right";
-    context.fillText(written(value), left - 7, at);
-  }
-  let labelAt = width - 4;
-  for (const line of lines) {
-    context.strokeStyle = line.colour;
-    context.lineWidth = 1.6;
-    context.lineJoin = "round";
-    context.beginPath();
-    let pen = false;
-    for (const sample of page.history) {
-      const value = sample[line.key];
-      if (value !== null) {
-        if (pen) context.lineTo(x(sample.at), y(value));
-        else context.moveTo(x(sample.at), y(value));
-      }
-      pen = value !== null;
-    }
-    context.stroke();
-    context.fillStyle = line.colour;
-    context.fillText(line.label, labelAt, 8);
-    labelAt -= context.measureText(line.label).width + 14;
-  }
-  context.textAlign = "left";
-  context.fillStyle = style.getPropertyValue("--quiet");
-  context.fillText(`${title}, last minute`, left, 8);
+function pressed(event) {
+  const typing = event.target.closest?.("input:not([type=range]):not([type=checkbox]), textarea, select");
+  if (event.altKey || event.metaKey || event.isComposing || typing) return;
+  if (event.ctrlKey) {
+    if (event.key === "z") undo();
+    else return;
+  } else if (event.key === " ") {
+    if (event.target.closest?.("button, input, summary, a")) return; // it presses that one
+    togglePause();
+  } else if (event.key === "f") toggleFull();
+  else if (event.key === "b") {
+    byId("compare").value = Number(byId("compare").value) < 100 ? 100 : 50;
+    comparison.show(page.sides.in.canvas);
+  } else return;
+  event.preventDefault();
 }
 
 // ---- start and return
 
+function linkFor(path) {
+  return `${path}?${new URLSearchParams({ ...asked("token"), channel: page.channel })}`;
+}
+
+async function nameChannels() {
+  const answer = await fetch(`api/channels?${new URLSearchParams(asked("token"))}`, { cache: "no-store" });
+  if (!answer.ok) return;
+  const names = (await answer.json()).channels.map((channel) => channel.name);
+  const box = byId("channels");
+  box.hidden = names.length < 2 && !page.unknown;
+  byId("channel").hidden = !box.hidden;
+  const wanted = page.unknown ? [element("option", { value: "" }, "choose a channel")] : [];
+  box.replaceChildren(...wanted, ...names.map((name) => element("option", { value: name }, name)));
+  box.value = page.channel;
+  byId("to-scene").hidden = false;
+}
+
+// After a restart the host has its own settings: those that were in force before are offered, and never forced on it.
+function offerBack(before) {
+  const box = byId("offer");
+  const back = element("button", { type: "button" }, "Take the previous settings back");
+  const keep = element("button", { type: "button", class: "quiet" }, "Keep these");
+  back.onclick = () => {
+    page.send({ type: "update", values: before });
+    box.hidden = true;
+  };
+  keep.onclick = () => (box.hidden = true);
+  box.replaceChildren(element("p", {}, "The host was started anew, with its own settings."), back, keep);
+  box.hidden = false;
+}
+
 async function describeHost() {
   const query = new URLSearchParams({ ...asked("token"), ...asked("channel") });
   const answer = await fetch(`api/params?${query}`, { cache: "no-store" });
-  if (!answer.ok) throw new Error(`the host answered ${answer.status}: ${(await answer.text()).slice(0, 200)}`);
+  page.unknown = answer.status === 404;
+  if (!answer.ok) throw new Error((await answer.text()).slice(0, 200));
   const about = await answer.json();
+  const before = page.session && page.session !== about.session ? page.values : null;
   page.channel = about.channel;
+  page.session = about.session;
+  page.phase = about.phase;
   byId("channel").textContent = about.channel;
   byId("channel").title = about.channel;
+  byId("to-out").href = linkFor("out/");
+  byId("to-scene").href = `scene/?${new URLSearchParams(asked("token"))}`;
+  byId("snapshot").href = linkFor("snapshot.jpg");
   document.title = `${about.channel} – frameloom`;
   if (JSON.stringify(about.specs) !== JSON.stringify(page.specs)) {
     page.specs = about.specs;
-    buildControls(about.specs);
+    page.controls = buildControls(about.specs, page);
   }
-  buildExamples(about.examples);
+  buildPrompts(about.examples, about.words);
+  byId("typing").hidden = about.specs.length === 0;
   for (const control of page.controls.values()) control.forget();
   takeValues(about.values, about.revision);
+  if (before !== null && about.specs.length && JSON.stringify(before) !== JSON.stringify(about.values)) offerBack(before);
+  showHealth();
 }
 
 async function reconnect(side) {
   try {
     await describeHost();
+    nameChannels().catch(() => {});
   } catch (error) {
     // Only a request that got no answer at all fails with a TypeError.
     const gone = error instanceof TypeError;
     side.show({ state: "gone", message: gone ? "host gone; waiting for it to come back" : error.message });
+    if (page.unknown) nameChannels().catch(() => {});
     connectionChanged();
     const wait = RETRY_MS[Math.min(side.failures, RETRY_MS.length - 1)];
     side.failures += 1;
@@ -608,9 +501,23 @@ async function reconnect(side) {
 function start() {
   for (const name of ["in", "out"]) page.sides[name] = new Side(name);
   byId("crisp").addEventListener("change", (event) => document.body.classList.toggle("crisp", event.target.checked));
-  window.addEventListener("resize", drawGraphs);
+  byId("while-typing").checked = page.whileTyping;
+  byId("while-typing").addEventListener("change", (event) => {
+    page.whileTyping = event.target.checked;
+    remember("whileTyping", page.whileTyping ? "yes" : "no");
+  });
+  byId("compare").addEventListener("input", () => comparison.show(page.sides.in.canvas));
+  byId("pause").onclick = togglePause;
+  byId("undo").onclick = undo;
+  byId("full").onclick = toggleFull;
+  byId("stage").ondblclick = toggleFull;
+  byId("channels").addEventListener("change", (event) => {
+    location.search = new URLSearchParams({ ...asked("token"), ...asked("codec"), channel: event.target.value });
+  });
+  addEventListener("keydown", pressed);
+  addEventListener("resize", () => drawGraphs(page.history));
   setInterval(() => Object.values(page.sides).forEach((side) => side.describe()), 500);
-  drawGraphs();
+  drawGraphs(page.history);
   for (const side of Object.values(page.sides)) reconnect(side);
 }
 

@@ -15,7 +15,7 @@ const SENDING_RETRY_MS = 2000;
  */
 export function address(url, door, query = {}) {
   const base = new URL(url, globalThis.location?.href);
-  const folder = base.pathname.replace(/[^/]*$/, "").replace(/\/(examples|scene)\/$/, "/");
+  const folder = base.pathname.replace(/[^/]*$/, "").replace(/\/(examples|out|scene)\/$/, "/");
   const made = new URL(folder + door, base.origin);
   if (door === "ws" || door === "send") made.protocol = /^(https|wss):$/.test(base.protocol) ? "wss:" : "ws:";
   else made.protocol = /^(https|wss):$/.test(base.protocol) ? "https:" : "http:";
@@ -73,12 +73,12 @@ export function pack({ width, height, codec, payload, sourceFrameId = 0 }) {
 // Row 0 at the bottom, as WebGL wants it: its own flipping does not touch an ImageBitmap. Values stay as they are.
 const BITMAP = { imageOrientation: "flipY", premultiplyAlpha: "none", colorSpaceConversion: "none" };
 
-function decode({ codec, payload, width, height }) {
-  if (codec === PACKET.codec.JPEG) return createImageBitmap(new Blob([payload], { type: "image/jpeg" }), BITMAP);
+function decode({ codec, payload, width, height }, options) {
+  if (codec === PACKET.codec.JPEG) return createImageBitmap(new Blob([payload], { type: "image/jpeg" }), options);
   if (codec !== PACKET.codec.RGBA8) return Promise.reject(new Error("a codec that this page cannot show"));
   if (payload.byteLength !== width * height * 4) return Promise.reject(new Error("pixels do not match the size"));
   const pixels = new Uint8ClampedArray(payload.buffer, payload.byteOffset, payload.byteLength);
-  return createImageBitmap(new ImageData(pixels, width, height), BITMAP);
+  return createImageBitmap(new ImageData(pixels, width, height), options);
 }
 
 function isLoopback(url) {
@@ -90,17 +90,18 @@ function isLoopback(url) {
  *
  * url: of the gateway, http or ws, with `?token=` where it wants one. channel: its name; undefined is the gateway's
  * first. options: side "out" (default) or "in"; codec "jpeg" (default) or "rgba", raw pixels, exact and for loopback
- * only: elsewhere jpeg is taken.
+ * only: elsewhere jpeg is taken; upright: row 0 at the top, for a canvas instead of WebGL.
  *
- * onframe(bitmap, header): a new picture, upside down for WebGL. The next credit goes out when it returns; the bitmap is
+ * onframe(bitmap, header): a new picture, upside down for WebGL unless `upright`. The next credit goes out when it returns; the bitmap is
  * the callee's to close. onstate(state, message): see `state`. onparams(values): the parameters in force.
  */
 export class Feed {
-  constructor(url, channel, { side = "out", codec = "jpeg" } = {}) {
+  constructor(url, channel, { side = "out", codec = "jpeg", upright = false } = {}) {
     this.url = url;
     this.channel = channel;
     this.side = side;
     this.codec = codec === "rgba" && isLoopback(url) ? "rgba" : "jpeg";
+    this._bitmap = upright ? { ...BITMAP, imageOrientation: "from-image" } : BITMAP;
     /** connecting, no-writer, live, writer-gone, error, host-gone, refused, closed. */
     this.state = "connecting";
     /** The state for people; empty when all is well. */
@@ -288,7 +289,7 @@ export class Feed {
       this._waiting = null;
       try {
         const header = unpack(buffer);
-        const bitmap = await decode(header);
+        const bitmap = await decode(header, this._bitmap);
         if (socket !== this._socket || this.state === "closed") {
           bitmap.close();
           continue;

@@ -5,8 +5,11 @@ Any other text still tokenizes, into bytes that the model was trained to overloo
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from core.folder import read_json
+from core.words import Words
 from core.world import COLOUR_NAMES, SHAPES, STYLES
 
 TOKENS = 32
@@ -78,3 +81,17 @@ def build_tokenizer() -> Any:
         pad_token=END,
         model_max_length=TOKENS,
     )
+
+
+def words_of(folder: Path) -> Words:
+    """The words that the weights in `folder` were trained with: those of this file that are whole tokens there.
+
+    Raises `core.folder.ModelError` when its tokenizer cannot be read.
+    """
+    tokens = read_json(folder / "tokenizer" / "tokenizer.json")["model"]["vocab"]
+
+    def there(words: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(word for word in words if word + "</w>" in tokens)
+
+    groups = {"styles": STYLES, "colours": COLOUR_NAMES, "shapes": (*SHAPES, *LATER_SHAPES)}
+    return Words({name: there(words) for name, words in groups.items()}, there(FILLERS))

@@ -47,7 +47,7 @@ with RingWriter(name + ".in", capacity_bytes=1 << 16) as a, RingWriter(name + ".
 """
 
 READ = """(() => {
-  const canvas = document.querySelector("#side-SIDE canvas");
+  const canvas = document.querySelector("#side-SIDE canvas.picture");
   const context = canvas.getContext("2d");
   const at = (x, y) => [...context.getImageData(x, y, 1, 1).data];
   let number = 0;
@@ -207,7 +207,7 @@ def test_the_page_answers_whatever_there_is_to_show(on_the_page, examples, hoste
     async def scenario(scene, page):
         if writes:
             await scene.write()
-            await page.until("Number(document.querySelector('#side-out canvas').dataset.sourceFrameId || 0) > 1")
+            await page.until("Number(document.querySelector('#side-out .picture').dataset.sourceFrameId || 0) > 1")
         count = "document.querySelectorAll('#examples button').length"
         assert await page.evaluate(count) <= len(examples)
         if hosted and examples == ("one style",):
@@ -226,7 +226,7 @@ def test_both_rings_are_shown_as_they_were_written(on_the_page, query, slack):
             for _ in range(4):
                 after = numbers[-1] if numbers else 0
                 await page.until(
-                    f"Number(document.querySelector('#side-{side} canvas').dataset.sourceFrameId || 0) > {after}"
+                    f"Number(document.querySelector('#side-{side} .picture').dataset.sourceFrameId || 0) > {after}"
                 )
                 shown = await page.evaluate(READ.replace("SIDE", side))
                 number = shown["number"]
@@ -237,35 +237,54 @@ def test_both_rings_are_shown_as_they_were_written(on_the_page, query, slack):
                 numbers.append(number)
         await page.until("document.querySelector('#side-in').dataset.state === 'live'")
         assert await page.evaluate(text_of("#side-in .message")) == ""
-        await page.until(text_of("#side-out .about") + ".startsWith('96 × 64 · ')")
+        await page.until(text_of("#about-out") + ".startsWith('96 × 64 · ')")
 
     assert on_the_page(scenario, query) == []
 
 
-def test_the_prompt_applies_while_typing_and_on_enter(on_the_page):
+CHOOSE_PROMPT = "(() => { const p = document.querySelector('#p-prompt'); p.focus(); p.select(); })()"
+
+
+def test_the_prompt_applies_on_enter_and_when_it_is_left_and_not_letter_by_letter(on_the_page):
     async def scenario(scene, page):
-        await page.evaluate("(() => { const p = document.querySelector('#p-prompt'); p.focus(); p.select(); })()")
-        await page.type("ink style, green cone")
-        await scene.until(lambda: scene.live.current.prompt == "ink style, green cone")
-        await page.press("Enter", 13, "\r")
-        assert await page.evaluate("document.querySelector('#p-prompt').value") == "ink style, green cone"
-        # Keys that follow one another quickly make one change, not one each.
+        await page.until(f"page.controls.size === {len(SPECS)}")
+        await page.evaluate(CHOOSE_PROMPT)
         before = scene.live.revision
-        await page.evaluate("""(() => {
-            const box = document.querySelector('#p-prompt');
-            for (let i = 0; i < 20; i += 1) {
-                box.value += '!';
-                box.dispatchEvent(new Event('input'));
-            }
-        })()""")
-        await scene.until(lambda: scene.live.current.prompt == "ink style, green cone" + "!" * 20)
-        assert scene.live.revision == before + 1
+        await page.type("ink style, green cone")
+        # Longer than the pause after which it would apply by itself.
+        await asyncio.sleep(0.9)
+        assert scene.live.revision == before
+        await page.press("Enter", 13, "\r")
+        await scene.until(lambda: scene.live.current.prompt == "ink style, green cone")
+        await page.type("s")
+        await page.press("Tab", 9)
+        await scene.until(lambda: scene.live.current.prompt == "ink style, green cones")
         # What all examples end with is not written on each of them.
         assert await page.evaluate("document.querySelector('#examples button').textContent") == "wax style"
         await page.evaluate("document.querySelector('#examples button').click()")
         await scene.until(lambda: scene.live.current.prompt == "wax style, green box")
         await page.until("document.querySelector('#examples button').getAttribute('aria-pressed') === 'true'")
         assert await page.evaluate("document.querySelector('#p-prompt').value") == "wax style, green box"
+
+    assert on_the_page(scenario) == []
+
+
+def test_the_prompt_applies_while_typing_where_that_is_asked_for(on_the_page):
+    async def scenario(scene, page):
+        await page.until(f"page.controls.size === {len(SPECS)}")
+        await page.evaluate("document.querySelector('#while-typing').click()")
+        before = scene.live.revision
+        await page.evaluate("""(() => {
+            const box = document.querySelector('#p-prompt');
+            box.value = "";
+            for (let i = 0; i < 20; i += 1) {
+                box.value += '!';
+                box.dispatchEvent(new Event('input'));
+            }
+        })()""")
+        await scene.until(lambda: scene.live.current.prompt == "!" * 20)
+        assert scene.live.revision == before + 1
+        await page.evaluate("document.querySelector('#while-typing').click()")
 
     assert on_the_page(scenario) == []
 
@@ -323,20 +342,77 @@ def test_a_bad_value_is_shown_at_its_control_and_a_good_one_clears_it(on_the_pag
     async def scenario(scene, page):
         await page.until(f"page.controls.size === {len(SPECS)}")
         before = scene.live.current
-        await page.evaluate("document.querySelector('details').open = true")
+        await page.evaluate("document.querySelector('details:has(#controls-more)').open = true")
         await page.evaluate("document.querySelector('#p-t_index').focus()")
         await page.call("Input.insertText", text="99")
+        await page.press("Enter", 13, "\r")
         await page.until(text_of("[data-name=t_index] .error") + ".includes('whole numbers from 0 to 49')")
         assert scene.live.current == before
         await page.press("Backspace", 8)
+        await page.press("Enter", 13, "\r")
         await scene.until(lambda: scene.live.current.t_index == (9,))
         await page.until(text_of("[data-name=t_index] .error") + " === ''")
-        await page.evaluate("(() => { const p = document.querySelector('#p-prompt'); p.focus(); p.select(); })()")
+        await page.evaluate(CHOOSE_PROMPT)
         await page.call("Input.insertText", text="x" * 100_000)
+        await page.press("Enter", 13, "\r")
         await page.until(text_of("[data-name=prompt] .error") + ".includes('at most 2000 characters')")
         assert scene.live.current.prompt == before.prompt
+        # Escape gives the box back to the value in force, and so does leaving it.
+        await page.press("Escape", 27)
+        assert await page.evaluate("document.querySelector('#p-prompt').value") == before.prompt
+        await page.evaluate("(() => { const b = document.querySelector('#p-steps-box'); b.focus(); b.select(); })()")
+        await page.type("99")
+        await asyncio.sleep(0.3)
+        assert await page.evaluate(text_of("[data-name=steps] .error")) == "", "half a number is nobody's mistake"
+        await page.press("Tab", 9)
+        await page.until(text_of("[data-name=steps] .error") + ".includes('from 1 to 8')")
+        await page.until(f"document.querySelector('#p-steps-box').value === '{before.steps}'")
+        assert scene.live.current.steps == before.steps
 
     assert on_the_page(scenario) == []
+
+
+VIEWS = [(1280, 800, False), (390, 844, True), (2560, 1440, False), (320, 640, True), (3840, 2160, False)]
+
+
+@pytest.mark.parametrize("width, height, mobile", VIEWS)
+def test_every_control_is_reached_with_the_output_in_view(on_the_page, width, height, mobile):
+    """Geometry: each control brought into view by the browser itself lies beside or below the output, whole; the output
+    is large, and the input smaller."""
+
+    async def scenario(scene, page):
+        await scene.write()
+        await page.until(f"page.controls.size === {len(SPECS)}")
+        await page.until("document.querySelector('#side-out').dataset.state === 'live'")
+        found = await page.evaluate("""(async () => {
+            for (const box of document.querySelectorAll("details:not([hidden])")) box.open = true;
+            const stage = document.querySelector("#stage");
+            const names = [];
+            const bad = [];
+            for (const input of document.querySelectorAll("button, input, select, textarea, summary, header a")) {
+                if (!input.checkVisibility()) continue;
+                input.focus();
+                input.scrollIntoView({ block: "nearest" });
+                const [i, s] = [input.getBoundingClientRect(), stage.getBoundingClientRect()];
+                // Browsers scroll by whole pixels.
+                const inside = (r) =>
+                    r.left > -1 && r.top > -1 && r.right < innerWidth + 1 && r.bottom < innerHeight + 1;
+                const at = document.elementFromPoint(i.left + i.width / 2, i.top + i.height / 2);
+                const seen = at !== null && (at === input || input.contains(at) || at.contains(input));
+                names.push(input.id);
+                if (!inside(s) || !inside(i) || !seen) bad.push([input.id || input.textContent, i.toJSON()]);
+            }
+            const area = (e) => { const r = e.getBoundingClientRect(); return r.width * r.height; };
+            return { names, bad, share: area(stage) / innerWidth / innerHeight,
+                     input: area(document.querySelector("#side-in .stage")) / area(stage),
+                     wide: document.documentElement.scrollWidth <= innerWidth };
+        })()""")
+        assert found["bad"] == []
+        assert {f"p-{name}" for name in SPECS} <= set(found["names"])
+        assert found["wide"] and found["input"] < 0.25
+        assert found["share"] > (0.3 if mobile else 0.45)
+
+    assert on_the_page(scenario, width=width, height=height, mobile=mobile) == []
 
 
 def test_a_host_that_has_no_picture_yet_is_told(on_the_page):
@@ -356,13 +432,13 @@ def test_missing_killed_and_returning_writers_and_hosts_are_told(on_the_page):
         message = text_of("#side-in .message")
         await page.until(f"{message} === 'no writer on {scene.channel}.in yet'")
         await scene.write()
-        await page.until("Number(document.querySelector('#side-in canvas').dataset.sourceFrameId || 0) > 3")
+        await page.until("Number(document.querySelector('#side-in .picture').dataset.sourceFrameId || 0) > 3")
         await page.until(f"{message} === ''")
         scene.kill_writer()
         await page.until(f"{message} === 'the writer of {scene.channel}.in is gone; the last frame stays'")
-        old = await page.evaluate("document.querySelector('#side-in canvas').dataset.generation")
+        old = await page.evaluate("document.querySelector('#side-in .picture').dataset.generation")
         await scene.write()
-        await page.until(f"document.querySelector('#side-in canvas').dataset.generation !== '{old}'")
+        await page.until(f"document.querySelector('#side-in .picture').dataset.generation !== '{old}'")
         await page.until(f"{message} === ''")
         port = scene.gateway.port
         await asyncio.to_thread(scene.gateway.stop)
@@ -376,7 +452,7 @@ def test_missing_killed_and_returning_writers_and_hosts_are_told(on_the_page):
         assert await page.evaluate(text_of("[data-name=steps] .error")) == ""
         shown = await page.evaluate(READ.replace("SIDE", "out"))
         await page.until(
-            f"Number(document.querySelector('#side-out canvas').dataset.sourceFrameId) > {shown['told'] + 3}"
+            f"Number(document.querySelector('#side-out .picture').dataset.sourceFrameId) > {shown['told'] + 3}"
         )
 
     problems = on_the_page(scenario)
@@ -408,7 +484,7 @@ def test_statistics_are_shown(on_the_page):
 def test_the_page_fits_and_fetches_nothing_from_elsewhere(on_the_page, width, mobile):
     async def scenario(scene, page):
         await page.until(f"page.controls.size === {len(SPECS)}")
-        await page.evaluate("document.querySelector('details').open = true")
+        await page.evaluate("document.querySelector('details:has(#controls-more)').open = true")
         # The longest name that a channel may have.
         await page.evaluate(f"document.querySelector('#channel').textContent = '{'w' * 48}'")
         assert await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
