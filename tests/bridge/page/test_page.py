@@ -449,6 +449,9 @@ def test_missing_killed_and_returning_writers_and_hosts_are_told(on_the_page):
         scene.gateway = scene.new_gateway(port)
         scene.gateway.start()
         await page.until("document.querySelector('#connection').dataset.state === 'connected'")
+        # What was set meanwhile is kept to be sent, and can be dropped.
+        assert "Enter applies it" in await page.evaluate(text_of("[data-name=steps] .error"))
+        await page.evaluate("page.controls.get('steps').restore()")
         assert await page.evaluate(text_of("[data-name=steps] .error")) == ""
         shown = await page.evaluate(READ.replace("SIDE", "out"))
         await page.until(
@@ -490,7 +493,7 @@ def test_the_page_fits_and_fetches_nothing_from_elsewhere(on_the_page, width, mo
         assert await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         assert await page.evaluate("window.innerWidth") == width
         inputs = await page.evaluate(
-            "[...document.querySelectorAll('input, select, textarea, .stage')]"
+            "[...document.querySelectorAll('input, select, textarea, .stage')].filter((e) => e.checkVisibility())"
             ".map((e) => e.getBoundingClientRect()).every((r) => r.left >= 0 && r.right <= innerWidth && r.width > 10)"
         )
         assert inputs
