@@ -54,7 +54,11 @@ def _bench(words: list[str]) -> int:
     return _module(f"tests.bench.{words[0]}")(words[1:])
 
 
-TRAININGS = {"tiny": "bridge.commands.train", "autoencoder": "bridge.commands.train_autoencoder"}
+TRAININGS = {
+    "tiny": "bridge.commands.train",
+    "autoencoder": "bridge.commands.train_autoencoder",
+    "painter": "bridge.commands.train_painter",
+}
 
 
 def _train(words: list[str]) -> int:
@@ -62,7 +66,7 @@ def _train(words: list[str]) -> int:
         return _module(TRAININGS[words[0]])(words[1:])
     if words[:1] in (["-h"], ["--help"]):
         print(
-            f"frameloom train {' | '.join(TRAININGS)} [options]: trains the embedded model, or the autoencoder of its"
+            f"frameloom train {' | '.join(TRAININGS)} [options]: trains the embedded model, or a part of its"
             " next version; --help after the name lists the options"
         )
         return 0
@@ -126,7 +130,9 @@ COMMANDS: dict[str, Command] = {
         "write the files for other languages anew, after a change of a definition",
         _module("bridge.commands.generate"),
     ),
-    "train": Command("train tiny|autoencoder [options]", "train the embedded model, or its next autoencoder", _train),
+    "train": Command(
+        "train tiny|autoencoder|painter [options]", "train the embedded model, or its next version", _train
+    ),
 }
 
 

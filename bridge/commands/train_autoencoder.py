@@ -1,4 +1,4 @@
-"""`frameloom train autoencoder`: the autoencoder of the embedded model's next version."""
+"""`frameloom train autoencoder`: the autoencoder of the embedded model."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("out/autoencoder"), help="default out/autoencoder")
     parser.add_argument("--steps", type=parse_count, default=60_000, help="optimizer steps at most (default 60000)")
     parser.add_argument("--minutes", type=float, default=80.0, help="of training at most (default 80)")
+    parser.add_argument("--start", type=Path, default=None, help="a folder of weights to begin with")
     parser.add_argument("--seed", type=parse_seed, default=0)
     args = parser.parse_args(argv)
     if not args.minutes > 0:
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> int:
         print(f"{time.monotonic() - started:7.0f} s  {message}", flush=True)
 
     try:
-        model = train(args.work, args.steps, args.minutes, args.seed, log)
+        model = train(args.work, args.steps, args.minutes, args.seed, log, args.start)
         torch.nn.Module.to(model, torch.float16).save_pretrained(args.out)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)

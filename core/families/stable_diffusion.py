@@ -16,9 +16,9 @@ from core.text import TextConditioner
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-# Settings of a U-Net that wants more than latent, timestep and text: SDXL, unCLIP, upscalers.
+# Settings of a U-Net that wants more than latent, timestep and text: SDXL, unCLIP, upscalers. An additional embedding
+# of the kind "text" is made from the same text.
 _OTHER_INPUTS = (
-    "addition_embed_type",
     "class_embed_type",
     "num_class_embeds",
     "encoder_hid_dim",
@@ -52,7 +52,8 @@ def _check_shape(folder: Path, unet: Any, vae: Any, encoder: Any, tokenizer: Any
         and isinstance(tokenizer.model_max_length, int)
         and isinstance(config.sample_size, int)
     )
-    if not fits or any(config[name] is not None for name in _OTHER_INPUTS):
+    others = any(config[name] is not None for name in _OTHER_INPUTS) or config.addition_embed_type not in (None, "text")
+    if not fits or others:
         raise ModelError(f"{folder} is not shaped like Stable Diffusion 1.x or 2.x; use a model of that shape")
     scale, shift = vae.config.scaling_factor, vae.config.shift_factor
     if not isinstance(scale, (int, float)) or not scale > 0 or not isinstance(shift, (int, float, type(None))):

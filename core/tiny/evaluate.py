@@ -19,7 +19,8 @@ from core.params import Params
 from core.stream import StreamConfig
 from core.tiny.parts import PICTURE_PX
 from core.tiny.pool import FIRST_TRAINING_SEED, LATEST_S, stream_of
-from core.world import COLOUR_NAMES, COLOURED_STYLES, SHAPES, STYLES, Scenes, caption, scenes_from_seeds
+from core.tiny.vocabulary import STYLES
+from core.world import COLOUR_NAMES, COLOURED_STYLES, SHAPES, Scenes, caption, scenes_from_seeds
 from core.world.scene import SLOT_SHAPES
 from core.world.world import View
 

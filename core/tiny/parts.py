@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from core.tiny.vocabulary import END, START, TOKENS, build_tokenizer
 
 PICTURE_PX = 128
 LATENT_SCALE = 8
-LATENT_CHANNELS = 16
+LATENT_CHANNELS = 4
 TEXT_WIDTH = 96
 
 SCHEDULER = {
@@ -25,14 +26,30 @@ SCHEDULER = {
     "clip_sample": False,
     "set_alpha_to_one": True,
     "original_inference_steps": 50,
-    "prediction_type": "sample",
+    "prediction_type": "v_prediction",
     "timestep_scaling": 10.0,
 }
 
 
+def build_autoencoder() -> Any:
+    """TAESD-shaped, 32 channels, but with no block at the full and one at the half resolution, where they cost most.
+
+    Its latents are trained to mean 0 and deviation 1, so the scaling factor is 1.
+    """
+    from core.libraries import AutoencoderTiny
+
+    return AutoencoderTiny(
+        encoder_block_out_channels=(32, 32, 32, 32),
+        decoder_block_out_channels=(32, 32, 32, 32),
+        num_encoder_blocks=(0, 1, 3, 3),
+        num_decoder_blocks=(3, 3, 1, 0),
+        latent_channels=LATENT_CHANNELS,
+        scaling_factor=1.0,
+    )
+
+
 def build_unet() -> Any:
-    """Two levels: convolutions on the full latent grid, self- and cross-attention on the halved one; nothing between
-    the way down and the way up."""
+    """Two levels: convolutions on the full latent grid, self- and cross-attention on the halved one."""
     from core.libraries import UNet2DConditionModel
 
     return UNet2DConditionModel(
@@ -40,9 +57,8 @@ def build_unet() -> Any:
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         layers_per_block=1,
-        block_out_channels=(80, 128),
+        block_out_channels=(64, 128),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        mid_block_type=None,
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=4,
@@ -50,8 +66,8 @@ def build_unet() -> Any:
     )
 
 
-def build_text_encoder(tokenizer: Any) -> Any:
-    """A CLIP text model of two narrow layers."""
+def build_text_encoder(tokenizer: Any, tokens: int = TOKENS) -> Any:
+    """A CLIP text model of two narrow layers for prompts of at most `tokens`."""
     from core.libraries import CLIPTextConfig, CLIPTextModel
 
     vocabulary = tokenizer.get_vocab()
@@ -62,7 +78,7 @@ def build_text_encoder(tokenizer: Any) -> Any:
             intermediate_size=4 * TEXT_WIDTH,
             num_hidden_layers=2,
             num_attention_heads=4,
-            max_position_embeddings=TOKENS,
+            max_position_embeddings=tokens,
             bos_token_id=vocabulary[START],
             eos_token_id=vocabulary[END],
             pad_token_id=vocabulary[END],
@@ -70,9 +86,11 @@ def build_text_encoder(tokenizer: Any) -> Any:
     )
 
 
-def save_folder(folder: Path, unet: Any, vae: Any, encoder: Any) -> None:
-    """Write the whole model folder, weights in float16."""
-    tokenizer = build_tokenizer()
+def save_folder(
+    folder: Path, unet: Any, vae: Any, encoder: Any, tokenizer: Any = None, scheduler: Mapping[str, Any] = SCHEDULER
+) -> None:
+    """Write the whole model folder, weights in float16. tokenizer: None takes the embedded model's."""
+    tokenizer = tokenizer or build_tokenizer()
     folder.mkdir(parents=True, exist_ok=True)
     unet.to(torch.float16).save_pretrained(folder / "unet")
     vae.to(torch.float16).save_pretrained(folder / "vae")
@@ -84,7 +102,7 @@ def save_folder(folder: Path, unet: Any, vae: Any, encoder: Any) -> None:
     tokenizer.save_pretrained(folder / "tokenizer")
     (folder / "scheduler").mkdir(exist_ok=True)
     (folder / "scheduler" / "scheduler_config.json").write_text(
-        json.dumps(SCHEDULER, indent=2) + "\n", encoding="utf-8"
+        json.dumps(scheduler, indent=2) + "\n", encoding="utf-8"
     )
     index = {
         "_class_name": "StableDiffusionPipeline",
@@ -95,6 +113,6 @@ def save_folder(folder: Path, unet: Any, vae: Any, encoder: Any) -> None:
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["core.tiny.autoencoder", "PatchAutoencoder"],
+        "vae": ["diffusers", type(vae).__name__],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

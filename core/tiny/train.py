@@ -1,13 +1,14 @@
-"""The recipe of the embedded model's painter: U-Net and text encoder, on the latents of a finished autoencoder.
+"""The recipe of the embedded model: autoencoder, then the U-Net with its text encoder in two phases.
 
-Most rows are pairs: a picture, and the same picture in the look that the prompt names. The source is noised,
-x = a z_source + b e, and the network answers with z_target itself ("sample" prediction): the very job of image-to-image
-at a timestep t, with exact pairs from filters and from a renderer. One forward per step and no guidance then obey the
-prompt. The other rows are scenes that are noised and have to come out themselves, at every t: text-to-image.
+Phase 1 is v-prediction diffusion (Salimans and Ho 2022) with one addition: the world can render one scene in two
+looks, so in a share of the rows the picture that is noised is not the one that has to come out. x_t = a z_source +
+b e, and the v that leads to the target is v = (a x_t - z_target) / b. This is the very job of image-to-image at a
+timestep t. It is only asked for where b is well away from 0: towards small t the formula asks for ever larger v, and
+there the picture should no longer change its look anyway.
 
-In `own_share` of the pairs the source is what the model itself makes of them, noised less: what the second and later
-steps of a run meet. Objects weigh more than the ground they stand on. Some rows are also decoded, and compared as
-pictures: what a latent's error costs differs between its channels.
+Phase 2 makes one forward per step enough: below t = 600 the student regresses on the guided prediction of the frozen
+phase-1 model (guidance distillation), above it on the consistency target of a DDIM step of that model (LCM, arXiv
+2310.04378), so that the chain ends at the guided denoiser at t = 599. The paired rows go on.
 
 Everything is resumable: a checkpoint holds weights, averages and optimizer, and batches depend on the step alone.
 """
@@ -17,48 +18,64 @@ from __future__ import annotations
 import copy
 import json
 import math
-import multiprocessing
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor
 
 from core.device import native_dtypes
 from core.schedule import NoiseSchedule
-from core.tiny.autoencoder import PatchAutoencoder
-from core.tiny.parts import SCHEDULER, build_text_encoder, build_unet, save_folder
-from core.tiny.shards import Batch, Encode, Mix, Shards, Sizes, batch_at, make_shard, path_of, save_shard
+from core.tiny.parts import SCHEDULER, build_autoencoder, build_text_encoder, build_unet, save_folder
+from core.tiny.pool import Batch, Pool, batch_at, build_pool, crops, load_pool, save_pool
 from core.tiny.vocabulary import build_tokenizer
 
 Log = Callable[[str], None]
 
-LONGEST_STEP_S = 10.0
+SPLIT_T = 600
+GRID = tuple(20 * i + 19 for i in range(50))
+SKIP = 40
+HUBER_C = 1e-3
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that the result depends on. steps, minutes: of training at most, whichever are over first; the learning rate
-    follows."""
+    """All that the result depends on. Steps are optimizer steps; sides in pixels or latent cells."""
 
     seed: int = 0
-    steps: int = 12_000
-    minutes: float = 1e9
-    lr: float = 1.2e-3
-    own_share: float = 0.15
+    autoencoder_steps: int = 8400
+    autoencoder_scenes: int = 8
+    autoencoder_looks: int = 4
+    autoencoder_side_px: int = 64
+    autoencoder_lr: float = 1.5e-3
+    latent_noise: float = 0.07
+    pool_scenes: int = 5000
+    pool_looks: int = 5
+    small_steps: int = 2150
+    small_batch: int = 64
+    small_cells: int = 8
+    full_steps: int = 10650
+    full_batch: int = 16
+    tune_steps: int = 0
+    tune_batch: int = 16
+    lr: float = 1e-3
+    tune_lr: float = 3e-4
+    pair_share: float = 0.7
+    pair_t_low: int = 40
+    pair_t_high: int = 420
+    focus_t: int = 160
+    own_share: float = 0.25
     own_t_low: int = 15
     object_weight: float = 2.0
-    absolute: float = 0.2
-    decoded_rows: int = 6
-    decoded_weight: float = 1.0
+    drop_share: float = 0.1
+    guidance: float = 1.0
     average: float = 0.999
     checkpoint_s: float = 120.0
-    mix: Mix = field(default_factory=Mix)
-    sizes: Sizes = field(default_factory=Sizes)
 
 
 @dataclass
@@ -69,7 +86,6 @@ class Progress:
     optimizer: torch.optim.Optimizer
     average: dict[str, Tensor]
     step: int = 0
-    spent_s: float = 0.0
 
     def follow(self, decay: float) -> None:
         """Move the averaged weights after a step; early on they follow faster."""
@@ -79,9 +95,11 @@ class Progress:
                 self.average[name].lerp_(value, 1.0 - keep)
 
 
-def _rate(step: int, done: float, peak: float, warm_up: int = 100) -> float:
-    """Linear warm-up, then a cosine down to 2 % at done = 1."""
-    return peak * min(1.0, (step + 1) / warm_up) * (0.02 + 0.49 * (1.0 + math.cos(math.pi * min(1.0, done))))
+def _rate(step: int, steps: int, peak: float, warm_up: int = 100) -> float:
+    """Linear warm-up, then a cosine down to 5 %."""
+    if step < warm_up:
+        return peak * (step + 1) / warm_up
+    return peak * (0.05 + 0.475 * (1.0 + math.cos(math.pi * step / steps)))
 
 
 def _write(path: Path, content: Any) -> None:
@@ -92,9 +110,18 @@ def _write(path: Path, content: Any) -> None:
 
 
 class Stage:
-    """One resumable run of optimizer steps over a module."""
+    """One resumable run of optimizer steps over a module. `beside`: another module whose state is saved along."""
 
-    def __init__(self, name: str, work: Path, module: torch.nn.Module, settings: Settings, log: Log) -> None:
+    def __init__(
+        self,
+        name: str,
+        work: Path,
+        module: torch.nn.Module,
+        settings: Settings,
+        log: Log,
+        beside: torch.nn.Module | None = None,
+    ) -> None:
+        self._beside = beside
         self._path = work / f"{name}.pt"
         self._curve = work / f"{name}.csv"
         self._name = name
@@ -108,16 +135,18 @@ class Stage:
             module.load_state_dict(saved["module"])
             optimizer.load_state_dict(saved["optimizer"])
             self.progress.average = saved["average"]
-            self.progress.step, self.progress.spent_s = saved["step"], saved["spent_s"]
+            self.progress.step = saved["step"]
+            if beside is not None:
+                beside.load_state_dict(saved["beside"])
             log(f"{name}: going on from step {self.progress.step}")
 
     def run(self, steps: int, peak: float, loss_at: Callable[[int], tuple[Tensor, dict[str, float]]]) -> None:
         """Take the remaining steps. `loss_at(step)` gives the loss and figures to print."""
-        p, last = self.progress, time.monotonic()
-        saved, limit_s = last, 60.0 * self._settings.minutes
-        while p.step < steps and p.spent_s < limit_s:
+        p, shown = self.progress, time.monotonic()
+        saved = shown
+        while p.step < steps:
             for group in p.optimizer.param_groups:
-                group["lr"] = _rate(p.step, max(p.step / steps, p.spent_s / limit_s), peak)
+                group["lr"] = _rate(p.step, steps, peak)
             loss, figures = loss_at(p.step)
             p.optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -126,16 +155,12 @@ class Stage:
             p.step += 1
             p.follow(self._settings.average)
             now = time.monotonic()
-            # What a step counts at most: a process that was stopped and went on has not worked all the while.
-            p.spent_s, last = p.spent_s + min(now - last, LONGEST_STEP_S), now
             if p.step % 50 == 0:
                 text = "  ".join(f"{key} {value:.4f}" for key, value in figures.items())
-                self._log(
-                    f"{self._name}: step {p.step}, {p.spent_s / 60.0:.1f} min  loss {float(loss.detach()):.4f}  {text}"
-                )
+                self._log(f"{self._name}: step {p.step} of {steps}  loss {float(loss.detach()):.4f}  {text}")
                 with self._curve.open("a", encoding="utf-8") as curve:
-                    curve.write(f"{p.step},{p.spent_s:.0f},{float(loss.detach()):.5f}\n")
-            if now - saved > self._settings.checkpoint_s or p.step == steps or p.spent_s >= limit_s:
+                    curve.write(f"{p.step},{float(loss.detach()):.5f}\n")
+            if now - saved > self._settings.checkpoint_s or p.step == steps:
                 self.save()
                 saved = now
 
@@ -149,51 +174,73 @@ class Stage:
                 "optimizer": p.optimizer.state_dict(),
                 "average": p.average,
                 "step": p.step,
-                "spent_s": p.spent_s,
+                "beside": {} if self._beside is None else self._beside.state_dict(),
             },
         )
 
 
-def _autocast(device: torch.device) -> torch.autocast:
-    # Without AMX the backward pass in bfloat16 is a hundred times slower on a CPU.
-    return torch.autocast(device.type, torch.bfloat16, enabled=torch.bfloat16 in native_dtypes(device))
+def _autocast(device: torch.device, *, small: bool = False) -> torch.autocast:
+    # On a CPU with AMX the backward pass of small convolutions is slower in bfloat16 than in float32 (427 against
+    # 242 ms for 64 latents of 8x8), at picture size the other way round. Without AMX it is a hundred times slower.
+    enabled = torch.bfloat16 in native_dtypes(device) and not (small and device.type == "cpu")
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
-def load_autoencoder(folder: Path, device: torch.device) -> PatchAutoencoder:
-    """Frozen."""
-    vae = PatchAutoencoder.from_pretrained(folder, torch_dtype=torch.float32, low_cpu_mem_usage=False)
-    return vae.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+def train_autoencoder(settings: Settings, work: Path, device: torch.device, log: Log) -> Any:
+    """Stage 1. Losses on pixels, areas (colour) and differences (thin lines); latents held at mean 0, deviation 1."""
+    torch.manual_seed(settings.seed)
+    vae = build_autoencoder().to(device, memory_format=torch.channels_last)
+    stage = Stage("autoencoder", work, vae, settings, log)
+
+    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+        picture = crops(
+            settings.seed,
+            step,
+            settings.autoencoder_scenes,
+            settings.autoencoder_looks,
+            settings.autoencoder_side_px,
+        )
+        x = (picture.to(device) * 2.0 - 1.0).contiguous(memory_format=torch.channels_last)
+        generator = torch.Generator().manual_seed((settings.seed << 24) + step)
+        with _autocast(device):
+            z = vae.encoder(x).float()
+            jitter = torch.randn(z.shape, generator=generator).to(device)
+            y = vae.decoder(z + settings.latent_noise * jitter).float()
+        mean, deviation = z.mean((0, 2, 3)), z.var((0, 2, 3)).add(1e-6).sqrt()
+        moments = (mean**2).mean() + ((deviation - 1.0) ** 2).mean()
+        # The decoder's own clamp saturates towards 3; latents beyond it could not be told apart.
+        far = torch.relu(z.abs() - 2.7).pow(2).mean()
+        edges = sum((x.diff(dim=d) - y.diff(dim=d)).abs().mean() for d in (2, 3))
+        # Colour first: on its own, a loss on small differences leaves wide areas in wrong colours for long.
+        areas = nnf.mse_loss(nnf.avg_pool2d(y, 4), nnf.avg_pool2d(x, 4))
+        loss = (y - x).abs().mean() + 4.0 * areas + 0.25 * edges + 0.1 * moments + 0.01 * far
+        error = float(((y - x) / 2.0).detach().pow(2).mean())
+        return loss, {"psnr_db": -10.0 * math.log10(error)}
+
+    stage.run(settings.autoencoder_steps, settings.autoencoder_lr, loss_at)
+    vae.load_state_dict(stage.progress.average)
+    return vae.eval().requires_grad_(False)
 
 
-def encoder_of(vae: PatchAutoencoder, device: torch.device) -> Encode:
-    """Pictures in 0..1 to latents on the CPU."""
+def make_pool(settings: Settings, work: Path, vae: Any, device: torch.device, log: Log) -> Pool:
+    """Latents of rendered scenes, computed once."""
+    path = work / "pool.pt"
+    if path.exists():
+        return load_pool(torch.load(path, weights_only=True))
 
     @torch.no_grad()
     def encode(picture: Tensor) -> Tensor:
         with _autocast(device):
-            return vae.encode(picture.to(device) * 2.0 - 1.0)[0].float().cpu()
+            x = (picture.to(device) * 2.0 - 1.0).contiguous(memory_format=torch.channels_last)
+            return vae.encoder(x).float().cpu()
 
-    return encode
-
-
-def produce(autoencoder: Path, work: Path, settings: Settings, device: str) -> None:
-    """Make the shards of a whole run ahead of it, some at a time, until they are all made or this process is ended."""
-    if device == "cpu":
-        torch.set_num_threads(1)
-    encode = encoder_of(load_autoencoder(autoencoder, torch.device(device)), torch.device(device))
-    sizes, ahead = settings.sizes, 6
-    for number in range(sizes.used_at(settings.steps).stop):
-        newest = max((int(p.stem.split("_")[1]) for p in work.glob("shard_*.pt")), default=-1)
-        if number < newest - sizes.window or path_of(work, number).exists():
-            continue
-        # The oldest that is there tells how far the training is.
-        while number >= sizes.window and path_of(work, max(0, number - sizes.window - ahead)).exists():
-            time.sleep(1.0)
-        save_shard(path_of(work, number), make_shard(settings.seed, number, sizes, encode))
+    pool = build_pool(settings.seed, settings.pool_scenes, settings.pool_looks, encode, log)
+    _write(path, save_pool(pool))
+    return pool
 
 
 class Painter(torch.nn.Module):
-    """U-Net and text encoder as one trainable module: the clean latents behind noisy ones, under prompts."""
+    """U-Net and text encoder as one trainable module: v of noisy latents under prompts."""
 
     def __init__(self, tokenizer: Any) -> None:
         super().__init__()
@@ -202,9 +249,9 @@ class Painter(torch.nn.Module):
         self._tokenizer = tokenizer
 
     def forward(self, x_Bchw: Tensor, t_B: Tensor, prompts: list[str]) -> Tensor:
-        """z, float32, of the shape of x."""
+        """v, float32, of the shape of x."""
         tokens = self._tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
-        with _autocast(x_Bchw.device):
+        with _autocast(x_Bchw.device, small=True):
             text = self.encoder(tokens.input_ids.to(x_Bchw.device))[0]
             out = self.unet(x_Bchw, t_B, encoder_hidden_states=text, return_dict=False)[0]
         return out.float()
@@ -221,20 +268,25 @@ class _Levels:
         return self._a[t_B].view(-1, 1, 1, 1), self._b[t_B].view(-1, 1, 1, 1)
 
 
-def _noised(batch: Batch, levels: _Levels, device: torch.device) -> tuple[Tensor, Tensor]:
-    """x_t and t."""
+def _noised(batch: Batch, levels: _Levels, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x_t, the v that leads to the target, t, and the noise."""
     t_B = batch.t.to(device)
     a, b = levels(t_B)
     noise = torch.randn(batch.source.shape, generator=batch.generator).to(device)
     x = a * batch.source.to(device) + b * noise
-    return x.contiguous(memory_format=torch.channels_last), t_B
+    v = torch.where(
+        batch.pair.to(device).view(-1, 1, 1, 1),
+        (a * x - batch.target.to(device)) / b.clamp(min=0.2),
+        a * noise - b * batch.target.to(device),
+    )
+    return x, v, t_B, noise
 
 
 @torch.no_grad()
 def _on_own_estimates(
     painter: Painter, batch: Batch, levels: _Levels, settings: Settings, device: torch.device
 ) -> Batch:
-    """The batch with the source of its first pairs replaced by what the model makes of them, to be noised less.
+    """The batch with the source of its first rows replaced by what the model makes of them, to be noised less.
 
     It is what the second and later steps of a run meet. Trained on true pictures alone they would keep whatever the
     first step got wrong."""
@@ -243,82 +295,140 @@ def _on_own_estimates(
     if len(rows) == 0:
         return batch
     source, t = batch.source.clone(), batch.t.clone()
-    part = replace(batch, source=source[rows], t=t[rows])
-    x, t_B = _noised(part, levels, device)
-    source[rows] = painter(x, t_B, [batch.prompts[int(i)] for i in rows]).cpu()
+    noise = torch.randn(source[rows].shape, generator=batch.generator)
+    t_B = t[rows].to(device)
+    a, b = levels(t_B)
+    x = a * source[rows].to(device) + b * noise.to(device)
+    source[rows] = (a * x - b * painter(x, t_B, [batch.prompts[int(i)] for i in rows])).cpu()
     share = torch.rand(len(rows), generator=batch.generator)
     t[rows] = (settings.own_t_low + share * (t[rows] - settings.own_t_low).clamp(min=1)).long()
     return replace(batch, source=source, t=t)
 
 
-def _as_pictures(vae: PatchAutoencoder, out: Tensor, target: Tensor, device: torch.device) -> Tensor:
-    """Absolute difference of the decoded pictures, and of the steps between their pixels (edges)."""
-    with _autocast(device):
-        with torch.no_grad():
-            wanted = vae.decode(target)[0]
-        off = (vae.decode(out)[0] - wanted).float()
-    return off.abs().mean() + sum(off.diff(dim=d).abs().mean() for d in (-1, -2))
-
-
-def train_painter(
-    settings: Settings, work: Path, shards: Shards, vae: PatchAutoencoder, device: torch.device, log: Log
-) -> Painter:
-    """The averaged weights after all steps."""
+def train_painter(settings: Settings, work: Path, pool: Pool, device: torch.device, log: Log) -> Painter:
+    """Stages 2 (small pieces, then whole pictures) and 3 (tuning for one forward per step)."""
     torch.manual_seed(settings.seed + 1)
     painter = Painter(build_tokenizer()).to(device)
     painter.unet.to(memory_format=torch.channels_last)
     levels = _Levels(device)
     stage = Stage("painter", work, painter, settings, log)
+    # Most of the training where the product works.
+    every_t = (
+        *(*range(settings.focus_t),) * 8,
+        *(*range(settings.focus_t, settings.pair_t_high),) * 2,
+        *range(settings.pair_t_high, 1000),
+    )
 
-    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
-        batch = batch_at(shards.at(step), settings.seed, step, settings.mix)
+    def plain_loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        small = step < settings.small_steps
+        batch = batch_at(
+            pool,
+            settings.seed,
+            step,
+            settings.small_batch if small else settings.full_batch,
+            cells=settings.small_cells if small else pool.latent.shape[-1],
+            pair_share=settings.pair_share,
+            pair_t=(settings.pair_t_low, settings.pair_t_high),
+            drop_share=settings.drop_share,
+            timesteps=every_t,
+        )
         batch = _on_own_estimates(painter, batch, levels, settings, device)
-        x, t_B = _noised(batch, levels, device)
-        target, pair = batch.target.to(device), batch.pair.to(device)
-        weight = 1.0 + settings.object_weight * batch.objects.to(device)
-        out = painter(x, t_B, batch.prompts)
-        off = out - target
-        error = (off.square() * weight).mean((1, 2, 3))
-        loss = error.mean() + settings.absolute * (off.abs() * weight).mean()
-        figures = {}
-        rows = torch.nonzero(pair)[-settings.decoded_rows :, 0]
-        rows = rows[: max(1, settings.decoded_rows * settings.mix.large_rows // len(pair))] if len(rows) else rows
-        if len(rows):
-            picture = _as_pictures(vae, out[rows], target[rows], device)
-            loss = loss + settings.decoded_weight * picture
-            figures["picture"] = float(picture.detach())
+        x, v, t_B, _ = _noised(batch, levels, device)
+        _, b = levels(t_B)
+        # An error of v is an error of the picture times 1 / b: not allowed to outweigh all else where b is small.
+        weight = (b / 0.5).clamp(max=1.0).pow(2) * (1.0 + settings.object_weight * batch.objects.to(device))
+        error = ((painter(x, t_B, batch.prompts) - v).pow(2) * weight).mean((1, 2, 3))
+        pair = batch.pair.to(device)
         with torch.no_grad():
-            for name, of in (("plain", ~pair), ("pair", pair)):
-                if bool(of.any()):
-                    figures[name] = float(error[of].mean())
-        return loss, figures
+            figures = {"plain": float(error[~pair].mean()), "pair": float(error[pair].mean())}
+        return error.mean(), figures
 
-    stage.run(settings.steps, settings.lr, loss_at)
+    stage.run(settings.small_steps + settings.full_steps, settings.lr, plain_loss)
+    painter.load_state_dict(stage.progress.average)
+    if settings.tune_steps == 0:
+        return painter
+    return _tune(settings, work, pool, painter, levels, device, log)
+
+
+def _tune(
+    settings: Settings, work: Path, pool: Pool, painter: Painter, levels: _Levels, device: torch.device, log: Log
+) -> Painter:
+    teacher = copy.deepcopy(painter).eval().requires_grad_(False)
+    follower = copy.deepcopy(painter).eval().requires_grad_(False)
+    stage = Stage("tuned", work, painter, settings, log, beside=follower)
+
+    @torch.no_grad()
+    def guided(x: Tensor, t_B: Tensor, prompts: list[str]) -> Tensor:
+        both = teacher(torch.cat((x, x)), torch.cat((t_B, t_B)), [*prompts, *([""] * len(prompts))])
+        conditional, free = both.chunk(2)
+        return free + (1.0 + settings.guidance) * (conditional - free)
+
+    def tune_loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        batch = batch_at(
+            pool,
+            settings.seed + 1,
+            step,
+            settings.tune_batch,
+            cells=pool.latent.shape[-1],
+            pair_share=settings.pair_share,
+            pair_t=(settings.pair_t_low, settings.pair_t_high),
+            drop_share=0.0,
+            timesteps=GRID,
+        )
+        x, v, t_B, _ = _noised(batch, levels, device)
+        out = painter(x, t_B, batch.prompts)
+        pair = batch.pair.to(device)
+        low, high = ~pair & (t_B < SPLIT_T), ~pair & (t_B >= SPLIT_T)
+        paired = (out - v)[pair].pow(2).mean()
+        distilled = consistent = out.new_zeros(())
+        plain = torch.nonzero(~pair)[:, 0]
+        if len(plain):
+            names = [batch.prompts[int(i)] for i in plain]
+            wanted_v = torch.zeros_like(v)
+            wanted_v[plain] = guided(x[plain], t_B[plain], names)
+            if low.any():
+                distilled = (out - wanted_v)[low].pow(2).mean()
+            if high.any():
+                with torch.no_grad():
+                    a, b = levels(t_B[high])
+                    clean = a * x[high] - b * wanted_v[high]
+                    noise = a * wanted_v[high] + b * x[high]
+                    t_next = t_B[high] - SKIP
+                    a2, b2 = levels(t_next)
+                    x_next = a2 * clean + b2 * noise
+                    rows = [batch.prompts[int(i)] for i in torch.nonzero(high)[:, 0]]
+                    # Below the split the chain ends at the guided denoiser itself.
+                    v_next = torch.where(
+                        (t_next >= SPLIT_T).view(-1, 1, 1, 1),
+                        follower(x_next, t_next, rows),
+                        guided(x_next, t_next, rows),
+                    )
+                    target = a2 * x_next - b2 * v_next
+                a, b = levels(t_B[high])
+                got = a * x[high] - b * out[high]
+                consistent = (nnf.mse_loss(got, target, reduction="none") + HUBER_C**2).sqrt().sub(HUBER_C).mean()
+        loss = paired + distilled + consistent
+        with torch.no_grad():
+            for slow, fast in zip(follower.parameters(), painter.parameters(), strict=True):
+                slow.lerp_(fast, 0.05)
+        return loss, {
+            "pair": float(paired.detach()),
+            "guided": float(distilled.detach()),
+            "consistent": float(consistent.detach()),
+        }
+
+    stage.run(settings.tune_steps, settings.tune_lr, tune_loss)
     painter.load_state_dict(stage.progress.average)
     return painter
 
 
-def train(
-    settings: Settings, autoencoder: Path, work: Path, out: Path, device: torch.device, log: Log, *, ahead: bool = True
-) -> None:
-    """The painter, and the model folder with it. autoencoder: a folder of weights. work keeps shards and checkpoints,
-    so that an interrupted run goes on. ahead: make shards in a process of their own."""
+def train(settings: Settings, work: Path, out: Path, device: torch.device, log: Log) -> None:
+    """The whole recipe. `work` keeps checkpoints, so that an interrupted run goes on; `out` gets the model folder."""
     work.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    vae = load_autoencoder(autoencoder, device)
-    encode = encoder_of(vae, device)
-    maker = None
-    if ahead:
-        maker = multiprocessing.get_context("spawn").Process(
-            target=produce, args=(autoencoder, work, settings, str(device)), daemon=True
-        )
-        maker.start()
-    try:
-        shards = Shards(work, settings.sizes, None if ahead else lambda n: make_shard(settings.seed, n, settings.sizes, encode))
-        painter = train_painter(settings, work, shards, vae, device, log)
-    finally:
-        if maker is not None:
-            maker.terminate()
+    vae = train_autoencoder(settings, work, device, log)
+    pool = make_pool(settings, work, vae, device, log)
+    painter = train_painter(settings, work, pool, device, log)
     export(settings, work, out, vae, painter, time.monotonic() - started)
     log(f"written to {out}")
 

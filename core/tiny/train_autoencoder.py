@@ -26,11 +26,13 @@ from core.tiny.autoencoder import PatchAutoencoder
 from core.tiny.pictures import dead_leaves
 from core.world.filters import FILTERS, filtered
 
-PICTURE_PX, CROP_PX, BATCH = 128, 64, 24
+PICTURE_PX, CROP_PX, BATCH = 128, 128, 8
+"""Crops of 64 px are seen from their margins everywhere, and lattices were learnt from there: away from a margin they
+then faded."""
 POOL, RENDERS = 1536, 512
 REFRESH_EVERY, REFRESH = 24, 8
 LR, WARM_UP = 1.5e-3, 200
-FILTERED = 0.5
+FILTERED = 0.6
 LATENT_NOISE = 0.06
 AVERAGE = 0.999
 CHECKPOINT_S = 60.0

@@ -10,19 +10,18 @@ from typing import Any
 
 from core.folder import read_json
 from core.words import Words
-from core.world import COLOUR_NAMES, SHAPES, STYLES
+from core.world import COLOUR_NAMES, SHAPES
+from core.world import STYLES as WORLD_STYLES
+from core.world.shade import DRAWN_STYLES
 
-TOKENS = 32
+STYLES = tuple(style for style in WORLD_STYLES if style not in DRAWN_STYLES)
+"""The styles of the world that the embedded model was trained in."""
+TOKENS = 24
 """Length of every prompt in tokens, start and end included."""
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-FILLERS = (
-    *("style", "picture", "scene", "of", "a", "the", "and", "with", "in", "look", "art", "stained", "cut", "drawing"),
-    *("painting", "print", "photo", "portrait", "on", "at", "room"),
-)
-"""Words without a meaning of their own."""
-LATER_SHAPES = tuple(shape for shape in ("house", "tree", "car", "figure") if shape not in SHAPES)
-WORDS = (*STYLES, *COLOUR_NAMES, *SHAPES, *LATER_SHAPES, *FILLERS)
+FILLERS = ("style", "picture", "scene", "of", "a", "the", "and", "with", "in", "look")
+WORDS = (*STYLES, *COLOUR_NAMES, *SHAPES, *FILLERS)
 
 
 def _byte_letters() -> list[str]:
@@ -64,12 +63,12 @@ def merges(words: tuple[str, ...] = WORDS) -> list[tuple[str, str]]:
     return list(ranks)
 
 
-def build_tokenizer() -> Any:
-    """A transformers CLIPTokenizer."""
+def build_tokenizer(words: tuple[str, ...] = WORDS, tokens: int = TOKENS) -> Any:
+    """A transformers CLIPTokenizer that knows `words` and cuts at `tokens`."""
     from core.libraries import CLIPTokenizer
 
     letters = _byte_letters()
-    rules = merges()
+    rules = merges(words)
     entries = [START, END, *letters, *(letter + "</w>" for letter in letters), *(a + b for a, b in rules)]
     vocabulary = {entry: i for i, entry in enumerate(dict.fromkeys(entries))}
     return CLIPTokenizer(
@@ -79,7 +78,7 @@ def build_tokenizer() -> Any:
         eos_token=END,
         unk_token=END,
         pad_token=END,
-        model_max_length=TOKENS,
+        model_max_length=tokens,
     )
 
 
@@ -93,5 +92,5 @@ def words_of(folder: Path) -> Words:
     def there(words: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(word for word in words if word + "</w>" in tokens)
 
-    groups = {"styles": STYLES, "colours": COLOUR_NAMES, "shapes": (*SHAPES, *LATER_SHAPES)}
+    groups = {"styles": STYLES, "colours": COLOUR_NAMES, "shapes": SHAPES}
     return Words({name: there(words) for name, words in groups.items()}, there(FILLERS))

@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     from core.params import Params
     from core.tiny import WEIGHTS
     from core.tiny.evaluate import ColourJudge, HeldOut, StyleJudge, evaluate, painter
-    from core.world import STYLES
+    from core.tiny.vocabulary import STYLES
 
     device = pick_device(args.device)
     folder = WEIGHTS if args.model == "embedded" else Path(args.model)

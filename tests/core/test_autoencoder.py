@@ -66,7 +66,14 @@ def test_normalising_the_latents_changes_nothing_that_comes_back() -> None:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"POOL": 32, "RENDERS": 12, "BATCH": 4, "CHECKPOINT_S": 0.0}.items():
+    for name, value in {
+        "POOL": 32,
+        "RENDERS": 12,
+        "BATCH": 4,
+        "CROP_PX": 64,
+        "PICTURE_PX": 80,
+        "CHECKPOINT_S": 0.0,
+    }.items():
         monkeypatch.setattr(train_autoencoder, name, value)
 
 

@@ -17,8 +17,8 @@ from core.tiny.evaluate import HeldOut, edge_f1
 from core.tiny.parts import SCHEDULER
 from core.tiny.pool import FIRST_TRAINING_SEED, batch_at, build_pool, describe, stream_of
 from core.tiny.train import Settings, _autocast, _Levels, _noised, _on_own_estimates, train
-from core.tiny.vocabulary import TOKENS, WORDS, build_tokenizer, merges
-from core.world import COLOUR_NAMES, SHAPES, STYLES, World, scenes_from_seeds
+from core.tiny.vocabulary import STYLES, TOKENS, WORDS, build_tokenizer, merges
+from core.world import COLOUR_NAMES, SHAPES, World, scenes_from_seeds
 from core.world.scene import SLOT_SHAPES
 from core.world.world import View
 

@@ -480,7 +480,7 @@ def test_import_maps_are_the_only_scripts_inside_pages(gateway):
             assert text.count("<script") == 2 and 'type="importmap"' in text and "style=" not in text
         policy = (await get(gateway, ""))[2]["Content-Security-Policy"]
         assert "sha256" not in policy
-        for path in ("build/package.json", "vendor/VERSIONS", "vendor/LICENSE.three", "scene", "vendor/"):
+        for path in ("build/package.json", "vendor/VERSIONS", "vendor/LICENSE.three", "vendor/"):
             assert (await get(gateway, path))[0] == 404
 
     run(check())

@@ -1,0 +1,66 @@
+"""`frameloom train painter`: the painter of the embedded model's next version."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from bridge.commands.words import parse_count, parse_seed
+
+
+def main(argv: list[str]) -> int:
+    """Train; the exit status is 0 when the model folder was written."""
+    parser = argparse.ArgumentParser(
+        prog="frameloom train painter",
+        description="Train the next embedded model's painter from synthetic pictures and the procedural world.",
+    )
+    parser.add_argument("--work", type=Path, default=Path(".cache/painter"), help="checkpoints, and data as it is made")
+    parser.add_argument("--out", type=Path, default=Path("out/painter"), help="the model folder (default out/painter)")
+    parser.add_argument("--autoencoder", type=Path, default=None, help="a folder of weights (default: the trained one)")
+    parser.add_argument("--steps", type=parse_count, default=20_000, help="optimizer steps at most (default 20000)")
+    parser.add_argument("--minutes", type=float, default=180.0, help="of training at most (default 180)")
+    parser.add_argument("--seed", type=parse_seed, default=0)
+    parser.add_argument("--device", default=None, help="auto (default), cpu or cuda")
+    args = parser.parse_args(argv)
+    if not args.minutes > 0:
+        parser.error(f"--minutes {args.minutes:g}: give a number above 0")
+
+    from core.device import DeviceError, pick_device
+    from core.tiny import AUTOENCODER
+    from core.tiny.next.recipe import Settings, produce, train
+
+    try:
+        device = pick_device(args.device)
+    except DeviceError as error:
+        print(error, file=sys.stderr)
+        return 2
+    autoencoder = args.autoencoder or AUTOENCODER
+    settings = replace(Settings(), seed=args.seed, steps=args.steps, minutes=args.minutes)
+    started = time.monotonic()
+    print(f"training on {device}; interrupt at any time, the same command goes on from the last checkpoint", flush=True)
+
+    def log(message: str) -> None:
+        print(f"{time.monotonic() - started:7.0f} s  {message}", flush=True)
+
+    # Data is made beside the training, which would wait for it every few minutes.
+    maker = multiprocessing.get_context("spawn").Process(
+        target=produce, args=(autoencoder, args.work, settings, str(device)), daemon=True
+    )
+    try:
+        args.work.mkdir(parents=True, exist_ok=True)
+        maker.start()
+        train(settings, autoencoder, args.work, args.out, device, log, produced=True)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"cannot write: {error}; free some room or choose another --work or --out", file=sys.stderr)
+        return 1
+    finally:
+        if maker.is_alive():
+            maker.terminate()
+    return 0

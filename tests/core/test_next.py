@@ -1,0 +1,219 @@
+"""The next version of the embedded model: its data and the recipe of its painter."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from core.model import load_model
+from core.params import Params
+from core.stream import StreamConfig
+from core.tiny import AUTOENCODER
+from core.tiny.next import recipe
+from core.tiny.next.judge import as_bytes, filtered_pictures, trained_judge
+from core.tiny.next.parts import TOKENS, WORDS, tokenizer
+from core.tiny.next.photographs import evaluate_photographs
+from core.tiny.next.recipe import Settings, _Levels, _on_own_estimates, train
+from core.tiny.next.shards import (
+    AS_IT_CAME,
+    UNKNOWN,
+    Mix,
+    Shard,
+    Shards,
+    Sizes,
+    batch_at,
+    describe,
+    make_shard,
+    path_of,
+    save_shard,
+)
+from core.tiny.pictures import dead_leaves
+from core.tiny.pool import stream_of
+from core.world import COLOUR_NAMES, SHAPES, STYLES
+from core.world.filters import FILTERS, filtered
+
+CPU = torch.device("cpu")
+
+TOY = Settings(
+    steps=4,
+    decoded_rows=1,
+    checkpoint_s=0.0,
+    mix=Mix(rows=3, large_rows=2, large_every=2),
+    sizes=Sizes(pictures=5, filters=2, world=4, large=2, looks=3, first=1, window=2, steps_per_shard=2),
+)
+
+
+def halved(x: torch.Tensor) -> torch.Tensor:
+    """Stands for an encoder: 16 channels at an eighth."""
+    return torch.nn.functional.avg_pool2d(x, 8).repeat(1, 6, 1, 1)[:, :16]
+
+
+@pytest.fixture(scope="module")
+def shard() -> Shard:
+    return make_shard(0, 0, TOY.sizes, halved)
+
+
+def test_batches_depend_on_the_step_alone_and_their_prompts_fit(shard):
+    mix = replace(TOY.mix, rows=32, large_every=4)
+    first, again = (batch_at([shard], 7, 0, mix) for _ in range(2))
+    assert torch.equal(first.source, again.source) and first.prompts == again.prompts
+    assert batch_at([shard], 7, 1, mix).prompts != first.prompts
+    assert first.source.shape == (32, 16, 16, 16)
+    assert batch_at([shard], 7, 3, mix).source.shape == (2, 16, 32, 32)
+    assert torch.equal(first.source[~first.pair], first.target[~first.pair])
+    assert all(mix.pair_t[0] <= int(t) < mix.pair_t[1] for t in first.t[first.pair])
+
+
+def test_a_prompt_names_the_style_and_the_objects_and_now_and_then_something_else():
+    prompts = [describe(["red sphere", "blue box"], STYLES.index("neon"), stream_of(i)) for i in range(200)]
+    assert all("neon" in p for p in prompts)
+    assert sum("red sphere" in p and "blue box" in p for p in prompts) > 160
+    alone = [describe([], STYLES.index("glass"), stream_of(i)) for i in range(200)]
+    assert all("glass" in p for p in alone) and any("stained glass" in p for p in alone)
+    assert any(any(word in p for word in UNKNOWN) for p in alone)
+    as_it_came = [describe([], AS_IT_CAME, stream_of(i)) for i in range(50)]
+    assert "" in as_it_came and not any(style in p.split() for p in as_it_came for style in STYLES)
+
+
+def test_shards_are_functions_of_their_number_and_are_made_when_a_step_wants_them(tmp_path):
+    made = []
+
+    def make(number):
+        made.append(number)
+        return make_shard(3, number, TOY.sizes, halved)
+
+    shards = Shards(tmp_path, TOY.sizes, make)
+    first = shards.at(0)[0]
+    assert made == [0] and [len(shards.at(step)) for step in (0, 2, 4)] == [1, 2, 2]
+    assert made == [0, 1, 2] and not path_of(tmp_path, 0).exists() and path_of(tmp_path, 2).exists()
+    again = make_shard(3, 0, TOY.sizes, halved)
+    other = make_shard(3, 1, TOY.sizes, halved)
+    for name in ("pictures", "world", "large"):
+        assert torch.equal(getattr(first, name).latent, getattr(again, name).latent)
+        assert not torch.equal(getattr(first, name).latent, getattr(other, name).latent)
+    read_back = Shards(tmp_path, TOY.sizes, None).at(4)
+    assert torch.equal(read_back[-1].world.latent, shards.at(4)[-1].world.latent)
+    assert read_back[-1].world.things == shards.at(4)[-1].world.things
+
+
+def test_a_pair_is_the_same_picture_through_the_filter_that_its_look_names(shard):
+    part = shard.pictures
+    assert part.latent.shape == (5, 3, 16, 32, 32)
+    assert all(int(look) == AS_IT_CAME for look in part.look[:, 0])
+    for row in range(5):
+        styles = [STYLES[int(look)] for look in part.look[row, 1:]]
+        assert len(set(styles)) == 2 and set(styles) <= set(FILTERS)
+
+
+def test_every_look_of_a_scene_has_its_own_colours_and_names_them(shard):
+    part = shard.world
+    assert part.objects.shape == (4, 16, 16) and 0 < float(part.objects.mean()) < 1
+    for row in range(4):
+        assert STYLES[int(part.look[row, 0])] == "grey"
+        assert len({tuple(things) for things in part.things[row]}) == 3
+        shapes = [[thing.split()[1] for thing in things] for things in part.things[row]]
+        assert shapes[0] == shapes[1] == shapes[2] and set(shapes[0]) <= set(SHAPES)
+        assert all(thing.split()[0] in COLOUR_NAMES for things in part.things[row] for thing in things)
+
+
+def test_the_models_own_estimates_replace_sources_and_are_noised_less(shard):
+    class Echo:
+        def __call__(self, x, t_B, prompts):
+            assert len(x) == len(t_B) == len(prompts)
+            return torch.zeros_like(x)
+
+    batch = batch_at([shard], 0, 0, replace(TOY.mix, rows=16))
+    settings = replace(TOY, own_share=0.25, own_t_low=5)
+    own = _on_own_estimates(Echo(), batch, _Levels(CPU), settings, CPU)
+    changed = torch.nonzero(batch.pair)[:4, 0].tolist()
+    assert all(own.source[i].abs().max() == 0 for i in changed)
+    assert all(5 <= int(own.t[i]) <= max(6, int(batch.t[i])) for i in changed)
+    assert torch.equal(own.target, batch.target) and own.prompts == batch.prompts
+    kept = [i for i in range(16) if i not in changed]
+    assert torch.equal(own.source[kept], batch.source[kept]) and torch.equal(own.t[kept], batch.t[kept])
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
+    def run(work, out, settings):
+        train(settings, AUTOENCODER, tmp_path / work, tmp_path / out, CPU, lambda message: None)
+        return {p.relative_to(tmp_path / out): p.read_bytes() for p in (tmp_path / out).rglob("*.safetensors")}
+
+    straight = run("a", "a_out", TOY)
+    assert len(straight) == 3
+
+    class Interrupted(Exception):
+        pass
+
+    original_follow = recipe.Progress.follow
+
+    def stop_in_the_middle(self, decay):
+        original_follow(self, decay)
+        if self.step == 3:
+            raise Interrupted
+
+    recipe.Progress.follow = stop_in_the_middle
+    try:
+        with pytest.raises(Interrupted):
+            run("b", "b_out", TOY)
+    finally:
+        recipe.Progress.follow = original_follow
+    assert run("b", "b_out", TOY) == straight
+
+
+def test_shards_that_another_process_makes_are_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("core.tiny.next.shards.time.sleep", lambda s: save_shard(path_of(tmp_path, 0), made))
+    made = make_shard(0, 0, TOY.sizes, halved)
+    assert torch.equal(Shards(tmp_path, TOY.sizes, None).at(0)[0].large.latent, made.large.latent)
+    monkeypatch.setattr("core.tiny.next.shards.time.sleep", lambda s: None)
+    monkeypatch.setattr("core.tiny.next.shards.LONGEST_WAIT_S", 0.05)
+    with pytest.raises(TimeoutError, match="was not made within"):
+        Shards(tmp_path, TOY.sizes, None).at(2)
+
+
+def test_a_producer_makes_the_shards_of_a_run(tmp_path):
+    settings = replace(TOY, steps=2, sizes=replace(TOY.sizes, pictures=5, world=2, large=1))
+    threads = torch.get_num_threads()
+    try:
+        recipe.produce(AUTOENCODER, tmp_path, settings, "cpu")
+    finally:
+        torch.set_num_threads(threads)
+    assert path_of(tmp_path, 0).exists() and path_of(tmp_path, 1).exists()
+    assert len(Shards(tmp_path, settings.sizes, None).at(2)) == 2
+
+
+def test_every_word_is_one_token():
+    known = tokenizer()
+    assert all(len(known(word).input_ids) == 3 for word in WORDS)
+    assert known.model_max_length == TOKENS
+
+
+def test_a_trained_folder_loads_and_streams(tmp_path):
+    """Text that scales every layer, no middle block, "sample" prediction, sixteen latent channels."""
+    train(replace(TOY, steps=1), AUTOENCODER, tmp_path / "work", tmp_path / "out", CPU, lambda message: None)
+    model = load_model(tmp_path / "out", CPU, torch.float32, "eager")
+    stream = model.stream(StreamConfig(64, 64))
+    source = as_bytes(dead_leaves(1, 64, torch.Generator().manual_seed(0)))
+    looks = []
+    for style in ("neon", "pencil"):
+        plan = stream.plan(Params(prompt=f"{style} style", steps=1, mode="latency"))
+        looks.append(stream.step(source, style, plan).frame_FHWC[..., :3])
+    assert looks[0].shape == (1, 64, 64, 3) and not torch.equal(looks[0], looks[1])
+
+
+def test_the_judge_tells_styles_apart_and_photographs_are_scored_by_their_filter():
+    pictures, styles = filtered_pictures(8, torch.Generator().manual_seed(0))
+    judge = trained_judge([(pictures, styles)], steps=60, batch=24)
+    assert float((judge.styles(pictures) == styles).float().mean()) > 0.5
+    photographs = dead_leaves(3, 128, torch.Generator().manual_seed(1))
+
+    def filter_itself(picture, prompt):
+        return as_bytes(filtered(picture.permute(2, 0, 1)[None].float() / 255.0, prompt.split()[0]))[0]
+
+    chosen = ("neon", "mosaic")
+    right, _ = evaluate_photographs(photographs, photographs, filter_itself, judge, chosen)
+    wrong, outputs = evaluate_photographs(photographs, photographs * 0.5, lambda p, prompt: p, judge, chosen)
+    assert right.edges > 0.95 > wrong.edges and right.feature_ratio < 0.05 < wrong.feature_ratio
+    assert right.style == right.style_truth and wrong.autoencoder_db < right.autoencoder_db
+    assert torch.equal(outputs["neon"], as_bytes(photographs))
