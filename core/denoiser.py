@@ -18,7 +18,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from core.backend import Call
-from core.guidance import Row
+from core.guidance import Row, guidance_embedding
 from core.schedule import NoiseSchedule
 from core.text import Embedding
 from core.tree import mapped, stack
@@ -68,6 +68,9 @@ class Denoiser(Protocol):
 
     def rows(self, prompts: Sequence[PromptText]) -> RowInputs:
         """Lay prompts out: row r reads prompts[r]."""
+
+    def told(self, inputs: RowInputs, scale: float) -> RowInputs:
+        """The same rows under another guidance scale; a set-up verb too. Most denoisers do not read it."""
 
     def memory(self, rows: Sequence[Row]) -> Any:
         """What it remembers of such rows before their first call: a tree of tensors (R, ...), or None for nothing."""
@@ -150,6 +153,10 @@ def keys_values(attn: Any, embedding_RNC: Tensor) -> tuple[Tensor, Tensor]:
     return heads_first(attn.to_k(embedding_RNC), attn.heads), heads_first(attn.to_v(embedding_RNC), attn.heads)
 
 
+SCALE = "guidance_scale"
+"""Among an embedding's others: the guidance scale as a distilled U-Net reads it, see `guidance_embedding`."""
+
+
 class UnetCall(nn.Module):
     """A diffusers UNet2DConditionModel as a function of tensors alone.
 
@@ -174,6 +181,7 @@ class UnetCall(nn.Module):
         return self.unet(
             x_Rchw,
             t_R,
+            timestep_cond=embedding.others.get(SCALE),
             encoder_hidden_states=embedding.tokens,
             cross_attention_kwargs={"prepared": keys_values} if keys_values else None,
             return_dict=False,
@@ -185,7 +193,8 @@ class UnetDenoiser:
 
     call: `UnetCall` as a back end runs it. cross: its layers. prediction: key of `PREDICTIONS`. dtype: of the weights.
     cache_text: project keys and values of a prompt once instead of once per call (StreamDiffusion, arXiv 2312.12491,
-    appendix A.2); False is the plain twin.
+    appendix A.2); False is the plain twin. scale_width: of the embedding by which the network is told the guidance
+    scale; 0 for a network that does not ask.
     """
 
     planes: Mapping[str, Plane] = {}
@@ -200,6 +209,7 @@ class UnetDenoiser:
         dtype: torch.dtype,
         *,
         cache_text: bool = True,
+        scale_width: int = 0,
     ) -> None:
         self._network = call
         self._cross = cross
@@ -209,6 +219,7 @@ class UnetDenoiser:
         self._a_T = alpha_bar.sqrt().to(torch.float32)
         self._b_T = (1.0 - alpha_bar).sqrt().to(torch.float32)
         self._cache_text = cache_text
+        self._scale_width = scale_width
         self.projections = 0
         """Number of prompts whose keys and values were computed so far."""
 
@@ -226,7 +237,18 @@ class UnetDenoiser:
     def rows(self, prompts: Sequence[PromptText]) -> RowInputs:
         """See `Denoiser.rows`."""
         self._network.prepare(len(prompts))
-        return RowInputs(stack([p.embedding for p in prompts]), stack([p.keys_values for p in prompts]))
+        laid_out = RowInputs(stack([p.embedding for p in prompts]), stack([p.keys_values for p in prompts]))
+        return self.told(laid_out, 1.0)
+
+    @torch.inference_mode()
+    def told(self, inputs: RowInputs, scale: float) -> RowInputs:
+        """See `Denoiser.told`."""
+        if not self._scale_width:
+            return inputs
+        tokens = inputs.embedding.tokens
+        told = guidance_embedding(scale, self._scale_width).to(tokens).expand(len(tokens), -1).contiguous()
+        others = {**inputs.embedding.others, SCALE: told}
+        return inputs._replace(embedding=inputs.embedding._replace(others=others))
 
     def memory(self, rows: Sequence[Row]) -> None:
         """See `Denoiser.memory`: there is none."""

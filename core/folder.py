@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,10 @@ def part(folder: Path, kind: Any, **options: Any) -> Any:
         raise ModelError(f"{folder} cannot be loaded ({reason}); restore the model folder") from error
 
 
+# Positions counted through, which older versions of transformers kept; what a whole CLIP has beside its text encoder.
+_HARMLESS_WEIGHTS = re.compile(r"(^|\.)position_ids$|^(text_projection|visual_projection|vision_model)\.|^logit_scale$")
+
+
 def network(folder: Path, kind: Any, **options: Any) -> Any:
     """One network with every weight from its files: the loaders fill what is missing with random values."""
     module, report = part(folder, kind, output_loading_info=True, ignore_mismatched_sizes=True, **options)
@@ -73,6 +78,12 @@ def network(folder: Path, kind: Any, **options: Any) -> Any:
         raise ModelError(
             f"{folder}: {len(wrong)} of the weights that its config.json asks for are missing or of another shape"
             f" ({wrong[0]}); restore the model folder"
+        )
+    unused = [name for name in report["unexpected_keys"] if not _HARMLESS_WEIGHTS.search(name)]
+    if unused:
+        raise ModelError(
+            f"{folder} holds {len(unused)} weights that its config.json does not ask for ({unused[0]}), so they would"
+            " not be used; restore the config.json that belongs to them"
         )
     if not all(bool(weight.isfinite().all()) for weight in module.state_dict().values()):
         raise ModelError(f"{folder}: the weights hold values that are no numbers; restore the model folder")

@@ -10,6 +10,7 @@ Shapes: S stages, F frames, c h w latent, R rows. A role's rows are one piece of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -99,6 +100,19 @@ GUIDANCE: Mapping[str, Guidance] = {
     "self-negative": Guidance(lambda stage: (POSITIVE,), _self),
     "onetime-negative": Guidance(lambda stage: (POSITIVE,) if stage else (NEGATIVE, POSITIVE), _onetime),
 }
+
+
+def guidance_embedding(scale: float, width: int) -> Tensor:
+    """What a distilled U-Net is told of the guidance scale beside its timestep: (width,), float32, sines before cosines
+    of 1000 w with w = scale - 1.
+
+    width: `time_cond_proj_dim` of its configuration, at least 4. Source: Latent Consistency Models (arXiv 2310.04378)
+    section 4.3, with the sinusoidal embedding of Vaswani et al. (arXiv 1706.03762) section 3.5.
+    """
+    half = width // 2
+    frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * (-math.log(10_000.0) / (half - 1)))
+    angles = 1000.0 * (scale - 1.0) * frequencies
+    return torch.nn.functional.pad(torch.cat((angles.sin(), angles.cos())), (0, width % 2))
 
 
 def active_guidance(kind: str, scale: float) -> Guidance:

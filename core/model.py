@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from core.autoencoders import AUTOENCODERS, Autoencoder
 from core.backend import BACKENDS, Call, Execution, executions
 from core.codec import Codec, DecodeVae
-from core.denoiser import PREDICTIONS, UnetDenoiser, keys_values
+from core.denoiser import PREDICTIONS, SCALE, UnetDenoiser, keys_values
 from core.families import FAMILIES, family_of
 from core.families.family import Family, Parts
 from core.folder import ModelError, read_json
@@ -122,11 +122,22 @@ class Model:
         """The U-Net for latents of shape (c, h, w)."""
         dtype = self.execution.weights_dtype
         embedding = mapped(lambda leaf: leaf.to(dtype).expand(2, *leaf.shape), self.text.embed(""))
+        scale_width = int(self.unet.config.time_cond_proj_dim or 0)
+        if scale_width:
+            told = torch.zeros(2, scale_width, dtype=dtype, device=self.device)
+            embedding = embedding._replace(others={**embedding.others, SCALE: told})
         prepared = tuple(keys_values(attn, embedding.tokens) for attn in self.call.cross) if cache_text else ()
         t = torch.zeros(2, dtype=torch.long, device=self.device)
         call = self._call(self.call, torch.zeros(2, *latent, device=self.device), t, embedding, prepared)
         return UnetDenoiser(
-            call, self.call.cross, self.noise, self.prediction, self.device, dtype, cache_text=cache_text
+            call,
+            self.call.cross,
+            self.noise,
+            self.prediction,
+            self.device,
+            dtype,
+            cache_text=cache_text,
+            scale_width=scale_width,
         )
 
     def _call(self, network: nn.Module, *example: Any) -> Call:

@@ -26,6 +26,32 @@ def _lcm_boundary(t: float) -> tuple[float, float]:
     return SIGMA_DATA**2 / norm, scaled / norm**0.5
 
 
+_DDPM, _LCM, _HEUN = ("linear", 0.0001, 0.02), ("scaled_linear", 0.00085, 0.012), ("linear", 0.00085, 0.012)
+SCHEDULERS: Mapping[str, tuple[str, float, float]] = {
+    "DDIMScheduler": _DDPM,
+    "DDIMParallelScheduler": _DDPM,
+    "DDPMScheduler": _DDPM,
+    "DDPMParallelScheduler": _DDPM,
+    "DEISMultistepScheduler": _DDPM,
+    "DPMSolverMultistepScheduler": _DDPM,
+    "DPMSolverSDEScheduler": _HEUN,
+    "DPMSolverSinglestepScheduler": _DDPM,
+    "EulerAncestralDiscreteScheduler": _DDPM,
+    "EulerDiscreteScheduler": _DDPM,
+    "HeunDiscreteScheduler": _HEUN,
+    "KDPM2AncestralDiscreteScheduler": _HEUN,
+    "KDPM2DiscreteScheduler": _HEUN,
+    "LCMScheduler": _LCM,
+    "LMSDiscreteScheduler": _DDPM,
+    "PNDMScheduler": _DDPM,
+    "SASolverScheduler": _DDPM,
+    "TCDScheduler": _LCM,
+    "UniPCMultistepScheduler": _DDPM,
+}
+"""diffusers' schedulers of models with discrete noise levels; beta_schedule, beta_start, beta_end where the file leaves
+them out."""
+
+
 class ScheduleError(ValueError):
     """A noise schedule that this project cannot follow; the message names the ones that it can."""
 
@@ -39,10 +65,12 @@ class NoiseSchedule:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> NoiseSchedule:
         """Build from a diffusers scheduler_config.json. Raises `ScheduleError` for what would be another schedule."""
-        count, low, high = (
-            config.get(name, default)
-            for name, default in (("num_train_timesteps", 1000), ("beta_start", 0.0001), ("beta_end", 0.02))
-        )
+        scheduler = config.get("_class_name", "DDIMScheduler")
+        if scheduler not in tuple(SCHEDULERS):
+            raise ScheduleError(f"scheduler {scheduler!r} is not supported; use a model with one of Stable Diffusion's")
+        defaults = dict(zip(("beta_schedule", "beta_start", "beta_end"), SCHEDULERS[scheduler], strict=True))
+        config = {"num_train_timesteps": 1000, **defaults, **config}
+        count, low, high = config["num_train_timesteps"], config["beta_start"], config["beta_end"]
         if not isinstance(count, int) or not STAGE_GRID <= count <= MAX_TIMESTEPS:
             raise ScheduleError(f"num_train_timesteps {count!r} is not supported; use {STAGE_GRID} to {MAX_TIMESTEPS}")
         if not isinstance(low, (int, float)) or not isinstance(high, (int, float)) or not 0.0 < low <= high < 1.0:
@@ -50,7 +78,7 @@ class NoiseSchedule:
         for name in ("trained_betas", "rescale_betas_zero_snr"):
             if config.get(name):
                 raise ScheduleError(f"{name} is not supported; use a model with a plain beta_schedule")
-        kind = config.get("beta_schedule", "linear")
+        kind = config["beta_schedule"]
         # float32 as in the checkpoints' own training code: its rounding is part of the published constants.
         if kind == "scaled_linear":
             beta_T = torch.linspace(low**0.5, high**0.5, count, dtype=torch.float32) ** 2

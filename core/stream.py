@@ -198,6 +198,9 @@ class Stream(Generic[Tag]):
             if len(stages) > self.config.max_steps:
                 raise ParamError(f"steps: got {len(stages)}; this stream is built for at most {self.config.max_steps}")
             plan = Plan(params, len(stages), self._passes(params, stages, guidance), guidance, scales)
+        plan = replace(
+            plan, passes=tuple(replace(p, inputs=self._denoiser.told(p.inputs, scales.scale)) for p in plan.passes)
+        )
         self._last_plan = plan
         return plan
 

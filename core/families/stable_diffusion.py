@@ -10,20 +10,16 @@ import torch
 from core.autoencoders import AUTOENCODERS
 from core.denoiser import UnetCall
 from core.families.family import Encoder, Family, Parts
+from core.families.settings import AUTOENCODERS as AUTOENCODER_SETTINGS
+from core.families.settings import SCHEDULER, TEXT_ENCODER, UNET, Settings, check_settings
 from core.folder import ModelError, check_weights, network, part, read_json
 from core.libraries import CLIPTextModel, CLIPTokenizer, UNet2DConditionModel
 from core.text import TextConditioner
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-# Settings of a U-Net that wants more than latent, timestep and text: SDXL, unCLIP, upscalers. An additional embedding
-# of the kind "text" is made from the same text.
-_OTHER_INPUTS = (
-    "class_embed_type",
-    "num_class_embeds",
-    "encoder_hid_dim",
-    "encoder_hid_dim_type",
-)
+_LEAST_SCALE_WIDTH = 4
+"""Of the embedding that tells a U-Net the guidance scale: two frequencies."""
 
 
 def _check(folder: Path) -> None:
@@ -33,13 +29,24 @@ def _check(folder: Path) -> None:
     for name in PARTS:
         if not (folder / name).is_dir():
             raise ModelError(f"{folder} has no folder {name!r}; it is not a whole model in the diffusers layout")
-    for name in ("unet", "vae", "text_encoder"):
-        read_json(folder / name / "config.json")
+    for name, settings in (("unet", UNET), ("vae", None), ("text_encoder", TEXT_ENCODER)):
+        path = folder / name / "config.json"
+        config = read_json(path)
+        check_settings(path, config, settings or _settings_of_autoencoder(config))
         check_weights(folder / name)
-    read_json(folder / "scheduler" / "scheduler_config.json")
+    path = folder / "scheduler" / "scheduler_config.json"
+    check_settings(path, read_json(path), SCHEDULER)
     # A tokenizer without its words loads as an empty one, and every prompt would mean nothing.
     if not any(all((folder / "tokenizer" / name).is_file() for name in names) for names in _VOCABULARIES):
         raise ModelError(f"{folder / 'tokenizer'} holds no vocabulary; restore the model folder")
+
+
+def _settings_of_autoencoder(config: dict[str, Any]) -> Settings:
+    """The settings that the kind of autoencoder may have. Raises `ModelError` for a kind that is not supported."""
+    kind = config.get("_class_name", "AutoencoderKL")
+    if kind not in tuple(AUTOENCODERS):
+        raise ModelError(f"autoencoder {kind!r} is not supported; use one of {', '.join(AUTOENCODERS)}")
+    return AUTOENCODER_SETTINGS[kind]
 
 
 def _check_shape(folder: Path, unet: Any, vae: Any, encoder: Any, tokenizer: Any) -> None:
@@ -52,9 +59,11 @@ def _check_shape(folder: Path, unet: Any, vae: Any, encoder: Any, tokenizer: Any
         and isinstance(tokenizer.model_max_length, int)
         and isinstance(config.sample_size, int)
     )
-    others = any(config[name] is not None for name in _OTHER_INPUTS) or config.addition_embed_type not in (None, "text")
-    if not fits or others:
+    if not fits:
         raise ModelError(f"{folder} is not shaped like Stable Diffusion 1.x or 2.x; use a model of that shape")
+    told = config.time_cond_proj_dim
+    if told is not None and not (isinstance(told, int) and told >= _LEAST_SCALE_WIDTH):
+        raise ModelError(f"{folder / 'unet'}: time_cond_proj_dim {told!r} is no width; use a model with 4 or more")
     scale, shift = vae.config.scaling_factor, vae.config.shift_factor
     if not isinstance(scale, (int, float)) or not scale > 0 or not isinstance(shift, (int, float, type(None))):
         raise ModelError(f"{folder / 'vae'}: scaling_factor {scale!r}, shift_factor {shift!r} are no scale; restore it")
@@ -62,8 +71,6 @@ def _check_shape(folder: Path, unet: Any, vae: Any, encoder: Any, tokenizer: Any
 
 def _load(folder: Path, dtype: torch.dtype) -> Parts:
     kind = read_json(folder / "vae" / "config.json").get("_class_name", "AutoencoderKL")
-    if kind not in tuple(AUTOENCODERS):
-        raise ModelError(f"autoencoder {kind!r} is not supported; use one of {', '.join(AUTOENCODERS)}")
     unet = network(folder / "unet", UNet2DConditionModel, torch_dtype=dtype, low_cpu_mem_usage=False)
     vae = network(folder / "vae", AUTOENCODERS[kind].kind, torch_dtype=dtype, low_cpu_mem_usage=False)
     encoder = network(folder / "text_encoder", CLIPTextModel, dtype=dtype)
