@@ -70,8 +70,23 @@ def part(folder: Path, kind: Any, **options: Any) -> Any:
 _HARMLESS_WEIGHTS = re.compile(r"(^|\.)position_ids$|^(text_projection|visual_projection|vision_model)\.|^logit_scale$")
 
 
+_PLAIN = re.compile(r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors")
+_VARIANT = re.compile(r"(?:diffusion_pytorch_model|model)(?:-\d+-of-\d+)?\.(\w+?)(?:-\d+-of-\d+)?\.safetensors")
+
+
+def variant_of(folder: Path) -> str | None:
+    """The variant of the weights to load: None for the plain ones where they are there, otherwise fp16's or, failing
+    that, the first by name."""
+    names = [path.name for path in folder.glob("*.safetensors")]
+    if any(_PLAIN.fullmatch(name) for name in names):
+        return None
+    variants = sorted({match[1] for name in names if (match := _VARIANT.fullmatch(name))})
+    return "fp16" if "fp16" in variants else next(iter(variants), None)
+
+
 def network(folder: Path, kind: Any, **options: Any) -> Any:
     """One network with every weight from its files: the loaders fill what is missing with random values."""
+    options["variant"] = variant_of(folder)
     module, report = part(folder, kind, output_loading_info=True, ignore_mismatched_sizes=True, **options)
     wrong = [*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])]
     if wrong:

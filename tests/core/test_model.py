@@ -115,6 +115,18 @@ def test_a_setting_of_the_wrong_kind_is_named(tmp_path, whole, file, name, value
         load_model(folder, CPU, torch.float32)
 
 
+@pytest.mark.parametrize("shards", [{}, {"max_shard_size": "20KB"}], ids=["plain", "sharded"])
+@pytest.mark.parametrize("variant", ["fp16", "bf16"])
+def test_weights_of_a_variant_alone_load(tmp_path, whole, shards, variant):
+    """As folders are published: the files of every part carry fp16 in their names."""
+    folder = shutil.copytree(whole, tmp_path / "model")
+    for name, part in zip(PARTS, random_parts(), strict=False):
+        shutil.rmtree(folder / name)
+        part.save_pretrained(folder / name, variant=variant, **shards)
+        assert all(f".{variant}" in path.name for path in (folder / name).glob("*.safetensors"))
+    assert torch.equal(picture(folder, "eager"), picture(whole, "eager"))
+
+
 def test_a_tokenizer_without_words_is_named(tmp_path, whole):
     """It would load as an empty one, and every prompt would mean the same."""
     folder = shutil.copytree(whole, tmp_path / "model")
