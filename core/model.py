@@ -21,6 +21,7 @@ from core.denoiser import PREDICTIONS, SCALE, UnetDenoiser, keys_values
 from core.families import FAMILIES, family_of
 from core.families.family import Family, Parts
 from core.folder import ModelError, read_json
+from core.layouts import refuse_other_layouts
 from core.schedule import NoiseSchedule, ScheduleError
 from core.stream import NoiseSource, Stream, StreamConfig, seeded_noise
 from core.text import Text
@@ -154,6 +155,7 @@ class Model:
 
 def check_folder(folder: Path) -> None:
     """Raise `ModelError` unless `folder` is a whole model of one of the families."""
+    refuse_other_layouts(folder)
     family_of(folder).check(folder)
 
 
@@ -172,8 +174,8 @@ def load_model(
     """
     execution = executions(device, backend, dtype, store=store)[0]
     folder = Path(folder)
+    check_folder(folder)
     family = family_of(folder)
-    family.check(folder)
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     prediction = scheduler.get("prediction_type", "epsilon")
     if prediction not in tuple(PREDICTIONS):

@@ -1,0 +1,77 @@
+"""What people give for a model folder and is none: named, with what to do. Nothing here is loaded."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from core.folder import ModelError
+
+_PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+_OTHERS = {".gguf": "a GGUF file", ".onnx": "an ONNX file", ".engine": "a TensorRT engine", ".zip": "an archive"}
+_LORA_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "adapter_config.json")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_CONVERT = (
+    "turn it into a folder once, in Python: diffusers.StableDiffusionPipeline.from_single_file(FILE)"
+    ".save_pretrained(FOLDER); then give that folder"
+)
+
+
+def refuse_other_layouts(path: Path) -> None:
+    """Raise `ModelError` for a file, a LoRA, the hub's cache, a hub name, a part of a model and a family that is not
+    supported. What is left is a folder in the diffusers layout, or nothing that could be named better."""
+    if path.is_file():
+        raise ModelError(f"{path} is {_file(path)}")
+    if not path.exists():
+        if _HUB_ID.fullmatch(path.as_posix()):
+            raise ModelError(
+                f"there is no folder {path}; if that is a model's name on the Hugging Face hub, download it first "
+                f"(hf download {path.as_posix()} --local-dir FOLDER) and give the folder: nothing is downloaded here"
+            )
+        return
+    if (path / "unet").is_dir():
+        if (path / "text_encoder_2").is_dir():
+            raise ModelError(f"{path} is a Stable Diffusion XL model, which is not supported; use one of 1.x or 2.x")
+        return
+    snapshots = sorted(p for p in path.glob("snapshots/*") if p.is_dir())
+    if snapshots:
+        whole = [p for p in snapshots if (p / "unet").is_dir()]
+        raise ModelError(
+            f"{path} is the hub's cache of a model; give the folder in its snapshots: {(whole or snapshots)[-1]}"
+        )
+    if any((path / name).is_file() for name in _LORA_FILES):
+        raise ModelError(f"{path} is a LoRA: it changes a model and is none; merge it into one, or give a whole model")
+    if (path / "transformer").is_dir():
+        raise ModelError(
+            f"{path} is a model with a transformer (Flux, SD 3, ...), which is not supported; use one of 1.x or 2.x"
+        )
+    if (path / "config.json").is_file() and (path.parent / "model_index.json").is_file():
+        raise ModelError(f"{path} is one part of a model; give the folder above it: {path.parent}")
+    files = sorted(p for p in path.glob("*") if p.suffix in (".safetensors", *_PICKLES, *_OTHERS))
+    if files:
+        raise ModelError(f"{path} is no model in the diffusers layout; in it, {files[0].name} is {_file(files[0])}")
+
+
+def _file(path: Path) -> str:
+    """What a file is, and what to do with it; goes on after "is"."""
+    if path.suffix in _PICKLES:
+        return (
+            "a single file of Python pickles, which can run programs when it is read and is refused; get it as "
+            ".safetensors, and " + _CONVERT
+        )
+    if path.suffix in _OTHERS:
+        return f"{_OTHERS[path.suffix]}, which is not supported; give a folder in the diffusers layout"
+    if path.suffix != ".safetensors":
+        return "a file and no model folder; give a folder in the diffusers layout, or 'embedded'"
+    try:
+        with safe_open(path, framework="pt") as weights:
+            names = list(weights.keys())
+    except (SafetensorError, OSError):
+        return "a damaged .safetensors file; get it again"
+    if any("lora" in name.lower() for name in names):
+        return "a LoRA file: it changes a model and is none; merge it into one, or give a whole model"
+    if any(name.startswith("model.diffusion_model.") for name in names):
+        return "a whole model in a single file; " + _CONVERT
+    return "a single file of weights, a part of a model; give the whole folder in the diffusers layout"
