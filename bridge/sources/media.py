@@ -1,17 +1,15 @@
-"""Sources that OpenCV opens: cameras, videos, pictures. It is imported here alone, and only when it is needed.
+"""Sources that OpenCV opens: cameras, videos, pictures; it is loaded only when it is needed.
 
 Colour is RGB, rows top to bottom.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +17,7 @@ from bridge.ring.clock import now_ns
 from bridge.ring.layout import Kind
 from bridge.sources.source import Array, SourceError
 from bridge.terminal import say
+from core.opencv import opencv
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".hdr", ".apng")
 MOVING = (".webp", ".gif", ".png", ".apng", ".avif")
@@ -41,19 +40,9 @@ CAMERA_PATIENCE = 30
 """Reads in a row that a camera may fail before it counts as gone."""
 
 
-def _opencv() -> Any:
-    """OpenCV, loaded on first use; its own chatter is off because every failure here has a sentence of its own."""
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    import cv2
-
-    cv2.setNumThreads(1)
-    return cv2
-
-
 def fit(picture_bgr: Array, size: tuple[int, int]) -> Array:
     """Centre crop to the shape of `size` (width, height), resize, and turn BGR, BGRA or grey uint8 into RGB."""
-    cv2 = _opencv()
+    cv2 = opencv()
     width, height = size
     rows, columns = picture_bgr.shape[:2]
     keep_w = min(columns, max(1, round(rows * width / height)))
@@ -87,7 +76,7 @@ class CameraSource:
     """A camera by its number, at its own rate; frames that nobody fetched in time are the driver's to drop."""
 
     def __init__(self, number: int, size: tuple[int, int], fps: float) -> None:
-        cv2 = _opencv()
+        cv2 = opencv()
         self._number = number
         self._size = size
         self._camera = cv2.VideoCapture(number)
@@ -122,7 +111,7 @@ class VideoSource:
     """
 
     def __init__(self, path: Path, size: tuple[int, int]) -> None:
-        cv2 = _opencv()
+        cv2 = opencv()
         self._path = path
         self._size = size
         try:
@@ -173,9 +162,9 @@ class VideoSource:
                 raise SourceError(f"{self._path} holds no picture that can be read; convert it to mp4 (H.264)")
             # Seeking to 0 is not exact in every container; opening anew is.
             self._video.release()
-            self._video = _opencv().VideoCapture(str(self._path))
+            self._video = opencv().VideoCapture(str(self._path))
             self._began_s, empty = self._read_s + self._frame_s, True
-        stamp_s = self._began_s + self._video.get(_opencv().CAP_PROP_POS_MSEC) / 1000.0
+        stamp_s = self._began_s + self._video.get(opencv().CAP_PROP_POS_MSEC) / 1000.0
         if empty or self._read_s < 0:
             self._read_s = self._began_s
         elif stamp_s > self._read_s:
@@ -210,7 +199,7 @@ class StreamSource:
         self._thread.start()
 
     def _open(self) -> Any:
-        cv2 = _opencv()
+        cv2 = opencv()
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, STREAM_TIMEOUT_MS]
         video = cv2.VideoCapture(self._address, cv2.CAP_FFMPEG, limits)
         return video if video.isOpened() else None
@@ -270,7 +259,7 @@ class MovingPictureSource:
 
 def moving_picture(path: Path, size: tuple[int, int]) -> MovingPictureSource | None:
     """The animation in a picture file; None for a still one."""
-    cv2 = _opencv()
+    cv2 = opencv()
     try:
         found, animation = cv2.imdecodeanimation(np.fromfile(path, np.uint8))
     except (cv2.error, OSError):
@@ -295,7 +284,7 @@ class PictureSource:
         self._shown: Array | None = None
 
     def _load(self, path: Path) -> Array | None:
-        cv2 = _opencv()
+        cv2 = opencv()
         try:
             raw = np.fromfile(path, np.uint8)
         except OSError as error:

@@ -1,0 +1,195 @@
+"""Pose and clock offset from pairs of masks and points: the loss of SST-Calib made robust.
+
+What differs from the published loss, and why: distances count by Geman and McClure's function, since one missed object
+outweighs all others when squared; most pixels are taken from the mask's edge, which is where the information is; fresh
+samples in every round, and the mean over the last rounds, take away what a fixed sample would bias; pixels closer to a
+point than the points are to each other count as covered; all frames are used at once, and there is no last stage with a
+weight of 0.02, which shrinks the cloud into the mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from core.calibration.geometry import Floats, rotation, rotation_vector
+from core.calibration.recording import Pair
+from core.calibration.residuals import CHUNK, Problem, Residuals, Samples, State
+
+PRIOR = np.array([np.radians(10.0)] * 3 + [0.5] * 3 + [0.2])
+"""How far the first guess may be off, as standard deviations."""
+SCAN_DEG = 12.0
+SCAN_STEP_DEG = 3.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much work the solver does."""
+
+    points: int = 1500
+    pixels: int = 800
+    starts: int = 4
+    rounds: int = 8
+    averaged: int = 5
+    steps: int = 4
+    sigma_px: float = 2.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """At one state: cost, normal matrix, gradient, and the gradient of each frame for the covariance."""
+
+    cost: float
+    A: Floats
+    b: Floats
+    by_frame: Floats
+    rms_px: float
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """`scale_px` of the robust function, `reverse` weight of pixel to point, `band_px` within which a pixel counts as
+    covered."""
+
+    scale_px: float
+    reverse: float
+    band_px: float
+
+
+def evaluate(problem: Problem, state: State, s: Samples, how: Weighting, sigma_px: float) -> Evaluation:
+    """Mean robust loss both ways, in units of `sigma_px` and as if each frame held 50 independent measurements."""
+    uv, J, ahead = problem.project(state, s)
+    inside = problem.in_picture(uv, ahead)
+    there = problem.outside(uv, J, inside, s)
+    back = problem.uncovered(uv, J, ahead, s)
+    back = Residuals(np.maximum(back.r - how.band_px, 0.0), back.J * (back.r > how.band_px)[:, None], back.frame)
+    frames = len(problem.pairs)
+    worth = 50.0 * len(np.unique(s.frame)) / sigma_px**2
+    A, b, cost, by_frame = np.zeros((CHUNK, CHUNK)), np.zeros(CHUNK), 0.0, np.zeros((frames, CHUNK))
+    squares = []
+    # Points that have left the picture still divide, so that leaving does not pay.
+    for weight, part, count in ((1.0, there, len(s.points)), (how.reverse, back, len(s.pixels))):
+        q = 1.0 / (1.0 + (part.r / how.scale_px) ** 2)
+        each = worth * weight / max(count, 1)
+        cost += 0.5 * each * float((q * part.r**2).sum())
+        w = each * q * q
+        g = part.J * (w * part.r)[:, None]
+        A += part.J.T @ (part.J * w[:, None])
+        b += g.sum(0)
+        np.add.at(by_frame, part.frame, g)
+        squares.append(float((q * part.r**2).mean()) if len(part.r) else 0.0)
+    if not inside.any():
+        cost += worth * how.scale_px**2
+    return Evaluation(cost, A, b, by_frame, float(np.sqrt(np.mean(squares))))
+
+
+def _offset_from(state: State, start: State) -> Floats:
+    return np.concatenate(
+        [
+            rotation_vector(state.T[:3, :3] @ start.T[:3, :3].T),
+            state.T[:3, 3] - start.T[:3, 3],
+            [state.offset_s - start.offset_s],
+        ]
+    )
+
+
+class Solver:
+    """The search of one calibration from one first guess."""
+
+    def __init__(
+        self, pairs: Sequence[Pair], K: Floats, start: State, settings: Settings = Settings(), temporal: bool = True
+    ) -> None:
+        self.problem = Problem(pairs, K)
+        self.start, self.settings = start, settings
+        self.rng = np.random.default_rng(settings.seed)
+        self.free = np.ones(CHUNK, bool)
+        self.free[6] = temporal and self.problem.knows_motion
+        self.trace: list[tuple[str, float]] = []
+        """Stage and cost after every step, for the convergence plot."""
+
+    def _steps(self, state: State, s: Samples, how: Weighting, steps: int) -> State:
+        some = np.flatnonzero(self.free)
+        pull = 1.0 / PRIOR**2
+
+        def total(at: State) -> tuple[float, Floats, Floats]:
+            e = evaluate(self.problem, at, s, how, self.settings.sigma_px)
+            off = _offset_from(at, self.start)
+            return e.cost + 0.5 * float(pull @ off**2), e.A + np.diag(pull), e.b + pull * off
+
+        damping = 1e-3
+        cost, A, b = total(state)
+        for _ in range(steps):
+            H = A[np.ix_(some, some)]
+            step = np.zeros(CHUNK)
+            step[some] = -np.linalg.solve(H + damping * np.diag(np.diag(H)), b[some])
+            tried = total(state.stepped(step))
+            if tried[0] < cost:
+                gained = cost - tried[0]
+                state, (cost, A, b), damping = state.stepped(step), tried, max(damping / 10, 1e-6)
+                if gained < 1e-5 * cost:
+                    break
+            else:
+                damping *= 10
+                if damping > 1e4:
+                    break
+            self.trace.append((f"{how.scale_px:g} px", cost))
+        return state
+
+    def band(self, state: State, s: Samples) -> float:
+        """How far apart projected points are: the distance that most pixels inside the mask keep to a point."""
+        uv, J, ahead = self.problem.project(state, s)
+        back = self.problem.uncovered(uv, J, ahead, s)
+        area = back.r[s.is_area > 0]
+        return float(np.clip(np.quantile(area, 0.7), 1.0, 6.0)) if len(area) else 3.0
+
+    def coarse(self) -> list[State]:
+        """First guesses turned in yaw and pitch, the best ones first."""
+        frames = np.unique(np.linspace(0, len(self.problem.pairs) - 1, 6).round().astype(int)).tolist()
+        s = self.problem.sample(self.rng, 250, 120, 0.5, frames)
+        turns = np.radians(np.arange(-SCAN_DEG, SCAN_DEG + 0.1, SCAN_STEP_DEG))
+        scored = []
+        for pitch in turns:
+            for yaw in turns:
+                T = self.start.T.copy()
+                T[:3, :3] = rotation(np.array([pitch, yaw, 0.0])) @ T[:3, :3]
+                state = State(T, self.start.offset_s)
+                scored.append(
+                    (evaluate(self.problem, state, s, Weighting(40.0, 1.0, 4.0), 2.0).cost, len(scored), state)
+                )
+        scored.sort(key=lambda entry: entry[:2])
+        return [state for _, _, state in scored[: self.settings.starts]]
+
+    def solve(self, progress: Callable[[float], None] = lambda share: None) -> State:
+        """The whole search; `progress` is told the share done."""
+        rough, fine = self.settings, self.settings
+        s = self.problem.sample(self.rng, 500, 250, 0.5)
+        best: tuple[float, State] | None = None
+        candidates = [*self.coarse(), self.start]
+        for number, state in enumerate(candidates):
+            for scale, reverse in ((60.0, 3.0), (25.0, 2.0)):
+                state = self._steps(state, s, Weighting(scale, reverse, 4.0), 12)
+            cost = evaluate(self.problem, state, s, Weighting(15.0, 1.0, 4.0), rough.sigma_px).cost
+            if best is None or cost < best[0]:
+                best = (cost, state)
+            progress(0.3 * (number + 1) / len(candidates))
+        assert best is not None
+        state = best[1]
+        for stage, scale in enumerate((10.0, 5.0)):
+            seen = []
+            for turn in range(fine.rounds):
+                s = self.problem.sample(self.rng, fine.points, fine.pixels, 0.75)
+                band = self.band(state, s)
+                state = self._steps(state, s, Weighting(scale, 1.0, band), fine.steps)
+                seen.append(state)
+                progress(0.3 + 0.35 * (stage + (turn + 1) / fine.rounds))
+            state = mean_state(seen[-fine.averaged :])
+        return state
+
+
+def mean_state(states: Sequence[State]) -> State:
+    """The mean of states that are close together."""
+    first = states[0]
+    return first.stepped(np.mean([_offset_from(s, first) for s in states], axis=0))
