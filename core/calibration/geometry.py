@@ -6,10 +6,12 @@ right, y down, z forward. Transforms read right to left: `T_cam_lidar` takes LiD
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating]
+Floats = NDArray[Any]
 
 NEAR_M = 0.1
 """What lies closer to the camera's plane than this is not projected."""

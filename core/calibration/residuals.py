@@ -155,6 +155,10 @@ class Problem:
         P = np.zeros((len(c), 2, 3))
         P[:, 0, 0], P[:, 0, 2] = fx / z, -fx * x / z
         P[:, 1, 1], P[:, 1, 2] = fy / z, -fy * y / z
+        by_time = P
+        if self._flow is None:
+            # A turning rig turns what a step of the pose does, too.
+            P = P + tau[:, None, None] * np.cross(P, twist[:, None, 3:])
         J = np.empty((len(c), 2, CHUNK))
         J[:, :, 0] = P[:, :, 2] * turned[:, None, 1] - P[:, :, 1] * turned[:, None, 2]
         J[:, :, 1] = P[:, :, 0] * turned[:, None, 2] - P[:, :, 2] * turned[:, None, 0]
@@ -169,7 +173,7 @@ class Problem:
             uv = uv + tau[:, None] * rate
             J[:, :, 6] = rate
         else:
-            J[:, :, 6] = np.einsum("nij,nj->ni", P, by_offset)
+            J[:, :, 6] = np.einsum("nij,nj->ni", by_time, by_offset)
         return uv, J, ahead
 
     def _rate(self, uv: Floats, frame: Floats) -> Floats:

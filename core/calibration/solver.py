@@ -20,6 +20,9 @@ from core.calibration.residuals import CHUNK, Problem, Residuals, Samples, State
 
 PRIOR = np.array([np.radians(10.0)] * 3 + [0.5] * 3 + [0.2])
 """How far the first guess may be off, as standard deviations."""
+SCALES_PX = (10.0, 4.0, 2.0)
+"""Scale of the robust function in the stages of the fine search. Labels bleed from an object onto what lies behind and
+below it: points that are wrong by a few pixels and all on one side, which a wider function would believe."""
 SCAN_DEG = 12.0
 SCAN_STEP_DEG = 3.0
 
@@ -31,8 +34,8 @@ class Settings:
     points: int = 1500
     pixels: int = 800
     starts: int = 4
-    rounds: int = 8
-    averaged: int = 5
+    rounds: int = 6
+    averaged: int = 4
     steps: int = 4
     sigma_px: float = 2.0
     seed: int = 0
@@ -100,7 +103,7 @@ class Solver:
     """The search of one calibration from one first guess."""
 
     def __init__(
-        self, pairs: Sequence[Pair], K: Floats, start: State, settings: Settings = Settings(), temporal: bool = True
+        self, pairs: Sequence[Pair], K: Floats, start: State, settings: Settings, temporal: bool = True
     ) -> None:
         self.problem = Problem(pairs, K)
         self.start, self.settings = start, settings
@@ -150,7 +153,7 @@ class Solver:
         frames = np.unique(np.linspace(0, len(self.problem.pairs) - 1, 6).round().astype(int)).tolist()
         s = self.problem.sample(self.rng, 250, 120, 0.5, frames)
         turns = np.radians(np.arange(-SCAN_DEG, SCAN_DEG + 0.1, SCAN_STEP_DEG))
-        scored = []
+        scored: list[tuple[float, int, State]] = []
         for pitch in turns:
             for yaw in turns:
                 T = self.start.T.copy()
@@ -177,14 +180,14 @@ class Solver:
             progress(0.3 * (number + 1) / len(candidates))
         assert best is not None
         state = best[1]
-        for stage, scale in enumerate((10.0, 5.0)):
+        for stage, scale in enumerate(SCALES_PX):
             seen = []
             for turn in range(fine.rounds):
                 s = self.problem.sample(self.rng, fine.points, fine.pixels, 0.75)
                 band = self.band(state, s)
                 state = self._steps(state, s, Weighting(scale, 1.0, band), fine.steps)
                 seen.append(state)
-                progress(0.3 + 0.35 * (stage + (turn + 1) / fine.rounds))
+                progress(0.3 + 0.7 * (stage + (turn + 1) / fine.rounds) / len(SCALES_PX))
             state = mean_state(seen[-fine.averaged :])
         return state
 

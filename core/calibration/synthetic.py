@@ -341,14 +341,14 @@ class Sequence:
                 clouds.append(rays[hit] * met.t[hit][:, None])
                 labels.append(met.label[hit] == CLASS)
                 ages.append(np.full(int(hit.sum()), age))
-        points, chosen, age = _noisy_points(
+        points, chosen, of_point = _noisy_points(
             np.concatenate(clouds).astype(float),
             np.concatenate(labels),
             np.concatenate(ages),
             self.noise,
             self._rng(2, number),
         )
-        return Scan(points, chosen, age)
+        return Scan(points, chosen, of_point)
 
     def true_twist(self, picture: int) -> Floats:
         """(6,) of static points in the camera frame."""

@@ -1,0 +1,240 @@
+"""One calibration from pairs or from a recording to a `Rig`: what is refused or flagged, how sure it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from core.calibration.geometry import Floats
+from core.calibration.recording import Pair, Recording, pair
+from core.calibration.residuals import CHUNK, Residuals
+from core.calibration.rig import PARAMETERS, Rig, check_camera, check_pose
+from core.calibration.solver import PRIOR, Settings, Solver, State, Weighting, evaluate
+
+DEFAULTS = Settings()
+FEWEST_PAIRS = 5
+FEWEST_POINTS = 20
+FEWEST_PIXELS = 100
+SLOWEST_PX_S = 20.0
+"""Below this motion of the class (root mean square) the offset is not determined."""
+LARGEST_INFLATION = 25.0
+LARGEST_SIGMA_MS = 33.0
+FIT_PX = 8.0
+"""Points and pixels nearer than this to their counterpart fit."""
+FEWEST_FIT = 0.6
+SPREAD = 3.0
+"""The scatter between frames understates the error, since masks and points are wrong in ways that frames share; found
+on sequences other than those that the benchmark and the tests use."""
+
+
+class CalibrationError(ValueError):
+    """Input from which nothing can be calibrated. The message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A rig and how it came about: `score_before` and `score_after` are the same robust cost, `trace` the stage and cost
+    after each step, `fit` the share of points and pixels that fit."""
+
+    rig: Rig
+    start: State
+    score_before: float
+    score_after: float
+    fit: float
+    trace: list[tuple[str, float]]
+
+
+def checked(pairs: Sequence[Pair], size: tuple[int, int]) -> tuple[list[Pair], list[str]]:
+    """The pairs that can be used, without points that are not finite, and what to say of the rest.
+
+    Raises `CalibrationError` when fewer than `FEWEST_PAIRS` are left.
+    """
+    good, flags, lost, total = [], [], 0, 0
+    empty_masks = few_points = 0
+    for p in pairs:
+        if p.mask.shape != (size[1], size[0]):
+            raise CalibrationError(
+                f"a mask is {p.mask.shape[1]} x {p.mask.shape[0]} pixels and the camera {size[0]} x {size[1]}: "
+                "use masks of the camera's size"
+            )
+        finite = np.isfinite(p.points).all(1)
+        total += len(finite)
+        lost += int((~finite).sum())
+        if not finite.all():
+            p = replace(p, points=p.points[finite], ages_s=None if p.ages_s is None else p.ages_s[finite])
+        for motion in (p.twist, p.flow):
+            if motion is not None and not np.isfinite(motion).all():
+                raise CalibrationError("the velocity or the flow holds values that are not finite: record it again")
+        if p.mask.sum() < FEWEST_PIXELS or p.mask.mean() > 0.95:
+            empty_masks += 1
+        elif len(p.points) < FEWEST_POINTS:
+            few_points += 1
+        else:
+            good.append(p)
+    if len(good) < FEWEST_PAIRS:
+        if len(pairs) < FEWEST_PAIRS:
+            reason = f"there are only {len(pairs)} pairs of picture and scan: record some seconds more"
+        elif empty_masks >= few_points:
+            reason = f"{empty_masks} of {len(pairs)} masks are empty or full: check the segmentation of the pictures"
+        else:
+            reason = (
+                f"{few_points} of {len(pairs)} scans have no points of the class: check the segmentation of the points"
+            )
+        raise CalibrationError(f"{reason} (at least {FEWEST_PAIRS} usable pairs are needed)")
+    if lost:
+        flags.append(f"{lost} of {total} points were not finite and were left out")
+    if empty_masks or few_points:
+        flags.append(f"{empty_masks + few_points} of {len(pairs)} pairs had no mask or no points and were left out")
+    return good, flags
+
+
+@dataclass(frozen=True)
+class _Certainty:
+    covariance: Floats
+    inflation: dict[str, float]
+    rms_px: float
+    motion_px_s: float
+    fit: float
+    seen: float
+
+
+def _certainty(solver: Solver, state: State) -> _Certainty:
+    """What the data say about the seven unknowns at the solution."""
+    problem = solver.problem
+    s = problem.sample(solver.rng, solver.settings.points, solver.settings.pixels, 0.75)
+    band = solver.band(state, s)
+    e = evaluate(problem, state, s, Weighting(5.0, 1.0, band), solver.settings.sigma_px)
+    uv, J, ahead = problem.project(state, s)
+    inside = problem.in_picture(uv, ahead)
+    motion = float(np.sqrt((J[inside][:, :, 6] ** 2).sum(1).mean())) if inside.any() else 0.0
+    there, back = problem.outside(uv, J, inside, s), problem.uncovered(uv, J, ahead, s)
+
+    def fitting(part: Residuals, margin: float) -> float:
+        return float((part.r < margin).mean()) if len(part.r) else 0.0
+
+    some = np.flatnonzero(solver.free)
+    A = e.A[np.ix_(some, some)]
+    scale = np.sqrt(np.maximum(np.diag(A), 1e-12))
+    unit = A / np.outer(scale, scale)
+    inflation = np.diag(np.linalg.inv(unit + 1e-9 * np.eye(len(some))))
+    inverse = np.linalg.inv(A + np.diag(1.0 / PRIOR[some] ** 2))
+    g = e.by_frame[:, some]
+    g = g - g.mean(0)
+    frames = len(g)
+    scatter = inverse @ (g.T @ g) @ inverse * frames / max(frames - len(some), 1)
+    covariance = np.diag(PRIOR**2)
+    covariance[np.ix_(some, some)] = SPREAD * (scatter + inverse)
+    return _Certainty(
+        covariance,
+        {PARAMETERS[k]: float(x) for k, x in zip(some, inflation, strict=True)},
+        e.rms_px,
+        motion,
+        min(fitting(there, FIT_PX), fitting(back, FIT_PX + band)),
+        float(inside.mean()),
+    )
+
+
+def calibrate(
+    pairs: Sequence[Pair],
+    K: Floats,
+    size: tuple[int, int],
+    T_start: Floats,
+    offset_s: float = 0.0,
+    settings: Settings = DEFAULTS,
+    temporal: bool = True,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Calibration:
+    """Find pose and clock offset from a first guess that is within some 12 degrees and 0.6 m.
+
+    `K` (3,3) pixels; `T_start` (4,4) takes LiDAR points to the camera. Never gives back a result that fits worse than
+    the first guess. Raises `RigError` for impossible intrinsics or poses, `CalibrationError` for data without content.
+    """
+    check_camera(K, size)
+    check_pose(T_start)
+    if not math.isfinite(offset_s):
+        raise CalibrationError("the first guess of the offset is not finite: give seconds")
+    good, flags = checked(pairs, size)
+    start = State(np.asarray(T_start, float), offset_s)
+    solver = Solver(good, K, start, settings, temporal)
+    found = solver.solve(progress)
+    sure = _certainty(solver, found)
+
+    if temporal and not solver.problem.knows_motion:
+        flags.append("the offset is not determined: there is neither flow nor velocity")
+        offset_known = False
+    else:
+        offset_known = temporal and sure.motion_px_s >= SLOWEST_PX_S
+        if temporal and not offset_known:
+            flags.append("the offset is not determined: nothing of the class moves; let people walk, or drive")
+            # An offset that nothing speaks for must not take part in the pose either.
+            solver = Solver(good, K, start, settings, temporal=False)
+            found = solver.solve(progress)
+            sure = _certainty(solver, found)
+
+    s = solver.problem.sample(np.random.default_rng(settings.seed + 1), settings.points, settings.pixels, 0.75)
+    how = Weighting(15.0, 1.0, solver.band(found, s))
+    before = evaluate(solver.problem, start, s, how, settings.sigma_px).cost
+    after = evaluate(solver.problem, found, s, how, settings.sigma_px).cost
+    accepted = True
+    if sure.seen < 0.1:
+        accepted = False
+        flags.append("camera and sensor do not see the same: hardly any point falls into the picture; check the guess")
+    elif sure.fit < FEWEST_FIT:
+        accepted = False
+        flags.append(
+            f"masks and points do not fit together (only {sure.fit:.0%} do): "
+            "check that both show the same class, the intrinsics, and the first guess"
+        )
+    if after >= before:
+        found = start
+        flags.append("the first guess fits as well as anything found; it is kept")
+    sigma_ms = 1e3 * math.sqrt(sure.covariance[6, 6])
+    if offset_known and (sure.inflation["offset"] > LARGEST_INFLATION or sigma_ms > LARGEST_SIGMA_MS):
+        flags.append(
+            "weakly observable: offset and position along the motion can hardly be told apart; "
+            "vary the speed, or stop and go"
+        )
+    rig = Rig(
+        np.asarray(K, float),
+        size,
+        found.T,
+        round(found.offset_s * 1e9) if offset_known else None,
+        sure.covariance,
+        sure.rms_px,
+        sigma_ms if offset_known else math.nan,
+        sure.inflation,
+        tuple(flags),
+        accepted,
+    )
+    return Calibration(rig, start, before, after, sure.fit, solver.trace)
+
+
+def calibrate_recording(
+    recording: Recording,
+    T_start: Floats,
+    offset_s: float = 0.0,
+    count: int = 20,
+    passes: int = 2,
+    settings: Settings = DEFAULTS,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Calibration:
+    """`calibrate` on the pairs of a recording. In a second pass pictures and scans are paired anew by the offset found,
+    so that the flow has to bridge less than one picture. Raises `ClockError`, too."""
+    result: Calibration | None = None
+    T, offset = np.asarray(T_start, float), offset_s
+    for number in range(passes):
+
+        def share(done: float, number: int = number) -> None:
+            progress((number + done) / passes)
+
+        pairs = pair(recording, offset, count)
+        found = calibrate(pairs, recording.K, recording.size, T, offset, settings, progress=share)
+        result = found if result is None else replace(found, start=result.start, trace=result.trace + found.trace)
+        if not found.rig.accepted or found.rig.offset_ns is None:
+            break
+        T, offset = found.rig.T_cam_lidar, found.rig.offset_s
+    assert result is not None and CHUNK == len(PARAMETERS)
+    return result
