@@ -36,8 +36,8 @@ class CalibrationError(ValueError):
 
 @dataclass(frozen=True)
 class Calibration:
-    """A rig and how it came about: `score_before` and `score_after` are the same robust cost, `trace` the stage and cost
-    after each step, `fit` the share of points and pixels that fit."""
+    """A rig and how it came about: `score_before` and `score_after` are the same robust cost, `trace` the stage and
+    cost after each step, `fit` the share of points and pixels that fit."""
 
     rig: Rig
     start: State
@@ -60,7 +60,7 @@ def checked(pairs: Sequence[Pair], size: tuple[int, int]) -> tuple[list[Pair], l
                 f"a mask is {p.mask.shape[1]} x {p.mask.shape[0]} pixels and the camera {size[0]} x {size[1]}: "
                 "use masks of the camera's size"
             )
-        finite = np.isfinite(p.points).all(1)
+        finite = np.asarray(np.isfinite(p.points).all(axis=1))
         total += len(finite)
         lost += int((~finite).sum())
         if not finite.all():

@@ -11,7 +11,6 @@ from core.calibration.geometry import NEAR_M, Floats, pixels
 from core.calibration.rig import Rig
 from core.opencv import opencv
 
-
 CHUNK = 16384
 """Points at once: what is computed for them stays in the processor's cache."""
 
