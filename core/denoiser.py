@@ -9,6 +9,7 @@ Shapes: R rows, c h w latent, N text tokens, C embedding width, P prompts, H hea
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +19,9 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from core.backend import Call
-from core.guidance import Row, guidance_embedding
+from core.bank import BankInputs, Form, Layer, Memory, Read, Reader, emptied, partitions, read, written
+from core.guidance import ROLES, Row, guidance_embedding
+from core.params import Params
 from core.schedule import NoiseSchedule
 from core.text import Embedding
 from core.tree import mapped, stack
@@ -39,11 +42,12 @@ class PromptText:
 class RowInputs(NamedTuple):
     """What the rows of a U-Net call read beside latents and timesteps; a tree, so `core.tree.part` of it is that of
     some rows. embedding (R, ...), keys_values (k_RHND, v_RHND) per layer: of the prompts. planes: what a client sent
-    with its picture, (R, ...) by the names of `Denoiser.planes`."""
+    with its picture, (R, ...) by the names of `Denoiser.planes`. bank: `core.bank.BankInputs`, or () without a bank."""
 
     embedding: Embedding
     keys_values: tuple[tuple[Tensor, Tensor], ...] = ()
     planes: Mapping[str, Tensor] = {}
+    bank: Any = ()
 
 
 class Plane(NamedTuple):
@@ -66,13 +70,13 @@ class Denoiser(Protocol):
     def prompt(self, embedding: Embedding) -> PromptText:
         """Prepare one prompt."""
 
-    def rows(self, prompts: Sequence[PromptText]) -> RowInputs:
+    def rows(self, prompts: Sequence[PromptText], rows: Sequence[Row], params: Params) -> RowInputs:
         """Lay prompts out: row r reads prompts[r]."""
 
     def told(self, inputs: RowInputs, scale: float) -> RowInputs:
         """The same rows under another guidance scale; a set-up verb too. Most denoisers do not read it."""
 
-    def memory(self, rows: Sequence[Row]) -> Any:
+    def memory(self, rows: Sequence[Row], params: Params) -> Any:
         """What it remembers of such rows before their first call: a tree of tensors (R, ...), or None for nothing."""
 
     def __call__(self, x_Rchw: Tensor, t_R: Tensor, inputs: RowInputs, memory: Any) -> tuple[Tensor, Any]:
@@ -117,11 +121,35 @@ class _CrossAttention:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
         prepared: tuple[tuple[Tensor, Tensor], ...] = (),
+        bank: Reader | None = None,
     ) -> Tensor:
         query = heads_first(attn.to_q(hidden_states), attn.heads)
         key, value = prepared[self._layer] if prepared else keys_values(attn, encoder_hidden_states)
         mixed = nnf.scaled_dot_product_attention(query, key, value)
         return attn.to_out[0](mixed.transpose(1, 2).flatten(2)) / attn.rescale_output_factor
+
+
+class _SelfAttention:
+    """The processor of a self-attention layer of the plain kind: as `inner` has it, or with a bank beside it."""
+
+    def __init__(self, layer: int, coarse: bool, inner: Any) -> None:
+        self._layer = layer
+        self._coarse = coarse
+        self.inner = inner
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        prepared: tuple[tuple[Tensor, Tensor], ...] = (),
+        bank: Reader | None = None,
+    ) -> Tensor:
+        if bank is None:
+            return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        return bank.attend(attn, self._layer, hidden_states, self._coarse)
 
 
 class _Unprepared:
@@ -139,6 +167,7 @@ class _Unprepared:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
         prepared: tuple[tuple[Tensor, Tensor], ...] = (),
+        bank: Reader | None = None,
     ) -> Tensor:
         return self._inner(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
 
@@ -160,38 +189,85 @@ SCALE = "guidance_scale"
 class UnetCall(nn.Module):
     """A diffusers UNet2DConditionModel as a function of tensors alone.
 
-    cross: the cross-attention layers that take keys and values prepared for the prompt.
+    cross: the cross-attention layers that take keys and values prepared for the prompt. banked: the names of the
+    self-attention layers that can read a bank.
     """
 
     def __init__(self, unet: Any) -> None:
         super().__init__()
         self.unet = unet
         self.cross: list[Any] = []
+        self.banked: list[str] = []
         for name, module in unet.named_modules():
-            if name.endswith(".attn2") and _CrossAttention.supports(module):
+            if not name.endswith((".attn1", ".attn2")):
+                continue
+            plain, given = _CrossAttention.supports(module), module.processor
+            given = given.inner if isinstance(given, _SelfAttention) else given
+            if name.endswith(".attn2") and plain:
                 module.set_processor(_CrossAttention(len(self.cross)))
                 self.cross.append(module)
-            elif name.endswith((".attn1", ".attn2")) and not isinstance(module.processor, _Unprepared):
-                module.set_processor(_Unprepared(module.processor))
+            elif name.endswith(".attn1") and plain and not isinstance(given, _Unprepared):
+                coarse = Layer(name, 0, 0).coarse
+                module.set_processor(_SelfAttention(len(self.banked), coarse, given))
+                self.banked.append(name)
+            elif not isinstance(given, _Unprepared):
+                module.set_processor(_Unprepared(given))
 
     def forward(
-        self, x_Rchw: Tensor, t_R: Tensor, embedding: Embedding, keys_values: tuple[tuple[Tensor, Tensor], ...]
+        self,
+        x_Rchw: Tensor,
+        t_R: Tensor,
+        embedding: Embedding,
+        keys_values: tuple[tuple[Tensor, Tensor], ...],
+        bank: Reader | None = None,
     ) -> Tensor:
         """The network's output (R, c, h, w). embedding: (R, ...). keys_values: (k_RHND, v_RHND) per layer, or empty."""
+        more: dict[str, Any] = {"prepared": keys_values} if keys_values else {}
+        if bank is not None:
+            more["bank"] = bank
         return self.unet(
             x_Rchw,
             t_R,
             timestep_cond=embedding.others.get(SCALE),
             encoder_hidden_states=embedding.tokens,
-            cross_attention_kwargs={"prepared": keys_values} if keys_values else None,
+            cross_attention_kwargs=more or None,
             return_dict=False,
         )[0]
+
+
+class BankedCall(nn.Module):
+    """`UnetCall` with a bank: (output, `core.bank.Fresh` per self-attention layer)."""
+
+    def __init__(self, call: Any) -> None:
+        super().__init__()
+        self.call = call
+
+    def forward(
+        self,
+        x_Rchw: Tensor,
+        t_R: Tensor,
+        embedding: Embedding,
+        keys_values: tuple[tuple[Tensor, Tensor], ...],
+        bank: Read,
+    ) -> tuple[Tensor, tuple[Any, ...]]:
+        reader = Reader(bank)
+        return self.call(x_Rchw, t_R, embedding, keys_values, reader), tuple(reader.fresh)
+
+
+@dataclass(frozen=True)
+class Banks:
+    """How a denoiser comes by a bank. layers: the self-attention layers that can read one. call(example): the
+    `BankedCall` as a back end runs it, for a bank (2 rows) like the example."""
+
+    layers: tuple[Layer, ...]
+    call: Callable[[Read], Call]
 
 
 class UnetDenoiser:
     """A diffusers UNet2DConditionModel as a `Denoiser`.
 
-    call: `UnetCall` as a back end runs it. cross: its layers. prediction: key of `PREDICTIONS`. dtype: of the weights.
+    call: `UnetCall` as a back end runs it. banks: of its self-attention, asked for when the parameters first want one;
+    None where none can be had. cross: its layers. prediction: key of `PREDICTIONS`. dtype: of the weights.
     cache_text: project keys and values of a prompt once instead of once per call (StreamDiffusion, arXiv 2312.12491,
     appendix A.2); False is the plain twin. scale_width: of the embedding by which the network is told the guidance
     scale; 0 for a network that does not ask.
@@ -210,8 +286,12 @@ class UnetDenoiser:
         *,
         cache_text: bool = True,
         scale_width: int = 0,
+        banks: Callable[[], Banks] | None = None,
     ) -> None:
         self._network = call
+        self._banks = None if banks is None else functools.cache(banks)
+        self._banked: dict[Form, Call] = {}
+        self._orders: dict[int, Tensor] = {}
         self._cross = cross
         self._convert = PREDICTIONS[prediction]
         self._dtype = dtype
@@ -234,11 +314,17 @@ class UnetDenoiser:
         return PromptText(embedding, tuple((k[0].contiguous(), v[0].contiguous()) for k, v in pairs))
 
     @torch.inference_mode()
-    def rows(self, prompts: Sequence[PromptText]) -> RowInputs:
+    def rows(self, prompts: Sequence[PromptText], rows: Sequence[Row] = (), params: Params | None = None) -> RowInputs:
         """See `Denoiser.rows`."""
-        self._network.prepare(len(prompts))
         laid_out = RowInputs(stack([p.embedding for p in prompts]), stack([p.keys_values for p in prompts]))
-        return self.told(laid_out, 1.0)
+        inputs = self.told(laid_out, 1.0)
+        form = None if params is None or self._banks is None else Form.of(params)
+        if params is None or form is None:
+            self._network.prepare(len(prompts))
+            return inputs
+        self._with_bank(form, params).prepare(len(prompts))
+        groups = [list(ROLES).index(row.role) for row in rows]
+        return inputs._replace(bank=form.inputs(params, groups, self._a_T.device))
 
     @torch.inference_mode()
     def told(self, inputs: RowInputs, scale: float) -> RowInputs:
@@ -250,12 +336,41 @@ class UnetDenoiser:
         others = {**inputs.embedding.others, SCALE: told}
         return inputs._replace(embedding=inputs.embedding._replace(others=others))
 
-    def memory(self, rows: Sequence[Row]) -> None:
-        """See `Denoiser.memory`: there is none."""
+    def _with_bank(self, form: Form, params: Params) -> Call:
+        assert self._banks is not None
+        if form not in self._banked:
+            banks, device = self._banks(), self._a_T.device
+            example = read(
+                form.empty(banks.layers, 2, device, self._dtype), form.inputs(params, (0, 0), device), len(banks.layers)
+            )
+            self._banked[form] = banks.call(example)
+            self._orders.update({layer.tokens: partitions(layer.tokens, device) for layer in banks.layers})
+        return self._banked[form]
 
     @torch.inference_mode()
-    def __call__(self, x_Rchw: Tensor, t_R: Tensor, inputs: RowInputs, memory: None = None) -> tuple[Tensor, None]:
+    def memory(self, rows: Sequence[Row], params: Params | None = None) -> Any:
+        """See `Denoiser.memory`: the bank, where the parameters want one."""
+        form = None if params is None or self._banks is None else Form.of(params)
+        if form is None or self._banks is None:
+            return None
+        return form.empty(self._banks().layers, len(rows), self._a_T.device, self._dtype)
+
+    def _remembering(self, x_Rchw: Tensor, t_R: Tensor, inputs: RowInputs, memory: Memory) -> tuple[Tensor, Memory]:
+        bank: BankInputs = inputs.bank
+        if isinstance(bank.cut, Tensor):
+            memory = emptied(memory, bank.cut)
+        given = read(memory, bank, len(self._banks().layers))  # type: ignore[misc]
+        out, fresh = self._banked[bank.form](x_Rchw, t_R, inputs.embedding, inputs.keys_values, given)
+        if memory.rolling and isinstance(bank.write, Tensor):
+            memory = written(memory, fresh, bank.write, bank.form, self._orders)
+        return out, memory
+
+    @torch.inference_mode()
+    def __call__(self, x_Rchw: Tensor, t_R: Tensor, inputs: RowInputs, memory: Any = None) -> tuple[Tensor, Any]:
         """See `Denoiser.__call__`."""
-        out = self._network(x_Rchw, t_R, inputs.embedding, inputs.keys_values)
+        if memory is None:
+            out = self._network(x_Rchw, t_R, inputs.embedding, inputs.keys_values)
+        else:
+            out, memory = self._remembering(x_Rchw, t_R, inputs, memory)
         a, b = (table[t_R].view(-1, 1, 1, 1) for table in (self._a_T, self._b_T))
-        return self._convert(out, x_Rchw, a, b), None
+        return self._convert(out, x_Rchw, a, b), memory

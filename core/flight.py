@@ -24,12 +24,15 @@ class Carried(NamedTuple):
 
     estimate: of the clean latent; what came in at the first stage. anchor: the latent that the virtual residual noise
     points from (`core.guidance`). noise: what the next stage adds to the estimate; None where every stage has noise of
-    its own (`core.sampler`). planes: what the denoiser reads of the client's planes (`core.denoiser`).
+    its own (`core.sampler`). marks: (S, F, 2), 1 where there is a
+    frame, and 1 where it is the first after a cut. planes: what the denoiser reads of the client's planes
+    (`core.denoiser`).
     """
 
     estimate: Tensor
     anchor: Tensor
     noise: Tensor | None = None
+    marks: Tensor | None = None
     planes: Mapping[str, Tensor] = {}
 
 
@@ -84,4 +87,8 @@ class Flight(Generic[Tag]):
             if i + by >= 1:
                 self._tags[i + by] = tag
                 mapped(lambda slots, i=i: slots[i + by].copy_(slots[i]), self._slots)
+        if self._slots.marks is not None:
+            for i, held in enumerate(self._tags):
+                if held is None:
+                    self._slots.marks[i].zero_()
         self._stages = stages

@@ -16,8 +16,9 @@ from torch.utils._pytree import tree_leaves
 
 from core.autoencoders import AUTOENCODERS, Autoencoder
 from core.backend import BACKENDS, Call, Execution, executions
+from core.bank import Layer, Read
 from core.codec import Codec, DecodeVae
-from core.denoiser import PREDICTIONS, SCALE, UnetDenoiser, keys_values
+from core.denoiser import PREDICTIONS, SCALE, BankedCall, Banks, UnetDenoiser, keys_values
 from core.families import FAMILIES, family_of
 from core.families.family import Family, Parts
 from core.folder import ModelError, read_json
@@ -129,9 +130,9 @@ class Model:
             embedding = embedding._replace(others={**embedding.others, SCALE: told})
         prepared = tuple(keys_values(attn, embedding.tokens) for attn in self.call.cross) if cache_text else ()
         t = torch.zeros(2, dtype=torch.long, device=self.device)
-        call = self._call(self.call, torch.zeros(2, *latent, device=self.device), t, embedding, prepared)
+        example = (torch.zeros(2, *latent, device=self.device), t, embedding, prepared)
         return UnetDenoiser(
-            call,
+            self._call(self.call, *example),
             self.call.cross,
             self.noise,
             self.prediction,
@@ -139,7 +140,17 @@ class Model:
             dtype,
             cache_text=cache_text,
             scale_width=scale_width,
+            banks=lambda: Banks(self._layers(example), lambda bank: self._call(BankedCall(self.call), *example, bank)),
         )
+
+    @torch.inference_mode()
+    def _layers(self, example: tuple[Any, ...]) -> tuple[Layer, ...]:
+        """The self-attention layers that can read a bank, as a call like the example finds them."""
+        count = len(self.call.banked)
+        nothing = Read(torch.zeros(2, 1, device=self.device), torch.ones(2, 1, device=self.device), (), ((),) * count)
+        x = example[0].to(self.execution.weights_dtype)
+        _, fresh = BankedCall(self.call)(x, *example[1:], nothing)
+        return tuple(Layer(name, *made[0].shape[1:]) for name, made in zip(self.call.banked, fresh, strict=True))
 
     def _call(self, network: nn.Module, *example: Any) -> Call:
         """The network as the back end runs it, made once per kind of network and size."""

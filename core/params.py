@@ -20,6 +20,9 @@ MAX_PROMPT_CHARS = 2000
 GUIDANCE_KINDS = ("none", "full", "onetime-negative", "self-negative")
 MODES = ("throughput", "latency")
 TASKS = ("img2img", "txt2img")
+TEMPORAL = ("off", "bank")
+BANKS = ("merged", "fifo")
+RESETS = ("cut and prompt", "cut", "prompt", "never")
 
 
 class ParamError(ValueError):
@@ -244,6 +247,53 @@ class Params:
         step=1,
         acts_with=("similarity_filter", (True,)),
     )
+    temporal: str = _param(
+        "off",
+        "choice",
+        "Steady pictures: bank lets a frame read features of those before it (StreamV2V).",
+        choices=TEMPORAL,
+        main=True,
+        slow=True,
+    )
+    bank: str = _param(
+        "merged",
+        "choice",
+        "How the bank takes a new frame: merged into the old ones, or in a queue of whole frames.",
+        choices=BANKS,
+        slow=True,
+    )
+    bank_frames: int = _param(1, "int", "Frames that a queue holds.", unit="frames", low=1, high=4, step=1, slow=True)
+    bank_interval: int = _param(
+        4, "int", "Every so many frames the bank takes one in.", unit="frames", low=1, high=60, step=1
+    )
+    bank_fusion: float = _param(
+        0.8,
+        "float",
+        "How far attention outputs are drawn to those of the bank.",
+        low=0.0,
+        high=1.0,
+        step=0.05,
+        slow=True,
+    )
+    bank_threshold: float = _param(
+        0.98, "float", "Cosine similarity from which outputs are drawn to the bank.", low=0.0, high=1.0, step=0.005
+    )
+    bank_sink: bool = _param(
+        True, "bool", "Keep the first frame of a take in the bank, in the coarse layers.", slow=True
+    )
+    bank_sizes: bool = _param(True, "bool", "Merged features weigh as much as all that they stand for.", slow=True)
+    bank_reset: str = _param(
+        "cut and prompt", "choice", "What empties the bank: a cut of the input, a new prompt.", choices=RESETS
+    )
+    cut_threshold: float = _param(
+        0.4,
+        "float",
+        "A frame counts as a cut when it differs from the last one by this share of how much two strangers do.",
+        low=0.0,
+        high=2.0,
+        step=0.05,
+    )
+    batch_attention: bool = _param(False, "bool", "Frames in one stream batch read one another's features.", slow=True)
     paused: bool = _param(False, "bool", "Hold the last picture and let the device sleep.")
 
     def with_values(self, /, **values: Any) -> Params:

@@ -20,6 +20,7 @@ from typing import Any, Generic
 import torch
 from torch import Tensor
 
+from core.bank import BankInputs, Form
 from core.codec import Codec
 from core.denoiser import Denoiser, PromptText, RowInputs
 from core.flight import Carried, Flight, Tag
@@ -170,9 +171,13 @@ class Stream(Generic[Tag]):
         self._noise_source = noise_source
         self._shape = (config.frame_buffer, *latent_shape)
         self._sampler = SAMPLERS[config.sampler]
+        self._uncut = torch.tensor([1.0, 0.0], device=device).repeat(1, config.frame_buffer, 1)
         blank = self._entering(torch.zeros(self._shape, device=device), {})
         self._flight: Flight[Tag] = Flight(config.max_steps, blank)
         self._memory: dict[tuple[Row, ...], Any] = {}
+        self._remembers: tuple[Any, ...] = ()
+        self._turns = 0
+        self._last_entered: Tensor | None = None
         self._prompts: dict[str, PromptText] = {}
         self._noise: tuple[int, Tensor] | None = None
         self._last_plan: Plan | None = None
@@ -215,7 +220,7 @@ class Stream(Generic[Tag]):
             rows = guidance.rows(of, frames)
             roles = tuple(row.role for row in rows)
             if roles not in layouts:
-                layouts[roles] = self._denoiser.rows([prompts[role] for role in roles])
+                layouts[roles] = self._denoiser.rows([prompts[role] for role in roles], rows, params)
             slots = [(row.stage - of.start) * frames + row.frame for row in rows]
             as_they_lie = slots == list(range(len(of) * frames))
             return Pass(
@@ -288,8 +293,32 @@ class Stream(Generic[Tag]):
         if plan.params.seed < 0:
             for turn in plan.passes:
                 turn.noise_SFchw.normal_()
-        entering = _ENTERING[plan.params.task](entering, plan.passes[0])
+        entering = self._marked(_ENTERING[plan.params.task](entering, plan.passes[0]), plan.params)
         return _ADVANCE[plan.params.mode](self, entering, tag, plan)
+
+    def _marked(self, entering: Carried, params: Params) -> Carried:
+        """With the marks of a cut where the picture is about as unlike the one before as strangers are: mean square
+        difference over twice the variance. Where a change of the parameters empties what is remembered, it is."""
+        form = Form.of(params)
+        if form is None:
+            if self._remembers:
+                # What is there now was laid out for a bank.
+                self._memory, self._remembers, self._last_entered = {}, (), None
+            return entering
+        texts = (params.prompt, params.negative_prompt) if "prompt" in params.bank_reset else ()
+        if self._remembers != (form, *texts):
+            self._memory, self._remembers, self._turns = {}, (form, *texts), 0
+        self._turns += 1
+        latent = entering.estimate[0]
+        if params.task != "img2img" or "cut" not in params.bank_reset:
+            self._last_entered = None
+            return entering._replace(marks=self._uncut)
+        before = latent[:1] if self._last_entered is None else self._last_entered
+        self._last_entered = latent[-1:].clone()
+        unlike = (latent - torch.cat((before, latent[:-1]))).square().flatten(1).mean(1)
+        strangers = 2.0 * latent.flatten(2).var(-1).mean(1)
+        cut = (unlike > params.cut_threshold * strangers).to(torch.float32)
+        return entering._replace(marks=torch.stack((torch.ones_like(cut), cut), -1)[None])
 
     def decode(self, finished: Latents[Tag]) -> Picture[Tag]:
         """Pictures of finished latents."""
@@ -307,6 +336,7 @@ class Stream(Generic[Tag]):
             latent,
             latent,
             torch.zeros_like(latent) if self._sampler.remembers else None,
+            torch.ones((1, self.config.frame_buffer, 2), device=self._device),
             {
                 name: (
                     plane.read(planes[name])
@@ -336,6 +366,8 @@ class Stream(Generic[Tag]):
         inputs = turn.inputs
         if carried.planes:
             inputs = inputs._replace(planes=mapped(turn.rows_of, carried.planes))
+        if turn.inputs.bank:
+            inputs = inputs._replace(bank=self._bank(turn, carried, plan))
         eps_Rchw, self._memory[turn.rows] = self._denoiser(
             turn.rows_of(x), turn.t_R, inputs, self._remembered(plan, turn)
         )
@@ -344,6 +376,16 @@ class Stream(Generic[Tag]):
         estimate, noise = self._sampler.step(Denoised(x, eps, by_role, carried), k)
         return carried._replace(estimate=estimate, anchor=anchor, noise=noise)
 
+    def _bank(self, turn: Pass, carried: Carried, plan: Plan) -> BankInputs:
+        """What the rows read of their bank's settings, with what is known of their frames."""
+        assert carried.marks is not None
+        frame_R, cut_R = turn.rows_of(carried.marks).unbind(-1)
+        params, age = plan.params, self._turns - 1
+        # While the first frames come through, each of them is the first for some row.
+        due = age % params.bank_interval == 0 or age < plan.stages
+        bank: BankInputs = turn.inputs.bank
+        return bank._replace(cut=cut_R[:, None], write=frame_R[:, None] if due else ())
+
     def _remembered(self, plan: Plan, turn: Pass) -> Any:
         """What the denoiser remembers of the rows of a call. After a change of steps, guidance or mode, the rows that
         there were before keep theirs."""
@@ -351,7 +393,7 @@ class Stream(Generic[Tag]):
             before = {row: part(m, slice(i, i + 1)) for rows, m in self._memory.items() for i, row in enumerate(rows)}
             self._memory = {}
             for other in plan.passes:
-                fresh = self._denoiser.memory(other.rows)
+                fresh = self._denoiser.memory(other.rows, plan.params)
                 pieces = [before.get(row, part(fresh, slice(i, i + 1))) for i, row in enumerate(other.rows)]
                 self._memory[other.rows] = None if fresh is None else cat(pieces)
         return self._memory[turn.rows]
@@ -388,14 +430,13 @@ def _pure_noise(entering: Carried, turn: Pass) -> Carried:
 
 
 def _same_passes(a: Params, b: Params) -> bool:
-    """True when both parameter values lead to the same passes (texts, noise, stages and mode)."""
-    return (a.stages(), a.seed, a.mode, a.prompt, a.negative_prompt) == (
-        b.stages(),
-        b.seed,
-        b.mode,
-        b.prompt,
-        b.negative_prompt,
-    )
+    """True when both parameter values lead to the same passes (texts, noise, stages, mode and bank)."""
+
+    def read(p: Params) -> tuple[Any, ...]:
+        bank = (Form.of(p), p.bank_fusion, p.bank_threshold)
+        return p.stages(), p.seed, p.mode, p.prompt, p.negative_prompt, bank
+
+    return read(a) == read(b)
 
 
 _ENTERING: dict[str, Callable[[Carried, Pass], Carried]] = {"img2img": _as_it_comes, "txt2img": _pure_noise}

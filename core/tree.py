@@ -1,4 +1,5 @@
-"""Trees of tensors: tuples, named tuples, lists and dicts of them, with None where there is nothing.
+"""Trees of tensors: tuples, named tuples, lists and dicts of them, with None where there is nothing. Any other value in
+one stays as it is: that of the first tree.
 
 What travels with a frame, what a row of a U-Net call reads and what a denoiser remembers are such trees, so that an
 idea that adds a tensor to one of them changes nothing on its way.
@@ -28,6 +29,8 @@ def _mapped(function: Callable[..., Tensor], tree: Any, others: tuple[Any, ...])
         return function(tree, *others)
     if isinstance(tree, dict):
         return {name: _mapped(function, value, tuple(o[name] for o in others)) for name, value in tree.items()}
+    if not isinstance(tree, (tuple, list)):
+        return tree
     values = [_mapped(function, value, tuple(o[i] for o in others)) for i, value in enumerate(tree)]
     return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)
 

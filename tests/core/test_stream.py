@@ -307,7 +307,7 @@ def test_the_frame_path_neither_waits_nor_makes_constants(model, guidance, mode)
     latent = stream.encode(random_frames(1))
 
     class Silent:
-        def memory(self, rows):
+        def memory(self, rows, params):
             return None
 
         def __call__(self, x, t, inputs, memory):
@@ -390,7 +390,7 @@ class _Recorder:
     def __getattr__(self, name):
         return getattr(self._inner, name)
 
-    def memory(self, rows):
+    def memory(self, rows, params):
         return {"calls": torch.zeros(len(rows)), "stage": torch.tensor([float(row.stage) for row in rows])}
 
     def __call__(self, x, t, inputs, memory):

@@ -28,6 +28,29 @@ namespace Frameloom
         Txt2img,
     }
 
+    /// <summary>Steady pictures: bank lets a frame read features of those before it (StreamV2V).</summary>
+    public enum FrameloomTemporal
+    {
+        Off,
+        Bank,
+    }
+
+    /// <summary>How the bank takes a new frame: merged into the old ones, or in a queue of whole frames.</summary>
+    public enum FrameloomBank
+    {
+        Merged,
+        Fifo,
+    }
+
+    /// <summary>What empties the bank: a cut of the input, a new prompt.</summary>
+    public enum FrameloomBankReset
+    {
+        Cut and prompt,
+        Cut,
+        Prompt,
+        Never,
+    }
+
     /// <summary>Every live parameter of a host, with its range and default.</summary>
     [Serializable]
     public sealed class FrameloomParams
@@ -35,6 +58,9 @@ namespace Frameloom
         private static readonly string[] GuidanceWords = { "none", "full", "onetime-negative", "self-negative" };
         private static readonly string[] ModeWords = { "throughput", "latency" };
         private static readonly string[] TaskWords = { "img2img", "txt2img" };
+        private static readonly string[] TemporalWords = { "off", "bank" };
+        private static readonly string[] BankWords = { "merged", "fifo" };
+        private static readonly string[] BankResetWords = { "cut and prompt", "cut", "prompt", "never" };
 
         [Tooltip("What the picture should show, and in which style."), TextArea]
         public string prompt = "neon style, red sphere, blue box";
@@ -78,6 +104,39 @@ namespace Frameloom
         [Tooltip("Longest run of skipped frames. In frames."), Range(0, 1000)]
         public int similarityMaxSkip = 10;
 
+        [Tooltip("Steady pictures: bank lets a frame read features of those before it (StreamV2V).")]
+        public FrameloomTemporal temporal = FrameloomTemporal.Off;
+
+        [Tooltip("How the bank takes a new frame: merged into the old ones, or in a queue of whole frames.")]
+        public FrameloomBank bank = FrameloomBank.Merged;
+
+        [Tooltip("Frames that a queue holds. In frames."), Range(1, 4)]
+        public int bankFrames = 1;
+
+        [Tooltip("Every so many frames the bank takes one in. In frames."), Range(1, 60)]
+        public int bankInterval = 4;
+
+        [Tooltip("How far attention outputs are drawn to those of the bank."), Range(0f, 1f)]
+        public float bankFusion = 0.8f;
+
+        [Tooltip("Cosine similarity from which outputs are drawn to the bank."), Range(0f, 1f)]
+        public float bankThreshold = 0.98f;
+
+        [Tooltip("Keep the first frame of a take in the bank, in the coarse layers.")]
+        public bool bankSink = true;
+
+        [Tooltip("Merged features weigh as much as all that they stand for.")]
+        public bool bankSizes = true;
+
+        [Tooltip("What empties the bank: a cut of the input, a new prompt.")]
+        public FrameloomBankReset bankReset = FrameloomBankReset.Cut and prompt;
+
+        [Tooltip("A frame counts as a cut when it differs from the last one by this share of how much two strangers do."), Range(0f, 2f)]
+        public float cutThreshold = 0.4f;
+
+        [Tooltip("Frames in one stream batch read one another's features.")]
+        public bool batchAttention = false;
+
         [Tooltip("Hold the last picture and let the device sleep.")]
         public bool paused = false;
 
@@ -97,6 +156,17 @@ namespace Frameloom
             to.Add("/similarity_filter", similarityFilter);
             to.Add("/similarity_threshold", similarityThreshold);
             to.Add("/similarity_max_skip", similarityMaxSkip);
+            to.Add("/temporal", TemporalWords[(int)temporal]);
+            to.Add("/bank", BankWords[(int)bank]);
+            to.Add("/bank_frames", bankFrames);
+            to.Add("/bank_interval", bankInterval);
+            to.Add("/bank_fusion", bankFusion);
+            to.Add("/bank_threshold", bankThreshold);
+            to.Add("/bank_sink", bankSink);
+            to.Add("/bank_sizes", bankSizes);
+            to.Add("/bank_reset", BankResetWords[(int)bankReset]);
+            to.Add("/cut_threshold", cutThreshold);
+            to.Add("/batch_attention", batchAttention);
             to.Add("/paused", paused);
         }
 
@@ -131,6 +201,28 @@ namespace Frameloom
                 to.Add("/similarity_threshold", similarityThreshold);
             if (similarityMaxSkip != sent.similarityMaxSkip)
                 to.Add("/similarity_max_skip", similarityMaxSkip);
+            if (temporal != sent.temporal)
+                to.Add("/temporal", TemporalWords[(int)temporal]);
+            if (bank != sent.bank)
+                to.Add("/bank", BankWords[(int)bank]);
+            if (bankFrames != sent.bankFrames)
+                to.Add("/bank_frames", bankFrames);
+            if (bankInterval != sent.bankInterval)
+                to.Add("/bank_interval", bankInterval);
+            if (bankFusion != sent.bankFusion)
+                to.Add("/bank_fusion", bankFusion);
+            if (bankThreshold != sent.bankThreshold)
+                to.Add("/bank_threshold", bankThreshold);
+            if (bankSink != sent.bankSink)
+                to.Add("/bank_sink", bankSink);
+            if (bankSizes != sent.bankSizes)
+                to.Add("/bank_sizes", bankSizes);
+            if (bankReset != sent.bankReset)
+                to.Add("/bank_reset", BankResetWords[(int)bankReset]);
+            if (cutThreshold != sent.cutThreshold)
+                to.Add("/cut_threshold", cutThreshold);
+            if (batchAttention != sent.batchAttention)
+                to.Add("/batch_attention", batchAttention);
             if (paused != sent.paused)
                 to.Add("/paused", paused);
         }
@@ -151,6 +243,17 @@ namespace Frameloom
             similarityFilter = other.similarityFilter;
             similarityThreshold = other.similarityThreshold;
             similarityMaxSkip = other.similarityMaxSkip;
+            temporal = other.temporal;
+            bank = other.bank;
+            bankFrames = other.bankFrames;
+            bankInterval = other.bankInterval;
+            bankFusion = other.bankFusion;
+            bankThreshold = other.bankThreshold;
+            bankSink = other.bankSink;
+            bankSizes = other.bankSizes;
+            bankReset = other.bankReset;
+            cutThreshold = other.cutThreshold;
+            batchAttention = other.batchAttention;
             paused = other.paused;
         }
 
