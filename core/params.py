@@ -22,7 +22,7 @@ MODES = ("throughput", "latency")
 TASKS = ("img2img", "txt2img")
 TEMPORAL = ("off", "bank")
 BANKS = ("merged", "fifo")
-RESETS = ("cut and prompt", "cut", "prompt", "never")
+RESETS = ("cut-and-prompt", "cut", "prompt", "never")
 
 
 class ParamError(ValueError):
@@ -283,7 +283,7 @@ class Params:
     )
     bank_sizes: bool = _param(True, "bool", "Merged features weigh as much as all that they stand for.", slow=True)
     bank_reset: str = _param(
-        "cut and prompt", "choice", "What empties the bank: a cut of the input, a new prompt.", choices=RESETS
+        "cut-and-prompt", "choice", "What empties the bank: a cut of the input, a new prompt.", choices=RESETS
     )
     cut_threshold: float = _param(
         0.4,

@@ -84,7 +84,7 @@ def test_an_empty_bank_changes_nothing(model):
     torch.testing.assert_close(bank[0], off[0], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("reset", ["cut and prompt", "prompt", "never"])
+@pytest.mark.parametrize("reset", ["cut-and-prompt", "prompt", "never"])
 def test_a_new_prompt_empties_the_bank_where_asked(model, reset):
     params = BASE.with_values(bank_reset=reset, mode="latency")
     frames = random_frames(4)

@@ -45,7 +45,7 @@ namespace Frameloom
     /// <summary>What empties the bank: a cut of the input, a new prompt.</summary>
     public enum FrameloomBankReset
     {
-        Cut and prompt,
+        CutAndPrompt,
         Cut,
         Prompt,
         Never,
@@ -60,7 +60,7 @@ namespace Frameloom
         private static readonly string[] TaskWords = { "img2img", "txt2img" };
         private static readonly string[] TemporalWords = { "off", "bank" };
         private static readonly string[] BankWords = { "merged", "fifo" };
-        private static readonly string[] BankResetWords = { "cut and prompt", "cut", "prompt", "never" };
+        private static readonly string[] BankResetWords = { "cut-and-prompt", "cut", "prompt", "never" };
 
         [Tooltip("What the picture should show, and in which style."), TextArea]
         public string prompt = "neon style, red sphere, blue box";
@@ -129,7 +129,7 @@ namespace Frameloom
         public bool bankSizes = true;
 
         [Tooltip("What empties the bank: a cut of the input, a new prompt.")]
-        public FrameloomBankReset bankReset = FrameloomBankReset.Cut and prompt;
+        public FrameloomBankReset bankReset = FrameloomBankReset.CutAndPrompt;
 
         [Tooltip("A frame counts as a cut when it differs from the last one by this share of how much two strangers do."), Range(0f, 2f)]
         public float cutThreshold = 0.4f;
