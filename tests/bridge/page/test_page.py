@@ -194,6 +194,39 @@ def test_every_page_works_below_a_path_of_a_proxy(path):
     asyncio.run(asyncio.wait_for(scenario(), 300))
 
 
+def test_the_projector_output_shows_the_picture_alone_and_keeps_it():
+    """Large, without a cursor, and after its writer has died still there."""
+    shown = """(() => {
+      const canvas = document.querySelector("#picture");
+      const box = canvas.getBoundingClientRect();
+      const pixel = [...canvas.getContext("2d").getImageData(48, 40, 1, 1).data];
+      return { told: Number(canvas.dataset.sourceFrameId || 0), width: canvas.width, box: [box.width, box.height],
+               pixel, cursor: getComputedStyle(document.body).cursor, text: document.body.innerText.trim(),
+               scrolls: document.documentElement.scrollHeight > innerHeight };
+    })()"""
+
+    async def scenario():
+        scene = Scene()
+        try:
+            await scene.write()
+            async with chromium.Browser(BROWSER) as browser:
+                page = await browser.page(f"{scene.gateway.url}out/?channel={scene.channel}", width=900, height=600)
+                await page.until(f"{shown}.told > 0")
+                scene.kill_writer()
+                await asyncio.sleep(0.5)
+                last = await page.evaluate(shown)
+                assert last["width"] == 96 and last["text"] == "" and last["cursor"] == "none" and not last["scrolls"]
+                # 96 x 64 fills a window of 3 to 2.
+                assert abs(last["box"][0] - 900) <= 1 and abs(last["box"][1] - 600) <= 1
+                assert any(last["pixel"][:3])
+                await page.close()
+                assert page.problems == []
+        finally:
+            scene.end()
+
+    asyncio.run(asyncio.wait_for(scenario(), 300))
+
+
 def text_of(selector):
     return f"document.querySelector({selector!r}).textContent"
 
