@@ -102,6 +102,17 @@ GOOD = {
     "similarity_threshold": (0.5, 0.5),
     "similarity_max_skip": (3, 3),
     "paused": (1, True),
+    "temporal": ("bank", "bank"),
+    "bank": ("fifo", "fifo"),
+    "bank_frames": (2, 2),
+    "bank_interval": (8, 8),
+    "bank_fusion": (0.5, 0.5),
+    "bank_threshold": (0.5, 0.5),
+    "bank_sink": (0, False),
+    "bank_sizes": (0, False),
+    "bank_reset": ("never", "never"),
+    "cut_threshold": (0.5, 0.5),
+    "batch_attention": (1, True),
 }
 
 
