@@ -3,6 +3,9 @@
 First each back end and dtype that can run here calls the U-Net a few times; the fastest of them then runs the whole
 stream with its stages overlapped on three threads and one after the other, with all threads per call and with half of
 them. What is fastest differs between processors by more than any rule would foresee.
+
+What was measured while other programs had a part of the processor is used, and measured anew by the first start that
+has the processor for itself: one busy minute must not decide for all later starts.
 """
 
 from __future__ import annotations
@@ -47,6 +50,11 @@ HOPELESS = 0.75
 """A way slower than that share of the fastest so far gets no further turn; two turns of one way differ by less."""
 SHARED = 0.8
 """What a core that two calls share is worth, of one that a call has for itself (`many_rows`)."""
+DISTURBED = 0.9
+"""With a smaller part of the cores that it asks for this process is not alone: undisturbed it gets 0.98 and more,
+beside one other busy program on two cores half."""
+LOOK_S = 0.04
+"""Of looking for that."""
 ALIKE = 0.95
 """Ways at least so fast as the fastest count as equally fast; of those the one with the smallest latency is taken."""
 
@@ -54,7 +62,8 @@ ALIKE = 0.95
 @dataclass(frozen=True)
 class Figure:
     """One measured way to run. unet_ms: one call of the U-Net alone. fps, latency_ms: of the whole stream at its best,
-    where that was measured. many_rows: U-Net calls of so many rows are to take all threads (`many_rows`)."""
+    where that was measured. many_rows: U-Net calls of so many rows are to take all threads (`many_rows`). disturbed:
+    measured while other programs had a part of the processor."""
 
     backend: str
     dtype: str
@@ -64,9 +73,12 @@ class Figure:
     fps: float | None = None
     latency_ms: float | None = None
     many_rows: int | None = None
+    disturbed: bool = False
 
     def __str__(self) -> str:
         way = f"{self.backend} {self.dtype}"
+        if self.disturbed:
+            way += " (beside other programs; measured again without them)"
         if self.overlap is None:
             return f"{way}: U-Net {self.unet_ms:.1f} ms"
         stages = "stages overlapped" if self.overlap else "stages one after the other"
@@ -133,6 +145,17 @@ def everything() -> int:
     return torch.get_num_threads()
 
 
+def disturbed() -> bool:
+    """Whether other programs have a part of the processor just now: of the time of all cores that this process asks
+    for, by multiplying matrices, it gets less than `DISTURBED`."""
+    threads = min(torch.get_num_threads(), usable_cores())
+    matrix = torch.ones(512, 512)
+    started, had = time.perf_counter(), time.process_time()
+    while time.perf_counter() - started < LOOK_S:
+        matrix @ matrix
+    return (time.process_time() - had) / (threads * (time.perf_counter() - started)) < DISTURBED
+
+
 def tune(
     model: Any,
     executions: Sequence[Execution],
@@ -154,11 +177,12 @@ def tune(
         return Tuned(model.run_by(replace(executions[0], threads=stages[0])), stages[1], (), 0.0)
     key = _key(model, executions, size, ways)
     known = memory.recall(key)
-    if known:
+    if known and not (known[0].disturbed and not disturbed()):
         best = known[0]
         return Tuned(model.run_by(_execution(executions[0], best)), bool(best.overlap), known, 0.0)
     trial = _Trial(model, size, params)
     trial.convert(executions[0], ways[0][0])
+    others = disturbed()
     started = time.monotonic()
     by_call = trial.calls(executions, ways[0][0], started + CALLS_BUDGET_S)
     by_way = trial.ways([execution for _, execution in by_call], ways, started + BUDGET_S)
@@ -170,7 +194,8 @@ def tune(
     by_way.sort(key=lambda figure: ((figure.fps or 0.0) < good, figure.latency_ms))
     if threads is not None:  # asked for: for every call
         by_way = [replace(figure, many_rows=None) for figure in by_way]
-    figures = (*by_way, *(figure for figure, _ in by_call))
+    others = others or disturbed()
+    figures = tuple(replace(figure, disturbed=others) for figure in (*by_way, *(figure for figure, _ in by_call)))
     memory.put(key, figures)
     log.info("measured in %.1f s: %s", seconds, "; ".join(map(str, figures)))
     return Tuned(trial.run_by(_execution(executions[0], figures[0])), bool(figures[0].overlap), figures, seconds)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -51,7 +53,8 @@ def figures(monkeypatch):
     return put
 
 
-def test_the_first_start_measures_and_the_next_one_remembers(model, tmp_path):
+def test_the_first_start_measures_and_the_next_one_remembers(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "disturbed", lambda: False)
     memory = tuning.Memory(tmp_path / "cache" / "tuning.json")
     first = tuning.tune(model, executions(CPU), SIZE, PARAMS, memory)
     assert first.seconds > 0
@@ -66,6 +69,32 @@ def test_the_first_start_measures_and_the_next_one_remembers(model, tmp_path):
     assert tuning.tune(model, executions(CPU), (SIZE_PX, 2 * SIZE_PX), PARAMS, memory).seconds > 0
     for figure in first.figures:
         assert figure.backend in str(figure) and figure.dtype in str(figure)
+
+
+def test_what_was_measured_beside_other_programs_is_measured_anew_once_they_are_gone(model, tmp_path, monkeypatch):
+    memory = tuning.Memory(tmp_path / "tuning.json")
+    alone = False
+    monkeypatch.setattr(tuning, "disturbed", lambda: not alone)
+    first = tuning.tune(model, executions(CPU), SIZE, PARAMS, memory)
+    assert first.seconds > 0 and first.figures[0].disturbed
+    # Still beside them: nothing better could be measured.
+    assert tuning.tune(model, executions(CPU), SIZE, PARAMS, memory).figures == first.figures
+    alone = True
+    again = tuning.tune(model, executions(CPU), SIZE, PARAMS, memory)
+    assert again.seconds > 0 and not again.figures[0].disturbed
+    alone = False
+    assert tuning.tune(model, executions(CPU), SIZE, PARAMS, memory).figures == again.figures
+
+
+def test_other_programs_are_noticed():
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * tuning.usable_cores())]
+    try:
+        # Some of the looks may come before all of them run.
+        assert any(tuning.disturbed() for _ in range(100))
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
 
 
 def test_the_fastest_back_end_and_then_the_fastest_way_are_taken(model, figures, monkeypatch):
