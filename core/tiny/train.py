@@ -18,9 +18,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,13 +27,10 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from core.device import native_dtypes
-from core.schedule import NoiseSchedule
-from core.tiny.parts import SCHEDULER, build_autoencoder, build_text_encoder, build_unet, save_folder
+from core.tiny.parts import build_autoencoder, build_text_encoder, build_unet, save_folder
 from core.tiny.pool import Batch, Pool, batch_at, build_pool, crops, load_pool, save_pool
+from core.tiny.stage import Levels, Log, Stage, autocast, write
 from core.tiny.vocabulary import build_tokenizer
-
-Log = Callable[[str], None]
 
 SPLIT_T = 600
 GRID = tuple(20 * i + 19 for i in range(50))
@@ -78,119 +73,22 @@ class Settings:
     checkpoint_s: float = 120.0
 
 
-@dataclass
-class Progress:
-    """One stage's state, as it is saved."""
-
-    module: torch.nn.Module
-    optimizer: torch.optim.Optimizer
-    average: dict[str, Tensor]
-    step: int = 0
-
-    def follow(self, decay: float) -> None:
-        """Move the averaged weights after a step; early on they follow faster."""
-        keep = min(decay, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for name, value in self.module.state_dict().items():
-                self.average[name].lerp_(value, 1.0 - keep)
-
-
-def _rate(step: int, steps: int, peak: float, warm_up: int = 100) -> float:
-    """Linear warm-up, then a cosine down to 5 %."""
+def _rate(step: int, done: float, peak: float, warm_up: int = 100) -> float:
+    """Linear warm-up, then a cosine down to 5 % at done = 1."""
     if step < warm_up:
         return peak * (step + 1) / warm_up
-    return peak * (0.05 + 0.475 * (1.0 + math.cos(math.pi * step / steps)))
+    return peak * (0.05 + 0.475 * (1.0 + math.cos(math.pi * done)))
 
 
-def _write(path: Path, content: Any) -> None:
-    """Save and then rename, so that an interrupted write leaves the old file."""
-    scratch = path.with_suffix(".part")
-    torch.save(content, scratch)
-    os.replace(scratch, path)
-
-
-class Stage:
-    """One resumable run of optimizer steps over a module. `beside`: another module whose state is saved along."""
-
-    def __init__(
-        self,
-        name: str,
-        work: Path,
-        module: torch.nn.Module,
-        settings: Settings,
-        log: Log,
-        beside: torch.nn.Module | None = None,
-    ) -> None:
-        self._beside = beside
-        self._path = work / f"{name}.pt"
-        self._curve = work / f"{name}.csv"
-        self._name = name
-        self._log = log
-        self._settings = settings
-        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0)
-        average = {key: value.detach().clone() for key, value in module.state_dict().items()}
-        self.progress = Progress(module, optimizer, average)
-        if self._path.exists():
-            saved = torch.load(self._path, weights_only=True)
-            module.load_state_dict(saved["module"])
-            optimizer.load_state_dict(saved["optimizer"])
-            self.progress.average = saved["average"]
-            self.progress.step = saved["step"]
-            if beside is not None:
-                beside.load_state_dict(saved["beside"])
-            log(f"{name}: going on from step {self.progress.step}")
-
-    def run(self, steps: int, peak: float, loss_at: Callable[[int], tuple[Tensor, dict[str, float]]]) -> None:
-        """Take the remaining steps. `loss_at(step)` gives the loss and figures to print."""
-        p, shown = self.progress, time.monotonic()
-        saved = shown
-        while p.step < steps:
-            for group in p.optimizer.param_groups:
-                group["lr"] = _rate(p.step, steps, peak)
-            loss, figures = loss_at(p.step)
-            p.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(p.module.parameters(), 1.0)
-            p.optimizer.step()
-            p.step += 1
-            p.follow(self._settings.average)
-            now = time.monotonic()
-            if p.step % 50 == 0:
-                text = "  ".join(f"{key} {value:.4f}" for key, value in figures.items())
-                self._log(f"{self._name}: step {p.step} of {steps}  loss {float(loss.detach()):.4f}  {text}")
-                with self._curve.open("a", encoding="utf-8") as curve:
-                    curve.write(f"{p.step},{float(loss.detach()):.5f}\n")
-            if now - saved > self._settings.checkpoint_s or p.step == steps:
-                self.save()
-                saved = now
-
-    def save(self) -> None:
-        """Write the checkpoint."""
-        p = self.progress
-        _write(
-            self._path,
-            {
-                "module": p.module.state_dict(),
-                "optimizer": p.optimizer.state_dict(),
-                "average": p.average,
-                "step": p.step,
-                "beside": {} if self._beside is None else self._beside.state_dict(),
-            },
-        )
-
-
-def _autocast(device: torch.device, *, small: bool = False) -> torch.autocast:
-    # On a CPU with AMX the backward pass of small convolutions is slower in bfloat16 than in float32 (427 against
-    # 242 ms for 64 latents of 8x8), at picture size the other way round. Without AMX it is a hundred times slower.
-    enabled = torch.bfloat16 in native_dtypes(device) and not (small and device.type == "cpu")
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+def _of(settings: Settings) -> dict[str, Any]:
+    return {"rate": _rate, "average": settings.average, "checkpoint_s": settings.checkpoint_s}
 
 
 def train_autoencoder(settings: Settings, work: Path, device: torch.device, log: Log) -> Any:
     """Stage 1. Losses on pixels, areas (colour) and differences (thin lines); latents held at mean 0, deviation 1."""
     torch.manual_seed(settings.seed)
     vae = build_autoencoder().to(device, memory_format=torch.channels_last)
-    stage = Stage("autoencoder", work, vae, settings, log)
+    stage = Stage("autoencoder", work, vae, log, **_of(settings))
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         picture = crops(
@@ -202,7 +100,7 @@ def train_autoencoder(settings: Settings, work: Path, device: torch.device, log:
         )
         x = (picture.to(device) * 2.0 - 1.0).contiguous(memory_format=torch.channels_last)
         generator = torch.Generator().manual_seed((settings.seed << 24) + step)
-        with _autocast(device):
+        with autocast(device):
             z = vae.encoder(x).float()
             jitter = torch.randn(z.shape, generator=generator).to(device)
             y = vae.decoder(z + settings.latent_noise * jitter).float()
@@ -230,12 +128,12 @@ def make_pool(settings: Settings, work: Path, vae: Any, device: torch.device, lo
 
     @torch.no_grad()
     def encode(picture: Tensor) -> Tensor:
-        with _autocast(device):
+        with autocast(device):
             x = (picture.to(device) * 2.0 - 1.0).contiguous(memory_format=torch.channels_last)
             return vae.encoder(x).float().cpu()
 
     pool = build_pool(settings.seed, settings.pool_scenes, settings.pool_looks, encode, log)
-    _write(path, save_pool(pool))
+    write(path, save_pool(pool))
     return pool
 
 
@@ -251,24 +149,13 @@ class Painter(torch.nn.Module):
     def forward(self, x_Bchw: Tensor, t_B: Tensor, prompts: list[str]) -> Tensor:
         """v, float32, of the shape of x."""
         tokens = self._tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
-        with _autocast(x_Bchw.device, small=True):
+        with autocast(x_Bchw.device, small=True):
             text = self.encoder(tokens.input_ids.to(x_Bchw.device))[0]
             out = self.unet(x_Bchw, t_B, encoder_hidden_states=text, return_dict=False)[0]
         return out.float()
 
 
-class _Levels:
-    """Signal and noise levels a, b by timestep, shaped to broadcast over latents."""
-
-    def __init__(self, device: torch.device) -> None:
-        alpha_bar = NoiseSchedule.from_config(SCHEDULER).alphas_cumprod_T.to(device)
-        self._a, self._b = alpha_bar.sqrt().float(), (1.0 - alpha_bar).sqrt().float()
-
-    def __call__(self, t_B: Tensor) -> tuple[Tensor, Tensor]:
-        return self._a[t_B].view(-1, 1, 1, 1), self._b[t_B].view(-1, 1, 1, 1)
-
-
-def _noised(batch: Batch, levels: _Levels, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _noised(batch: Batch, levels: Levels, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x_t, the v that leads to the target, t, and the noise."""
     t_B = batch.t.to(device)
     a, b = levels(t_B)
@@ -284,7 +171,7 @@ def _noised(batch: Batch, levels: _Levels, device: torch.device) -> tuple[Tensor
 
 @torch.no_grad()
 def _on_own_estimates(
-    painter: Painter, batch: Batch, levels: _Levels, settings: Settings, device: torch.device
+    painter: Painter, batch: Batch, levels: Levels, settings: Settings, device: torch.device
 ) -> Batch:
     """The batch with the source of its first rows replaced by what the model makes of them, to be noised less.
 
@@ -310,8 +197,8 @@ def train_painter(settings: Settings, work: Path, pool: Pool, device: torch.devi
     torch.manual_seed(settings.seed + 1)
     painter = Painter(build_tokenizer()).to(device)
     painter.unet.to(memory_format=torch.channels_last)
-    levels = _Levels(device)
-    stage = Stage("painter", work, painter, settings, log)
+    levels = Levels(device)
+    stage = Stage("painter", work, painter, log, **_of(settings))
     # Most of the training where the product works.
     every_t = (
         *(*range(settings.focus_t),) * 8,
@@ -351,11 +238,11 @@ def train_painter(settings: Settings, work: Path, pool: Pool, device: torch.devi
 
 
 def _tune(
-    settings: Settings, work: Path, pool: Pool, painter: Painter, levels: _Levels, device: torch.device, log: Log
+    settings: Settings, work: Path, pool: Pool, painter: Painter, levels: Levels, device: torch.device, log: Log
 ) -> Painter:
     teacher = copy.deepcopy(painter).eval().requires_grad_(False)
     follower = copy.deepcopy(painter).eval().requires_grad_(False)
-    stage = Stage("tuned", work, painter, settings, log, beside=follower)
+    stage = Stage("tuned", work, painter, log, **_of(settings), beside=follower)
 
     @torch.no_grad()
     def guided(x: Tensor, t_B: Tensor, prompts: list[str]) -> Tensor:

@@ -15,7 +15,7 @@ from core.tiny.next import recipe
 from core.tiny.next.judge import as_bytes, filtered_pictures, trained_judge
 from core.tiny.next.parts import TOKENS, WORDS, tokenizer
 from core.tiny.next.photographs import evaluate_photographs
-from core.tiny.next.recipe import Settings, _Levels, _on_own_estimates, train
+from core.tiny.next.recipe import Settings, _on_own_estimates, train
 from core.tiny.next.shards import (
     AS_IT_CAME,
     UNKNOWN,
@@ -31,6 +31,7 @@ from core.tiny.next.shards import (
 )
 from core.tiny.pictures import dead_leaves
 from core.tiny.pool import stream_of
+from core.tiny.stage import Levels, Progress
 from core.world import COLOUR_NAMES, SHAPES, STYLES
 from core.world.filters import FILTERS, filtered
 
@@ -126,7 +127,7 @@ def test_the_models_own_estimates_replace_sources_and_are_noised_less(shard):
 
     batch = batch_at([shard], 0, 0, replace(TOY.mix, rows=16))
     settings = replace(TOY, own_share=0.25, own_t_low=5)
-    own = _on_own_estimates(Echo(), batch, _Levels(CPU), settings, CPU)
+    own = _on_own_estimates(Echo(), batch, Levels(CPU), settings, CPU)
     changed = torch.nonzero(batch.pair)[:4, 0].tolist()
     assert all(own.source[i].abs().max() == 0 for i in changed)
     assert all(5 <= int(own.t[i]) <= max(6, int(batch.t[i])) for i in changed)
@@ -146,19 +147,19 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
     class Interrupted(Exception):
         pass
 
-    original_follow = recipe.Progress.follow
+    original_follow = Progress.follow
 
     def stop_in_the_middle(self, decay):
         original_follow(self, decay)
         if self.step == 3:
             raise Interrupted
 
-    recipe.Progress.follow = stop_in_the_middle
+    Progress.follow = stop_in_the_middle
     try:
         with pytest.raises(Interrupted):
             run("b", "b_out", TOY)
     finally:
-        recipe.Progress.follow = original_follow
+        Progress.follow = original_follow
     assert run("b", "b_out", TOY) == straight
 
 

@@ -16,7 +16,8 @@ from core.tiny import WEIGHTS
 from core.tiny.evaluate import HeldOut, edge_f1
 from core.tiny.parts import SCHEDULER
 from core.tiny.pool import FIRST_TRAINING_SEED, batch_at, build_pool, describe, stream_of
-from core.tiny.train import Settings, _autocast, _Levels, _noised, _on_own_estimates, train
+from core.tiny.stage import Levels, Progress, autocast
+from core.tiny.train import Settings, _noised, _on_own_estimates, train
 from core.tiny.vocabulary import STYLES, TOKENS, WORDS, build_tokenizer, merges
 from core.world import COLOUR_NAMES, SHAPES, World, scenes_from_seeds
 from core.world.scene import SLOT_SHAPES
@@ -124,7 +125,7 @@ def test_the_paired_target_leads_to_the_other_look():
     batch = batch_at(
         small_pool(), 0, 0, 32, cells=16, pair_share=0.5, pair_t=(200, 820), drop_share=0.0, timesteps=range(1000)
     )
-    levels = _Levels(CPU)
+    levels = Levels(CPU)
     x, v, t_B, _ = _noised(batch, levels, CPU)
     a, b = levels(t_B)
     torch.testing.assert_close(a * x - b * v, batch.target, atol=1e-4, rtol=1e-4)
@@ -160,7 +161,7 @@ def test_the_models_own_estimates_replace_sources_and_are_noised_less():
     options = {"cells": 16, "pair_share": 0.5, "pair_t": (200, 420), "drop_share": 0.0, "timesteps": range(1000)}
     batch = batch_at(small_pool(), 0, 0, 16, **options)
     settings = replace(TOY, own_share=0.25, own_t_low=40)
-    own = _on_own_estimates(Echo(), batch, _Levels(CPU), settings, CPU)
+    own = _on_own_estimates(Echo(), batch, Levels(CPU), settings, CPU)
     changed = [i for i in range(16) if not torch.equal(own.source[i], batch.source[i])]
     assert changed == torch.nonzero(batch.pair)[:4, 0].tolist()
     assert all(40 <= int(own.t[i]) <= int(batch.t[i]) for i in changed)
@@ -184,9 +185,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, steps_unti
         pass
 
     taken = []
-    from core.tiny import train as recipe
-
-    original_follow = recipe.Progress.follow
+    original_follow = Progress.follow
 
     def stop_in_the_middle(self, decay):
         original_follow(self, decay)
@@ -194,12 +193,12 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, steps_unti
         if len(taken) == steps_until:
             raise Interrupted
 
-    recipe.Progress.follow = stop_in_the_middle
+    Progress.follow = stop_in_the_middle
     try:
         with pytest.raises(Interrupted):
             train(TOY, tmp_path / "b", tmp_path / "b_out", CPU, lambda message: None)
     finally:
-        recipe.Progress.follow = original_follow
+        Progress.follow = original_follow
     assert run("b", "b_out", TOY) == straight
 
 
@@ -232,7 +231,7 @@ def test_a_cut_weights_file_is_named(tmp_path):
 
 def test_training_computes_in_bfloat16_only_where_the_processor_does(monkeypatch):
     for dtypes, enabled in (((torch.bfloat16, torch.float32), True), ((torch.float32,), False)):
-        monkeypatch.setattr("core.tiny.train.native_dtypes", lambda device, dtypes=dtypes: dtypes)
-        with _autocast(CPU):
+        monkeypatch.setattr("core.tiny.stage.native_dtypes", lambda device, dtypes=dtypes: dtypes)
+        with autocast(CPU):
             product = torch.ones(2, 2) @ torch.ones(2, 2)
         assert product.dtype == (torch.bfloat16 if enabled else torch.float32)

@@ -17,9 +17,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,16 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.device import native_dtypes
-from core.schedule import NoiseSchedule
 from core.tiny.autoencoder import PatchAutoencoder
 from core.tiny.next.parts import NEXT_SCHEDULER, TOKENS, build_unet, tokenizer
 from core.tiny.next.shards import Batch, Encode, Mix, Shard, Shards, Sizes, batch_at, make_shard, path_of, save_shard
 from core.tiny.parts import build_text_encoder, save_folder
-
-Log = Callable[[str], None]
-
-LONGEST_STEP_S = 10.0
+from core.tiny.stage import Levels, Log, Stage, autocast
 
 
 @dataclass(frozen=True)
@@ -60,102 +53,9 @@ class Settings:
     sizes: Sizes = field(default_factory=Sizes)
 
 
-@dataclass
-class Progress:
-    """One stage's state, as it is saved."""
-
-    module: torch.nn.Module
-    optimizer: torch.optim.Optimizer
-    average: dict[str, Tensor]
-    step: int = 0
-    spent_s: float = 0.0
-
-    def follow(self, decay: float) -> None:
-        """Move the averaged weights after a step; early on they follow faster."""
-        keep = min(decay, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for name, value in self.module.state_dict().items():
-                self.average[name].lerp_(value, 1.0 - keep)
-
-
 def _rate(step: int, done: float, peak: float, warm_up: int = 100) -> float:
     """Linear warm-up, then a cosine down to 2 % at done = 1."""
     return peak * min(1.0, (step + 1) / warm_up) * (0.02 + 0.49 * (1.0 + math.cos(math.pi * min(1.0, done))))
-
-
-def _write(path: Path, content: Any) -> None:
-    """Save and then rename, so that an interrupted write leaves the old file."""
-    scratch = path.with_suffix(".part")
-    torch.save(content, scratch)
-    os.replace(scratch, path)
-
-
-class Stage:
-    """One resumable run of optimizer steps over a module."""
-
-    def __init__(self, name: str, work: Path, module: torch.nn.Module, settings: Settings, log: Log) -> None:
-        self._path = work / f"{name}.pt"
-        self._curve = work / f"{name}.csv"
-        self._name = name
-        self._log = log
-        self._settings = settings
-        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0)
-        average = {key: value.detach().clone() for key, value in module.state_dict().items()}
-        self.progress = Progress(module, optimizer, average)
-        if self._path.exists():
-            saved = torch.load(self._path, weights_only=True)
-            module.load_state_dict(saved["module"])
-            optimizer.load_state_dict(saved["optimizer"])
-            self.progress.average = saved["average"]
-            self.progress.step, self.progress.spent_s = saved["step"], saved["spent_s"]
-            log(f"{name}: going on from step {self.progress.step}")
-
-    def run(self, steps: int, peak: float, loss_at: Callable[[int], tuple[Tensor, dict[str, float]]]) -> None:
-        """Take the remaining steps. `loss_at(step)` gives the loss and figures to print."""
-        p, last = self.progress, time.monotonic()
-        saved, limit_s = last, 60.0 * self._settings.minutes
-        while p.step < steps and p.spent_s < limit_s:
-            for group in p.optimizer.param_groups:
-                group["lr"] = _rate(p.step, max(p.step / steps, p.spent_s / limit_s), peak)
-            loss, figures = loss_at(p.step)
-            p.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(p.module.parameters(), 1.0)
-            p.optimizer.step()
-            p.step += 1
-            p.follow(self._settings.average)
-            now = time.monotonic()
-            # What a step counts at most: a process that was stopped and went on has not worked all the while.
-            p.spent_s, last = p.spent_s + min(now - last, LONGEST_STEP_S), now
-            if p.step % 50 == 0:
-                text = "  ".join(f"{key} {value:.4f}" for key, value in figures.items())
-                self._log(
-                    f"{self._name}: step {p.step}, {p.spent_s / 60.0:.1f} min  loss {float(loss.detach()):.4f}  {text}"
-                )
-                with self._curve.open("a", encoding="utf-8") as curve:
-                    curve.write(f"{p.step},{p.spent_s:.0f},{float(loss.detach()):.5f}\n")
-            if now - saved > self._settings.checkpoint_s or p.step == steps or p.spent_s >= limit_s:
-                self.save()
-                saved = now
-
-    def save(self) -> None:
-        """Write the checkpoint."""
-        p = self.progress
-        _write(
-            self._path,
-            {
-                "module": p.module.state_dict(),
-                "optimizer": p.optimizer.state_dict(),
-                "average": p.average,
-                "step": p.step,
-                "spent_s": p.spent_s,
-            },
-        )
-
-
-def _autocast(device: torch.device) -> torch.autocast:
-    # Without AMX the backward pass in bfloat16 is a hundred times slower on a CPU.
-    return torch.autocast(device.type, torch.bfloat16, enabled=torch.bfloat16 in native_dtypes(device))
 
 
 def load_autoencoder(folder: Path, device: torch.device) -> PatchAutoencoder:
@@ -169,7 +69,7 @@ def encoder_of(vae: PatchAutoencoder, device: torch.device) -> Encode:
 
     @torch.no_grad()
     def encode(picture: Tensor) -> Tensor:
-        with _autocast(device):
+        with autocast(device):
             return vae.encode(picture.to(device) * 2.0 - 1.0)[0].float().cpu()
 
     return encode
@@ -203,24 +103,13 @@ class Painter(torch.nn.Module):
     def forward(self, x_Bchw: Tensor, t_B: Tensor, prompts: list[str]) -> Tensor:
         """z, float32, of the shape of x."""
         tokens = self._tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
-        with _autocast(x_Bchw.device):
+        with autocast(x_Bchw.device):
             text = self.encoder(tokens.input_ids.to(x_Bchw.device))[0]
             out = self.unet(x_Bchw, t_B, encoder_hidden_states=text, return_dict=False)[0]
         return out.float()
 
 
-class _Levels:
-    """Signal and noise levels a, b by timestep, shaped to broadcast over latents."""
-
-    def __init__(self, device: torch.device) -> None:
-        alpha_bar = NoiseSchedule.from_config(NEXT_SCHEDULER).alphas_cumprod_T.to(device)
-        self._a, self._b = alpha_bar.sqrt().float(), (1.0 - alpha_bar).sqrt().float()
-
-    def __call__(self, t_B: Tensor) -> tuple[Tensor, Tensor]:
-        return self._a[t_B].view(-1, 1, 1, 1), self._b[t_B].view(-1, 1, 1, 1)
-
-
-def _noised(batch: Batch, levels: _Levels, device: torch.device) -> tuple[Tensor, Tensor]:
+def _noised(batch: Batch, levels: Levels, device: torch.device) -> tuple[Tensor, Tensor]:
     """x_t and t."""
     t_B = batch.t.to(device)
     a, b = levels(t_B)
@@ -231,7 +120,7 @@ def _noised(batch: Batch, levels: _Levels, device: torch.device) -> tuple[Tensor
 
 @torch.no_grad()
 def _on_own_estimates(
-    painter: Painter, batch: Batch, levels: _Levels, settings: Settings, device: torch.device
+    painter: Painter, batch: Batch, levels: Levels, settings: Settings, device: torch.device
 ) -> Batch:
     """The batch with the source of its first pairs replaced by what the model makes of them, to be noised less.
 
@@ -252,7 +141,7 @@ def _on_own_estimates(
 
 def _as_pictures(vae: PatchAutoencoder, out: Tensor, target: Tensor, device: torch.device) -> Tensor:
     """Absolute difference of the decoded pictures, and of the steps between their pixels (edges)."""
-    with _autocast(device):
+    with autocast(device):
         with torch.no_grad():
             wanted = vae.decode(target)[0]
         off = (vae.decode(out)[0] - wanted).float()
@@ -266,8 +155,17 @@ def train_painter(
     torch.manual_seed(settings.seed + 1)
     painter = Painter().to(device)
     painter.unet.to(memory_format=torch.channels_last)
-    levels = _Levels(device)
-    stage = Stage("painter", work, painter, settings, log)
+    levels = Levels(device)
+    stage = Stage(
+        "painter",
+        work,
+        painter,
+        log,
+        rate=_rate,
+        average=settings.average,
+        checkpoint_s=settings.checkpoint_s,
+        minutes=settings.minutes,
+    )
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         batch = batch_at(shards.at(step), settings.seed, step, settings.mix)

@@ -23,7 +23,8 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from core.tiny.pictures import dead_leaves, smooth_pictures
-from core.tiny.pool import FIRST_TRAINING_SEED, LATEST_S, stream_of
+from core.tiny.pool import FIRST_TRAINING_SEED, LATEST_S, Batch, stream_of
+from core.tiny.pool import TEMPLATES as WORLD_TEMPLATES
 from core.world import COLOUR_NAMES, SHAPES, STYLES, Scenes, scenes_from_seeds
 from core.world.filters import FILTERS, filtered
 from core.world.scene import SLOT_SHAPES
@@ -213,15 +214,7 @@ class Shards:
         return load_shard(path)
 
 
-TEMPLATES: Sequence[Callable[[str, str], str]] = (
-    lambda style, things: f"{style} style, {things}",
-    lambda style, things: f"{style} style, {things}",
-    lambda style, things: f"{style}, {things}",
-    lambda style, things: f"{things}, {style} style",
-    lambda style, things: f"{things} in {style} style",
-    lambda style, things: f"a {style} picture of {things}",
-    lambda style, things: f"{things} in {style} look",
-)
+TEMPLATES = (*WORLD_TEMPLATES, lambda style, things: f"{things} in {style} style")
 PHRASES = {
     "glass": ("stained glass",),
     "pixel": ("pixel art", "pixel"),
@@ -259,20 +252,6 @@ def describe(things: Sequence[str], look: int, rng: random.Random) -> str:
     if not text:
         return rng.choice((f"{style} style", f"{style} style", style, f"a {style} picture", f"{style} look"))
     return rng.choice(TEMPLATES)(style, text)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows for one training step. source is what gets noised, target what has to come out of it; equal where `pair` is
-    False. objects: (B, 1, h, w), as in `Part`."""
-
-    source: Tensor
-    target: Tensor
-    objects: Tensor
-    pair: Tensor
-    t: Tensor
-    prompts: list[str]
-    generator: torch.Generator
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,149 @@
+"""What the trainings of the embedded model and of its next version share: resumable stages, noise levels, precision."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.device import native_dtypes
+from core.schedule import NoiseSchedule
+from core.tiny.parts import SCHEDULER
+
+Log = Callable[[str], None]
+
+LONGEST_STEP_S = 10.0
+"""What a step counts at most: a process that was stopped and went on has not worked all the while."""
+
+
+@dataclass
+class Progress:
+    """One stage's state, as it is saved."""
+
+    module: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    average: dict[str, Tensor]
+    step: int = 0
+    spent_s: float = 0.0
+
+    def follow(self, decay: float) -> None:
+        """Move the averaged weights after a step; early on they follow faster."""
+        keep = min(decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for name, value in self.module.state_dict().items():
+                self.average[name].lerp_(value, 1.0 - keep)
+
+
+def write(path: Path, content: Any) -> None:
+    """Save and then rename, so that an interrupted write leaves the old file."""
+    scratch = path.with_suffix(".part")
+    torch.save(content, scratch)
+    os.replace(scratch, path)
+
+
+class Stage:
+    """One resumable run of optimizer steps over a module. rate: the learning rate of a step, of the share of the run
+    that is done, and of the peak. average: how slowly the averaged weights follow. minutes: of training at most.
+    beside: another module whose state is saved along."""
+
+    def __init__(
+        self,
+        name: str,
+        work: Path,
+        module: torch.nn.Module,
+        log: Log,
+        *,
+        rate: Callable[[int, float, float], float],
+        average: float,
+        checkpoint_s: float,
+        minutes: float = math.inf,
+        beside: torch.nn.Module | None = None,
+    ) -> None:
+        self._path = work / f"{name}.pt"
+        self._curve = work / f"{name}.csv"
+        self._name = name
+        self._log = log
+        self._rate = rate
+        self._average = average
+        self._checkpoint_s = checkpoint_s
+        self._limit_s = 60.0 * minutes
+        self._beside = beside
+        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0)
+        averaged = {key: value.detach().clone() for key, value in module.state_dict().items()}
+        self.progress = Progress(module, optimizer, averaged)
+        if self._path.exists():
+            saved = torch.load(self._path, weights_only=True)
+            module.load_state_dict(saved["module"])
+            optimizer.load_state_dict(saved["optimizer"])
+            self.progress.average = saved["average"]
+            self.progress.step, self.progress.spent_s = saved["step"], saved["spent_s"]
+            if beside is not None:
+                beside.load_state_dict(saved["beside"])
+            log(f"{name}: going on from step {self.progress.step}")
+
+    def run(self, steps: int, peak: float, loss_at: Callable[[int], tuple[Tensor, dict[str, float]]]) -> None:
+        """Take the remaining steps. `loss_at(step)` gives the loss and figures to print."""
+        p, last = self.progress, time.monotonic()
+        saved = last
+        while p.step < steps and p.spent_s < self._limit_s:
+            for group in p.optimizer.param_groups:
+                group["lr"] = self._rate(p.step, max(p.step / steps, p.spent_s / self._limit_s), peak)
+            loss, figures = loss_at(p.step)
+            p.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(p.module.parameters(), 1.0)
+            p.optimizer.step()
+            p.step += 1
+            p.follow(self._average)
+            now = time.monotonic()
+            p.spent_s, last = p.spent_s + min(now - last, LONGEST_STEP_S), now
+            if p.step % 50 == 0:
+                text = "  ".join(f"{key} {value:.4f}" for key, value in figures.items())
+                spent = f"{p.step} of {steps}, {p.spent_s / 60.0:.1f} min"
+                self._log(f"{self._name}: step {spent}  loss {float(loss.detach()):.4f}  {text}")
+                with self._curve.open("a", encoding="utf-8") as curve:
+                    curve.write(f"{p.step},{p.spent_s:.0f},{float(loss.detach()):.5f}\n")
+            if now - saved > self._checkpoint_s or p.step == steps or p.spent_s >= self._limit_s:
+                self.save()
+                saved = now
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        p = self.progress
+        write(
+            self._path,
+            {
+                "module": p.module.state_dict(),
+                "optimizer": p.optimizer.state_dict(),
+                "average": p.average,
+                "step": p.step,
+                "spent_s": p.spent_s,
+                "beside": {} if self._beside is None else self._beside.state_dict(),
+            },
+        )
+
+
+def autocast(device: torch.device, *, small: bool = False) -> torch.autocast:
+    """bfloat16 where the device computes in it. small: the network works on small latents."""
+    # On a CPU with AMX the backward pass of small convolutions is slower in bfloat16 than in float32 (427 against
+    # 242 ms for 64 latents of 8x8), at picture size the other way round. Without AMX it is a hundred times slower.
+    enabled = torch.bfloat16 in native_dtypes(device) and not (small and device.type == "cpu")
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+class Levels:
+    """Signal and noise levels a, b by timestep, shaped to broadcast over latents."""
+
+    def __init__(self, device: torch.device) -> None:
+        alpha_bar = NoiseSchedule.from_config(SCHEDULER).alphas_cumprod_T.to(device)
+        self._a, self._b = alpha_bar.sqrt().float(), (1.0 - alpha_bar).sqrt().float()
+
+    def __call__(self, t_B: Tensor) -> tuple[Tensor, Tensor]:
+        return self._a[t_B].view(-1, 1, 1, 1), self._b[t_B].view(-1, 1, 1, 1)
