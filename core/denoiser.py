@@ -129,13 +129,14 @@ class _CrossAttention:
         return attn.to_out[0](mixed.transpose(1, 2).flatten(2)) / attn.rescale_output_factor
 
 
-class _SelfAttention:
-    """The processor of a self-attention layer of the plain kind: as `inner` has it, or with a bank beside it."""
+class _Other:
+    """The processor of any other attention layer: as `inner` has it. diffusers hands what is prepared to all of them
+    and would warn of it in every call. bank_layer, coarse: of a self-attention layer that can read a bank."""
 
-    def __init__(self, layer: int, coarse: bool, inner: Any) -> None:
-        self._layer = layer
-        self._coarse = coarse
+    def __init__(self, inner: Any, bank_layer: int | None = None, coarse: bool = False) -> None:
         self.inner = inner
+        self._bank_layer = bank_layer
+        self._coarse = coarse
 
     def __call__(
         self,
@@ -147,29 +148,9 @@ class _SelfAttention:
         prepared: tuple[tuple[Tensor, Tensor], ...] = (),
         bank: Reader | None = None,
     ) -> Tensor:
-        if bank is None:
+        if bank is None or self._bank_layer is None:
             return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
-        return bank.attend(attn, self._layer, hidden_states, self._coarse)
-
-
-class _Unprepared:
-    """The processor of any other attention layer: diffusers hands what is prepared to all of them and would warn of it
-    in every call."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-        prepared: tuple[tuple[Tensor, Tensor], ...] = (),
-        bank: Reader | None = None,
-    ) -> Tensor:
-        return self._inner(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        return bank.attend(attn, self._bank_layer, hidden_states, self._coarse)
 
 
 def heads_first(x_RNC: Tensor, heads: int) -> Tensor:
@@ -202,16 +183,15 @@ class UnetCall(nn.Module):
             if not name.endswith((".attn1", ".attn2")):
                 continue
             plain, given = _CrossAttention.supports(module), module.processor
-            given = given.inner if isinstance(given, _SelfAttention) else given
-            if name.endswith(".attn2") and plain:
+            given = given.inner if isinstance(given, _Other) else given
+            if plain and name.endswith(".attn2"):
                 module.set_processor(_CrossAttention(len(self.cross)))
                 self.cross.append(module)
-            elif name.endswith(".attn1") and plain and not isinstance(given, _Unprepared):
-                coarse = Layer(name, 0, 0).coarse
-                module.set_processor(_SelfAttention(len(self.banked), coarse, given))
+            elif plain:
+                module.set_processor(_Other(given, len(self.banked), Layer(name, 0, 0).coarse))
                 self.banked.append(name)
-            elif not isinstance(given, _Unprepared):
-                module.set_processor(_Unprepared(given))
+            else:
+                module.set_processor(_Other(given))
 
     def forward(
         self,

@@ -24,9 +24,8 @@ class Carried(NamedTuple):
 
     estimate: of the clean latent; what came in at the first stage. anchor: the latent that the virtual residual noise
     points from (`core.guidance`). noise: what the next stage adds to the estimate; None where every stage has noise of
-    its own (`core.sampler`). marks: (S, F, 2), 1 where there is a
-    frame, and 1 where it is the first after a cut. planes: what the denoiser reads of the client's planes
-    (`core.denoiser`).
+    its own (`core.sampler`). marks: (S, F, 2), 1 where there is a frame, and 1 where it is the first after a cut.
+    planes: what the denoiser reads of the client's planes (`core.denoiser`).
     """
 
     estimate: Tensor

@@ -171,6 +171,7 @@ class Stream(Generic[Tag]):
         self._noise_source = noise_source
         self._shape = (config.frame_buffer, *latent_shape)
         self._sampler = SAMPLERS[config.sampler]
+        self._unmarked = torch.ones((1, config.frame_buffer, 2), device=device)
         self._uncut = torch.tensor([1.0, 0.0], device=device).repeat(1, config.frame_buffer, 1)
         blank = self._entering(torch.zeros(self._shape, device=device), {})
         self._flight: Flight[Tag] = Flight(config.max_steps, blank)
@@ -336,7 +337,7 @@ class Stream(Generic[Tag]):
             latent,
             latent,
             torch.zeros_like(latent) if self._sampler.remembers else None,
-            torch.ones((1, self.config.frame_buffer, 2), device=self._device),
+            self._unmarked,
             {
                 name: (
                     plane.read(planes[name])

@@ -19,7 +19,7 @@ import contextlib
 import dataclasses
 import errno
 import logging
-import select
+import selectors
 import socket
 import sys
 import threading
@@ -199,17 +199,22 @@ class OscServer:
                 _log.exception("OSC: a datagram could not be handled; the server goes on")
 
     def _serve(self) -> None:
-        while not self._stopping.is_set():
-            wait_s = self._send_statistics()
-            for udp in select.select(self._sockets, [], [], wait_s)[0]:
-                try:
-                    data, sender = udp.recvfrom(65536)
-                except (BlockingIOError, ConnectionResetError):
-                    # A datagram with a bad checksum is gone; Windows reports that an answer found nobody listening.
-                    continue
-                overdrawn_s = self._messages.take(self._handle(data, sender))
-                if overdrawn_s > 0.0:
-                    self._stopping.wait(overdrawn_s)
+        with selectors.DefaultSelector() as selector:
+            for udp in self._sockets:
+                selector.register(udp, selectors.EVENT_READ, udp)
+            while not self._stopping.is_set():
+                for key, _ in selector.select(self._send_statistics()):
+                    self._receive(key.data)
+
+    def _receive(self, udp: socket.socket) -> None:
+        try:
+            data, sender = udp.recvfrom(65536)
+        except (BlockingIOError, ConnectionResetError):
+            # A datagram with a bad checksum is gone; Windows reports that an answer found nobody listening.
+            return
+        overdrawn_s = self._messages.take(self._handle(data, sender))
+        if overdrawn_s > 0.0:
+            self._stopping.wait(overdrawn_s)
 
     def _handle(self, data: bytes, sender: Sender) -> int:
         """Act on one datagram; returns the number of messages that were in it, at least 1."""
