@@ -123,7 +123,7 @@ class Serving:
         from bridge.control.osc import OscError, OscPortInUse, OscServer
 
         def make(port: int) -> OscServer:
-            return OscServer(self.live, self.statistics, self._osc_host, port, refused=self._tell_refusal)
+            return OscServer(self.live, self.statistics, self._osc_host, port, refused=say)
 
         note = "UDP port {wanted} is taken; OSC listens on {port}" if self._any_port else None
         try:
@@ -132,10 +132,6 @@ class Serving:
             raise ServeError(str(error)) from None
         self._servers.append(osc)
         say(f"OSC: {self._osc_host} port {osc.port}")
-
-    def _tell_refusal(self, line: str) -> None:
-        self.statistics.refuse(line)
-        say(line)
 
     def add(self, part: Part) -> None:
         """Start something that ends with the host."""

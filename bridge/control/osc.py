@@ -127,7 +127,7 @@ class OscServer:
     where it can be. port: UDP port, 0 for any free one; the `port` attribute tells which. aliases: further addresses,
     which go before those of parameters; one that ends in "/" stands for all that begin with it. reply_port: port of the
     sender's machine for all answers; None answers to the port that was sent from. refused: is told, in a line, what was
-    refused, for the user of this side; not more often than can be read.
+    refused, for the user of this side; not more often than can be read. The statistics keep the newest.
     """
 
     def __init__(
@@ -328,10 +328,13 @@ class OscServer:
 
     def _tell(self, sender: Sender, address: str, message: str) -> None:
         """A refusal, for those who look at this side: few senders listen for /error."""
-        if self._refused is None or self._lines.take(0.0) > 0.0 or not self._told.may(address):
+        if self._lines.take(0.0) > 0.0 or not self._told.may(address):
             return
         self._lines.take(1.0)
-        self._refused(f"OSC from {sender[0]}: {_shown_address(address)}: {message}")
+        line = f"OSC from {sender[0]}: {_shown_address(address)}: {message}"
+        self._statistics.refuse(line)
+        if self._refused is not None:
+            self._refused(line)
 
     def _send(self, sender: Sender, address: str, *values: Any) -> None:
         # A sender that subscribed with a port listens there, and not on the port it happens to send from.

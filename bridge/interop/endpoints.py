@@ -86,11 +86,6 @@ def open_endpoints(
         ports = (OSC_PORT, REPLY_PORT)
     gate = Gate()
     dialect = None
-
-    def refused(line: str) -> None:
-        statistics.refuse(line)
-        say(line)
-
     if ports is not None:
         name = args.output.split(":")[1] if args.output is not None and args.output.startswith("sdtd:") else ""
         dialect = StreamDiffusionTd(
@@ -101,7 +96,7 @@ def open_endpoints(
             reply_port=ports[1],
             gate=gate if args.input is not None else None,
             output_name=name,
-            refused=refused,
+            refused=say,
         )
     on_frame = None if dialect is None else dialect.frame_sent
     try:

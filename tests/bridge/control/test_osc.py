@@ -268,6 +268,8 @@ def test_what_is_refused_is_told_on_this_side_once_a_second_per_address(live, st
         server.stop()
         peer.socket.close()
     assert [line.split(": ")[1] for line in told] == ["/steps", "/nonsense"]
+    now = statistics.snapshot()
+    assert (now["refused"], now["last_refused"]) == (2, told[-1])
     assert told[0].startswith("OSC from 127.0.0.1: ") and "whole number from 1" in told[0]
 
 
