@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import sys
 import time
 from dataclasses import replace
@@ -21,17 +22,24 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--work", type=Path, default=Path(".cache/painter"), help="checkpoints, and data as it is made")
     parser.add_argument("--out", type=Path, default=Path("out/painter"), help="the model folder (default out/painter)")
     parser.add_argument("--autoencoder", type=Path, default=None, help="a folder of weights (default: the trained one)")
-    parser.add_argument("--steps", type=parse_count, default=20_000, help="optimizer steps at most (default 20000)")
+    parser.add_argument("--start", type=Path, default=None, metavar="FOLDER", help="a model folder to go on from")
+    parser.add_argument("--steps", type=parse_count, default=None, help="optimizer steps at most")
     parser.add_argument("--minutes", type=float, default=180.0, help="of training at most (default 180)")
     parser.add_argument("--seed", type=parse_seed, default=0)
     parser.add_argument("--device", default=None, help="auto (default), cpu or cuda")
+    parser.add_argument(
+        "--makers",
+        type=parse_count,
+        default=None,
+        help="processes that make data (default: 1, on a card the cores less 1)",
+    )
     args = parser.parse_args(argv)
     if not args.minutes > 0:
         parser.error(f"--minutes {args.minutes:g}: give a number above 0")
 
     from core.device import DeviceError, pick_device
     from core.tiny import AUTOENCODER
-    from core.tiny.next.recipe import Settings, produce, train
+    from core.tiny.next.recipe import produce, settings_for, train
 
     try:
         device = pick_device(args.device)
@@ -39,7 +47,9 @@ def main(argv: list[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     autoencoder = args.autoencoder or AUTOENCODER
-    settings = replace(Settings(), seed=args.seed, steps=args.steps, minutes=args.minutes)
+    settings = settings_for(device)
+    settings = replace(settings, seed=args.seed, steps=args.steps or settings.steps, minutes=args.minutes)
+    makers = args.makers or (1 if device.type == "cpu" else max(1, (os.cpu_count() or 2) - 1))
     started = time.monotonic()
     print(f"training on {device}; interrupt at any time, the same command goes on from the last checkpoint", flush=True)
 
@@ -47,13 +57,20 @@ def main(argv: list[str]) -> int:
         print(f"{time.monotonic() - started:7.0f} s  {message}", flush=True)
 
     # Data is made beside the training, which would wait for it every few minutes.
-    maker = multiprocessing.get_context("spawn").Process(
-        target=produce, args=(autoencoder, args.work, settings, str(device)), daemon=True
-    )
+    context = multiprocessing.get_context("spawn")
+    running = [
+        context.Process(
+            target=produce,
+            args=(autoencoder, args.work, settings, str(device), number, makers, 5 if makers > 1 else 0),
+            daemon=True,
+        )
+        for number in range(makers)
+    ]
     try:
         args.work.mkdir(parents=True, exist_ok=True)
-        maker.start()
-        train(settings, autoencoder, args.work, args.out, device, log, produced=True)
+        for maker in running:
+            maker.start()
+        train(settings, autoencoder, args.work, args.out, device, log, produced=True, start=args.start)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
@@ -61,6 +78,7 @@ def main(argv: list[str]) -> int:
         print(f"cannot write: {error}; free some room or choose another --work or --out", file=sys.stderr)
         return 1
     finally:
-        if maker.is_alive():
-            maker.terminate()
+        for maker in running:
+            if maker.is_alive():
+                maker.terminate()
     return 0

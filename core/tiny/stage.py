@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,9 @@ class Progress:
     def follow(self, decay: float) -> None:
         """Move the averaged weights after a step; early on they follow faster."""
         keep = min(decay, (1 + self.step) / (10 + self.step))
+        state = self.module.state_dict()
         with torch.no_grad():
-            for name, value in self.module.state_dict().items():
-                self.average[name].lerp_(value, 1.0 - keep)
+            torch._foreach_lerp_([self.average[name] for name in state], list(state.values()), 1.0 - keep)
 
 
 def write(path: Path, content: Any) -> None:
@@ -75,7 +75,10 @@ class Stage:
         self._checkpoint_s = checkpoint_s
         self._limit_s = 60.0 * minutes
         self._beside = beside
-        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0)
+        on_card = next(module.parameters()).is_cuda
+        optimizer = torch.optim.AdamW(
+            module.parameters(), lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, fused=True if on_card else None
+        )
         averaged = {key: value.detach().clone() for key, value in module.state_dict().items()}
         self.progress = Progress(module, optimizer, averaged)
         if self._path.exists():
@@ -88,8 +91,9 @@ class Stage:
                 beside.load_state_dict(saved["beside"])
             log(f"{name}: going on from step {self.progress.step}")
 
-    def run(self, steps: int, peak: float, loss_at: Callable[[int], tuple[Tensor, dict[str, float]]]) -> None:
-        """Take the remaining steps. `loss_at(step)` gives the loss and figures to print."""
+    def run(self, steps: int, peak: float, loss_at: Callable[[int], tuple[Tensor, Mapping[str, Any]]]) -> None:
+        """Take the remaining steps. `loss_at(step)` gives the loss and figures to print (numbers, or tensors of one:
+        reading one makes the host wait for a card)."""
         p, last = self.progress, time.monotonic()
         saved = last
         while p.step < steps and p.spent_s < self._limit_s:
@@ -105,7 +109,7 @@ class Stage:
             now = time.monotonic()
             p.spent_s, last = p.spent_s + min(now - last, LONGEST_STEP_S), now
             if p.step % 50 == 0:
-                text = "  ".join(f"{key} {value:.4f}" for key, value in figures.items())
+                text = "  ".join(f"{key} {float(value):.4f}" for key, value in figures.items())
                 spent = f"{p.step} of {steps}, {p.spent_s / 60.0:.1f} min"
                 self._log(f"{self._name}: step {spent}  loss {float(loss.detach()):.4f}  {text}")
                 with self._curve.open("a", encoding="utf-8") as curve:

@@ -12,18 +12,17 @@ from core.params import Params
 from core.stream import StreamConfig
 from core.tiny import AUTOENCODER
 from core.tiny.next import recipe
+from core.tiny.next.batches import Mix, Shards, batch_at
 from core.tiny.next.judge import as_bytes, filtered_pictures, trained_judge
 from core.tiny.next.parts import TOKENS, WORDS, tokenizer
 from core.tiny.next.photographs import evaluate_photographs
-from core.tiny.next.recipe import Settings, _on_own_estimates, train
+from core.tiny.next.recipe import Painter, Settings, _evenly, _on_own_estimates, load_painter, train
 from core.tiny.next.shards import (
     AS_IT_CAME,
+    PROMPTS,
     UNKNOWN,
-    Mix,
     Shard,
-    Shards,
     Sizes,
-    batch_at,
     describe,
     make_shard,
     path_of,
@@ -39,7 +38,6 @@ CPU = torch.device("cpu")
 
 TOY = Settings(
     steps=4,
-    decoded_rows=1,
     checkpoint_s=0.0,
     mix=Mix(rows=3, large_rows=2, large_every=2),
     sizes=Sizes(pictures=5, filters=2, world=4, large=2, looks=3, first=1, window=2, steps_per_shard=2),
@@ -56,15 +54,56 @@ def shard() -> Shard:
     return make_shard(0, 0, TOY.sizes, halved)
 
 
-def test_batches_depend_on_the_step_alone_and_their_prompts_fit(shard):
-    mix = replace(TOY.mix, rows=32, large_every=4)
-    first, again = (batch_at([shard], 7, 0, mix) for _ in range(2))
-    assert torch.equal(first.source, again.source) and first.prompts == again.prompts
-    assert batch_at([shard], 7, 1, mix).prompts != first.prompts
-    assert first.source.shape == (32, 16, 16, 16)
-    assert batch_at([shard], 7, 3, mix).source.shape == (2, 16, 32, 32)
+@pytest.fixture
+def shards(shard, tmp_path) -> Shards:
+    """One shard, whatever the step."""
+    return Shards(tmp_path, replace(TOY.sizes, steps_per_shard=1000), lambda number: shard, CPU)
+
+
+def said(tokens_BT: torch.Tensor) -> list[str]:
+    """The prompts behind tokens."""
+    return tokenizer().batch_decode(tokens_BT.long(), skip_special_tokens=True)
+
+
+def test_batches_depend_on_the_step_alone_and_their_prompts_fit(shards):
+    mix = replace(TOY.mix, rows=40, large_every=4)
+    first, again = (batch_at(shards, 7, 0, mix) for _ in range(2))
+    assert torch.equal(first.source, again.source) and torch.equal(first.tokens, again.tokens)
+    assert not torch.equal(batch_at(shards, 7, 1, mix).tokens, first.tokens)
+    assert first.source.shape == (40, 16, 16, 16) and first.tokens.shape == (40, TOKENS)
+    assert batch_at(shards, 7, 3, mix).source.shape == (2, 16, 32, 32)
     assert torch.equal(first.source[~first.pair], first.target[~first.pair])
+    assert bool(first.pair[:24].all()) and not bool(first.pair[24:].all()), "pictures come first, scenes may be plain"
     assert all(mix.pair_t[0] <= int(t) < mix.pair_t[1] for t in first.t[first.pair])
+
+
+def test_rows_are_pieces_of_the_pictures_that_their_prompts_describe(shards):
+    mix = replace(TOY.mix, rows=64, picture_share=0.5, keep_share=0.5, drop_share=1.0, large_every=1000)
+    batch, parts = batch_at(shards, 1, 0, mix), {kind: shards.part(kind) for kind in ("pictures", "world")}
+
+    def homes(piece, kind):
+        """Where a piece lies: looks of the pictures of a kind that hold it."""
+        part, found = parts[kind], []
+        side = part.latent.shape[-1]
+        for row, look in ((r, k) for r in range(len(part.look)) for k in range(part.look.shape[1])):
+            for y, x in ((y, x) for y in range(0, side - 15, 2) for x in range(0, side - 15, 2)):
+                if torch.equal(part.latent[row, look, :, y : y + 16, x : x + 16].float(), piece):
+                    found.append((row, look, y, x))
+        return found
+
+    for i, prompt in enumerate(said(batch.tokens)):
+        kind = "pictures" if i < 32 else "world"
+        row, look, y, x = homes(batch.target[i], kind)[0]
+        assert homes(batch.source[i], kind)[0][0] == row and homes(batch.source[i], kind)[0][2:] == (y, x)
+        style = int(parts[kind].look[row, look])
+        if not bool(batch.pair[i]):
+            assert prompt == ""
+        elif style != AS_IT_CAME:
+            assert STYLES[style] in prompt.replace(" ", "") or STYLES[style] in prompt
+        if style == AS_IT_CAME:
+            assert torch.equal(batch.source[i], batch.target[i])
+        objects = parts[kind].objects[row, y : y + 16, x : x + 16].float()
+        assert torch.equal(batch.objects[i, 0], objects)
 
 
 def test_a_prompt_names_the_style_and_the_objects_and_now_and_then_something_else():
@@ -85,18 +124,19 @@ def test_shards_are_functions_of_their_number_and_are_made_when_a_step_wants_the
         made.append(number)
         return make_shard(3, number, TOY.sizes, halved)
 
-    shards = Shards(tmp_path, TOY.sizes, make)
-    first = shards.at(0)[0]
+    shards = Shards(tmp_path, TOY.sizes, make, CPU)
+    assert shards.at(0) == range(1)
+    first = shards.part("world").latent[:4].clone()
     assert made == [0] and [len(shards.at(step)) for step in (0, 2, 4)] == [1, 2, 2]
     assert made == [0, 1, 2] and not path_of(tmp_path, 0).exists() and path_of(tmp_path, 2).exists()
-    again = make_shard(3, 0, TOY.sizes, halved)
-    other = make_shard(3, 1, TOY.sizes, halved)
+    again, other = (make_shard(3, number, TOY.sizes, halved) for number in (0, 2))
+    assert torch.equal(first, again.world.latent)
+    assert torch.equal(shards.part("world").latent[:4], other.world.latent), "it takes the place of the oldest"
     for name in ("pictures", "world", "large"):
-        assert torch.equal(getattr(first, name).latent, getattr(again, name).latent)
-        assert not torch.equal(getattr(first, name).latent, getattr(other, name).latent)
-    read_back = Shards(tmp_path, TOY.sizes, None).at(4)
-    assert torch.equal(read_back[-1].world.latent, shards.at(4)[-1].world.latent)
-    assert read_back[-1].world.things == shards.at(4)[-1].world.things
+        assert not torch.equal(getattr(again, name).latent, getattr(other, name).latent)
+    read_back = Shards(tmp_path, TOY.sizes, None, CPU)
+    assert read_back.at(4) == range(1, 3)
+    assert torch.equal(read_back.part("world").tokens, shards.part("world").tokens)
 
 
 def test_a_pair_is_the_same_picture_through_the_filter_that_its_look_names(shard):
@@ -111,29 +151,37 @@ def test_a_pair_is_the_same_picture_through_the_filter_that_its_look_names(shard
 def test_every_look_of_a_scene_has_its_own_colours_and_names_them(shard):
     part = shard.world
     assert part.objects.shape == (4, 16, 16) and 0 < float(part.objects.mean()) < 1
+    assert part.tokens.shape == (4, 3, PROMPTS, TOKENS)
     for row in range(4):
         assert STYLES[int(part.look[row, 0])] == "grey"
-        assert len({tuple(things) for things in part.things[row]}) == 3
-        shapes = [[thing.split()[1] for thing in things] for things in part.things[row]]
-        assert shapes[0] == shapes[1] == shapes[2] and set(shapes[0]) <= set(SHAPES)
-        assert all(thing.split()[0] in COLOUR_NAMES for things in part.things[row] for thing in things)
+        named = []
+        for look in range(3):
+            prompts = " ".join(said(part.tokens[row, look])).replace(",", " ").split()
+            pairs = set(zip(prompts, prompts[1:], strict=False))
+            named.append({(c, s) for c, s in pairs if c in COLOUR_NAMES and s in SHAPES})
+        assert len({frozenset(things) for things in named}) == 3
+        assert {s for _, s in named[0]} == {s for _, s in named[1]} == {s for _, s in named[2]}
 
 
-def test_the_models_own_estimates_replace_sources_and_are_noised_less(shard):
-    class Echo:
-        def __call__(self, x, t_B, prompts):
-            assert len(x) == len(t_B) == len(prompts)
-            return torch.zeros_like(x)
+def test_the_models_own_estimates_replace_sources_and_are_noised_less(shards):
+    asked = []
 
-    batch = batch_at([shard], 0, 0, replace(TOY.mix, rows=16))
+    def nothing(x, t_B, tokens):
+        asked.append(len(x))
+        assert len(x) == len(t_B) == len(tokens)
+        return torch.zeros_like(x)
+
+    batch = batch_at(shards, 0, 0, replace(TOY.mix, rows=16))
     settings = replace(TOY, own_share=0.25, own_t_low=5)
-    own = _on_own_estimates(Echo(), batch, Levels(CPU), settings, CPU)
-    changed = torch.nonzero(batch.pair)[:4, 0].tolist()
+    own = _on_own_estimates(nothing, batch, Levels(CPU), settings)
+    changed = list(range(16))[_evenly(16, 4)]
+    assert asked == [len(changed)] == [4]
     assert all(own.source[i].abs().max() == 0 for i in changed)
     assert all(5 <= int(own.t[i]) <= max(6, int(batch.t[i])) for i in changed)
-    assert torch.equal(own.target, batch.target) and own.prompts == batch.prompts
+    assert torch.equal(own.target, batch.target) and torch.equal(own.tokens, batch.tokens)
     kept = [i for i in range(16) if i not in changed]
     assert torch.equal(own.source[kept], batch.source[kept]) and torch.equal(own.t[kept], batch.t[kept])
+    assert _on_own_estimates(nothing, batch, Levels(CPU), replace(TOY, own_share=0.0)) is batch
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
@@ -164,13 +212,15 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
 
 
 def test_shards_that_another_process_makes_are_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("core.tiny.next.shards.time.sleep", lambda s: save_shard(path_of(tmp_path, 0), made))
+    monkeypatch.setattr("core.tiny.next.batches.time.sleep", lambda s: save_shard(path_of(tmp_path, 0), made))
     made = make_shard(0, 0, TOY.sizes, halved)
-    assert torch.equal(Shards(tmp_path, TOY.sizes, None).at(0)[0].large.latent, made.large.latent)
-    monkeypatch.setattr("core.tiny.next.shards.time.sleep", lambda s: None)
-    monkeypatch.setattr("core.tiny.next.shards.LONGEST_WAIT_S", 0.05)
+    waiting = Shards(tmp_path, TOY.sizes, None, CPU)
+    waiting.at(0)
+    assert torch.equal(waiting.part("large").latent[:2], made.large.latent)
+    monkeypatch.setattr("core.tiny.next.batches.time.sleep", lambda s: None)
+    monkeypatch.setattr("core.tiny.next.batches.LONGEST_WAIT_S", 0.05)
     with pytest.raises(TimeoutError, match="was not made within"):
-        Shards(tmp_path, TOY.sizes, None).at(2)
+        waiting.at(2)
 
 
 def test_a_producer_makes_the_shards_of_a_run(tmp_path):
@@ -181,7 +231,28 @@ def test_a_producer_makes_the_shards_of_a_run(tmp_path):
     finally:
         torch.set_num_threads(threads)
     assert path_of(tmp_path, 0).exists() and path_of(tmp_path, 1).exists()
-    assert len(Shards(tmp_path, settings.sizes, None).at(2)) == 2
+    assert len(Shards(tmp_path, settings.sizes, None, CPU).at(2)) == 2
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    try:
+        for first in range(2):
+            recipe.produce(AUTOENCODER, shared, settings, "cpu", first, 2)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(path_of(shared, n).read_bytes() == path_of(tmp_path, n).read_bytes() for n in range(2))
+
+
+def test_a_training_goes_on_from_a_folder(tmp_path):
+    train(replace(TOY, steps=1), AUTOENCODER, tmp_path / "work", tmp_path / "out", CPU, lambda message: None)
+    torch.manual_seed(5)
+    fresh, loaded = Painter(), Painter()
+    load_painter(loaded, tmp_path / "out")
+    x, t, tokens = torch.randn(1, 16, 16, 16), torch.tensor([99]), torch.full((1, TOKENS), 7)
+    again = Painter()
+    load_painter(again, tmp_path / "out")
+    with torch.no_grad():
+        assert torch.equal(loaded(x, t, tokens), again(x, t, tokens))
+        assert not torch.equal(loaded(x, t, tokens), fresh(x, t, tokens))
 
 
 def test_every_word_is_one_token():

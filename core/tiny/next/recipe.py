@@ -17,7 +17,9 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,9 @@ import torch
 from torch import Tensor
 
 from core.tiny.autoencoder import PatchAutoencoder
+from core.tiny.next.batches import Batch, Mix, Shards, batch_at
 from core.tiny.next.parts import NEXT_SCHEDULER, TOKENS, build_unet, tokenizer
-from core.tiny.next.shards import Batch, Encode, Mix, Shard, Shards, Sizes, batch_at, make_shard, path_of, save_shard
+from core.tiny.next.shards import Encode, Shard, Sizes, make_shard, path_of, save_shard
 from core.tiny.parts import build_text_encoder, save_folder
 from core.tiny.stage import Levels, Log, Stage, autocast
 
@@ -45,12 +48,26 @@ class Settings:
     own_t_low: int = 15
     object_weight: float = 2.0
     absolute: float = 0.2
-    decoded_rows: int = 6
+    decoded_share: float = 0.25
     decoded_weight: float = 1.0
     average: float = 0.999
     checkpoint_s: float = 120.0
     mix: Mix = field(default_factory=Mix)
     sizes: Sizes = field(default_factory=Sizes)
+
+
+ON_A_CARD = Settings(
+    steps=60_000,
+    lr=2e-3,
+    mix=Mix(rows=256, large_rows=64),
+    sizes=Sizes(first=12, window=400, steps_per_shard=200),
+)
+"""Batches that keep a card busy; data is made by as many processes as there are cores, and all of it is kept."""
+
+
+def settings_for(device: torch.device) -> Settings:
+    """The recipe as it is meant for a processor or a card."""
+    return ON_A_CARD if device.type == "cuda" else Settings()
 
 
 def _rate(step: int, done: float, peak: float, warm_up: int = 100) -> float:
@@ -75,20 +92,26 @@ def encoder_of(vae: PatchAutoencoder, device: torch.device) -> Encode:
     return encode
 
 
-def produce(autoencoder: Path, work: Path, settings: Settings, device: str) -> None:
-    """Make the shards of a whole run ahead of it, some at a time, until they are all made or this process is ended."""
-    if device == "cpu":
-        torch.set_num_threads(1)
-    encode = encoder_of(load_autoencoder(autoencoder, torch.device(device)), torch.device(device))
+def produce(
+    autoencoder: Path, work: Path, settings: Settings, device: str, first: int = 0, every: int = 1, nice: int = 0
+) -> None:
+    """Make the shards of a whole run ahead of it, some at a time, until they are all made or this process is ended.
+
+    first, every: which, where several processes share the work. nice: how much they stand back behind the training."""
+    if nice and hasattr(os, "nice"):
+        os.nice(nice)
+    torch.set_num_threads(1)
+    on = torch.device(device)
+    encode = encoder_of(load_autoencoder(autoencoder, on), on)
     sizes, ahead = settings.sizes, 6
-    for number in range(sizes.used_at(settings.steps).stop):
+    for number in range(first, sizes.used_at(settings.steps).stop, every):
         newest = max((int(p.stem.split("_")[1]) for p in work.glob("shard_*.pt")), default=-1)
         if number < newest - sizes.window or path_of(work, number).exists():
             continue
         # The oldest that is there tells how far the training is.
         while number >= sizes.window and path_of(work, max(0, number - sizes.window - ahead)).exists():
             time.sleep(1.0)
-        save_shard(path_of(work, number), make_shard(settings.seed, number, sizes, encode))
+        save_shard(path_of(work, number), make_shard(settings.seed, number, sizes, encode, on))
 
 
 class Painter(torch.nn.Module):
@@ -96,47 +119,48 @@ class Painter(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._tokenizer = tokenizer()
         self.unet = build_unet()
-        self.encoder = build_text_encoder(self._tokenizer, TOKENS)
+        self.encoder = build_text_encoder(tokenizer(), TOKENS)
 
-    def forward(self, x_Bchw: Tensor, t_B: Tensor, prompts: list[str]) -> Tensor:
+    def forward(self, x_Bchw: Tensor, t_B: Tensor, tokens_BT: Tensor) -> Tensor:
         """z, float32, of the shape of x."""
-        tokens = self._tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
         with autocast(x_Bchw.device):
-            text = self.encoder(tokens.input_ids.to(x_Bchw.device))[0]
+            text = self.encoder(tokens_BT)[0]
             out = self.unet(x_Bchw, t_B, encoder_hidden_states=text, return_dict=False)[0]
         return out.float()
 
 
-def _noised(batch: Batch, levels: Levels, device: torch.device) -> tuple[Tensor, Tensor]:
-    """x_t and t."""
-    t_B = batch.t.to(device)
+Paint = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""As `Painter.forward`."""
+
+
+def _noised(source: Tensor, t_B: Tensor, levels: Levels, generator: torch.Generator) -> Tensor:
+    """x_t."""
     a, b = levels(t_B)
-    noise = torch.randn(batch.source.shape, generator=batch.generator).to(device)
-    x = a * batch.source.to(device) + b * noise
-    return x.contiguous(memory_format=torch.channels_last), t_B
+    noise = torch.randn(source.shape, generator=generator, device=source.device)
+    return (a * source + b * noise).contiguous(memory_format=torch.channels_last)
+
+
+def _evenly(rows: int, count: int) -> slice:
+    """`count` of so many rows, or one or two more, evenly spread over all kinds; none for 0."""
+    return slice(0, rows, max(1, rows // count)) if count else slice(0)
 
 
 @torch.no_grad()
-def _on_own_estimates(
-    painter: Painter, batch: Batch, levels: Levels, settings: Settings, device: torch.device
-) -> Batch:
-    """The batch with the source of its first pairs replaced by what the model makes of them, to be noised less.
+def _on_own_estimates(paint: Paint, batch: Batch, levels: Levels, settings: Settings) -> Batch:
+    """The batch with the source of some rows replaced by what the model makes of them, to be noised less.
 
     It is what the second and later steps of a run meet. Trained on true pictures alone they would keep whatever the
     first step got wrong."""
-    count = round(settings.own_share * len(batch.prompts))
-    rows = torch.nonzero(batch.pair)[:count, 0]
-    if len(rows) == 0:
+    rows = _evenly(len(batch.t), round(settings.own_share * len(batch.t)))
+    t = batch.t[rows]
+    if len(t) == 0:
         return batch
-    source, t = batch.source.clone(), batch.t.clone()
-    part = replace(batch, source=source[rows], t=t[rows])
-    x, t_B = _noised(part, levels, device)
-    source[rows] = painter(x, t_B, [batch.prompts[int(i)] for i in rows]).cpu()
-    share = torch.rand(len(rows), generator=batch.generator)
-    t[rows] = (settings.own_t_low + share * (t[rows] - settings.own_t_low).clamp(min=1)).long()
-    return replace(batch, source=source, t=t)
+    source, less = batch.source.clone(), batch.t.clone()
+    source[rows] = paint(_noised(batch.source[rows], t, levels, batch.generator), t, batch.tokens[rows])
+    share = torch.rand(t.shape, generator=batch.generator, device=t.device)
+    less[rows] = (settings.own_t_low + share * (t - settings.own_t_low).clamp(min=1)).long()
+    return replace(batch, source=source, t=less)
 
 
 def _as_pictures(vae: PatchAutoencoder, out: Tensor, target: Tensor, device: torch.device) -> Tensor:
@@ -148,12 +172,65 @@ def _as_pictures(vae: PatchAutoencoder, out: Tensor, target: Tensor, device: tor
     return off.abs().mean() + sum(off.diff(dim=d).abs().mean() for d in (-1, -2))
 
 
+def load_painter(painter: Painter, folder: Path) -> None:
+    """The weights of a model folder of the same architecture, to go on from."""
+    from core.libraries import CLIPTextModel, UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+    painter.unet.load_state_dict(unet.state_dict())
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=torch.float32)
+    painter.encoder.load_state_dict(encoder.state_dict())
+
+
+class _Shape(torch.nn.Module):
+    """The painter once more, for batches of one shape."""
+
+    def __init__(self, painter: Painter) -> None:
+        super().__init__()
+        self.painter = painter
+
+    def forward(self, x_Bchw: Tensor, t_B: Tensor, tokens_BT: Tensor) -> Tensor:
+        return self.painter(x_Bchw, t_B, tokens_BT)
+
+
+def _calls(painter: Painter, shards: Shards, settings: Settings, log: Log) -> dict[bool, tuple[Paint, Paint]]:
+    """How small (False) and large (True) batches are painted, whole and for the model's own estimates.
+
+    On a card both directions are recorded once and then replayed: the network is so small that starting its kernels one
+    by one would take several times as long as they run."""
+    if not next(painter.parameters()).is_cuda:
+        return dict.fromkeys((False, True), (painter, painter))
+    shapes: list[torch.nn.Module] = []
+    examples: list[tuple[Tensor, ...]] = []
+    for step in (0, settings.mix.large_every - 1):
+        batch = batch_at(shards, settings.seed, step, settings.mix)
+        for rows in (slice(None), _evenly(len(batch.t), round(settings.own_share * len(batch.t)))):
+            x = batch.source[rows].contiguous(memory_format=torch.channels_last)
+            shapes.append(_Shape(painter))
+            examples.append((x, batch.t[rows], batch.tokens[rows]))
+    try:
+        recorded: Any = torch.cuda.make_graphed_callables(tuple(shapes), tuple(examples), allow_unused_input=True)
+    except RuntimeError as error:
+        log(f"not recorded, kernels are started one by one ({str(error).splitlines()[0]})")
+        return dict.fromkeys((False, True), (painter, painter))
+    return {False: recorded[:2], True: recorded[2:]}
+
+
 def train_painter(
-    settings: Settings, work: Path, shards: Shards, vae: PatchAutoencoder, device: torch.device, log: Log
+    settings: Settings,
+    work: Path,
+    shards: Shards,
+    vae: PatchAutoencoder,
+    device: torch.device,
+    log: Log,
+    start: Path | None = None,
 ) -> Painter:
-    """The averaged weights after all steps."""
+    """The averaged weights after all steps. start: a model folder to go on from instead of random weights."""
     torch.manual_seed(settings.seed + 1)
-    painter = Painter().to(device)
+    painter = Painter()
+    if start is not None:
+        load_painter(painter, start)
+    painter.to(device)
     painter.unet.to(memory_format=torch.channels_last)
     levels = Levels(device)
     stage = Stage(
@@ -166,28 +243,23 @@ def train_painter(
         checkpoint_s=settings.checkpoint_s,
         minutes=settings.minutes,
     )
+    calls = _calls(painter, shards, settings, log)
 
-    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
-        batch = batch_at(shards.at(step), settings.seed, step, settings.mix)
-        batch = _on_own_estimates(painter, batch, levels, settings, device)
-        x, t_B = _noised(batch, levels, device)
-        target, pair = batch.target.to(device), batch.pair.to(device)
-        weight = 1.0 + settings.object_weight * batch.objects.to(device)
-        out = painter(x, t_B, batch.prompts)
-        off = out - target
+    def loss_at(step: int) -> tuple[Tensor, dict[str, Any]]:
+        batch = batch_at(shards, settings.seed, step, settings.mix)
+        paint, paint_own = calls[settings.mix.is_large(step)]
+        batch = _on_own_estimates(paint_own, batch, levels, settings)
+        x = _noised(batch.source, batch.t, levels, batch.generator)
+        out = paint(x, batch.t, batch.tokens)
+        off = out - batch.target
+        weight = 1.0 + settings.object_weight * batch.objects
         error = (off.square() * weight).mean((1, 2, 3))
-        loss = error.mean() + settings.absolute * (off.abs() * weight).mean()
-        figures = {}
-        rows = torch.nonzero(pair)[-settings.decoded_rows :, 0]
-        rows = rows[: max(1, settings.decoded_rows * settings.mix.large_rows // len(pair))] if len(rows) else rows
-        if len(rows):
-            picture = _as_pictures(vae, out[rows], target[rows], device)
-            loss = loss + settings.decoded_weight * picture
-            figures["picture"] = float(picture.detach())
-        with torch.no_grad():
-            for name, of in (("plain", ~pair), ("pair", pair)):
-                if bool(of.any()):
-                    figures[name] = float(error[of].mean())
+        rows = _evenly(len(out), math.ceil(settings.decoded_share * len(out)))
+        picture = _as_pictures(vae, out[rows], batch.target[rows], device)
+        loss = error.mean() + settings.absolute * (off.abs() * weight).mean() + settings.decoded_weight * picture
+        figures = {"picture": picture.detach()}
+        for name, of in (("plain", ~batch.pair), ("pair", batch.pair)):
+            figures[name] = (error.detach() * of).sum() / of.sum().clamp(min=1)
         return loss, figures
 
     stage.run(settings.steps, settings.lr, loss_at)
@@ -204,18 +276,21 @@ def train(
     log: Log,
     *,
     produced: bool = False,
+    start: Path | None = None,
 ) -> None:
     """The painter, and the model folder with it. autoencoder: a folder of weights. work keeps shards and checkpoints,
-    so that an interrupted run goes on. produced: another process makes the shards (`produce`)."""
+    so that an interrupted run goes on. produced: other processes make the shards (`produce`). start: a model folder to
+    go on from instead of random weights."""
     work.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     vae = load_autoencoder(autoencoder, device)
     encode = encoder_of(vae, device)
 
     def make(number: int) -> Shard:
-        return make_shard(settings.seed, number, settings.sizes, encode)
+        return make_shard(settings.seed, number, settings.sizes, encode, device)
 
-    painter = train_painter(settings, work, Shards(work, settings.sizes, None if produced else make), vae, device, log)
+    shards = Shards(work, settings.sizes, None if produced else make, device)
+    painter = train_painter(settings, work, shards, vae, device, log, start)
     export(settings, work, out, vae, painter, time.monotonic() - started)
     log(f"written to {out}")
 

@@ -1,0 +1,198 @@
+"""Batches of the painter's training: drawn on the device from the shards that lie there.
+
+Which shards a step uses depends on the step alone, and so does its batch: a run that was interrupted sees what an
+uninterrupted one would have seen. Nothing of a batch is decided row by row in Python, or a card would wait for it.
+
+Shapes: B rows, T tokens, c h w latents.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from core.tiny.next.shards import (
+    LARGE_PX,
+    PROMPTS,
+    SMALL_PX,
+    Part,
+    Shard,
+    Sizes,
+    load_shard,
+    path_of,
+    save_shard,
+    tokens_of,
+)
+from core.tiny.pool import stream_of
+
+LONGEST_WAIT_S = 900.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows for one training step. source is what gets noised, target what has to come out of it; equal where `pair`
+    is False. objects: (B, 1, h, w), as in `Part`. t: timesteps. tokens: (B, T) of the prompts."""
+
+    source: Tensor
+    target: Tensor
+    objects: Tensor
+    pair: Tensor
+    t: Tensor
+    tokens: Tensor
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What a batch is made of. Shares are of the rows that they can apply to; t: training timesteps.
+
+    picture_share: of synthetic pictures, which come first in a batch, the rest scenes. plain_share: of the scenes'
+    rows, those that are noised themselves, at every t. keep_share: of the pictures' rows, those that come out as they
+    came, without a style. as_it_came_share, grey_share: of pairs, those whose source has not been filtered, or is a
+    grey render."""
+
+    rows: int = 32
+    large_rows: int = 8
+    large_every: int = 4
+    picture_share: float = 0.6
+    plain_share: float = 0.2
+    keep_share: float = 0.06
+    as_it_came_share: float = 0.85
+    grey_share: float = 0.6
+    drop_share: float = 0.1
+    pair_t: tuple[int, int] = (10, 420)
+    focus_t: int = 160
+    focus_share: float = 0.85
+
+    def is_large(self, step: int) -> bool:
+        """Whether a step takes whole large pictures instead of pieces of the small size."""
+        return step % self.large_every == self.large_every - 1
+
+
+class Shards:
+    """The shards of a run on the device, as the training goes over them. make(number) is asked for those that are not
+    there, unless other processes make them; then they are waited for."""
+
+    def __init__(self, work: Path, sizes: Sizes, make: Callable[[int], Shard] | None, device: torch.device) -> None:
+        self._work = work
+        self._make = make
+        self._device = device
+        self._held: dict[int, None] = {}
+        self._parts: dict[str, Part] = {}
+        self.sizes = sizes
+        self.no_prompt = tokens_of([""]).to(device)
+
+    def at(self, step: int) -> range:
+        """The numbers of those that a step draws from; they are there afterwards, and older ones are gone."""
+        numbers = self.sizes.used_at(step)
+        for number in [n for n in self._held if n not in numbers]:
+            del self._held[number]
+            path_of(self._work, number).unlink(missing_ok=True)
+        for number in numbers:
+            if number not in self._held:
+                self._take(number, self._fetch(number))
+        return numbers
+
+    def part(self, name: str) -> Part:
+        """All pictures of a kind, shard by shard: (window * N, ...). Shard n lies in place n modulo the window."""
+        return self._parts[name]
+
+    def _take(self, number: int, shard: Shard) -> None:
+        window = self.sizes.window
+        place = number % window
+        for name, part in vars(shard).items():
+            if name not in self._parts:
+                empty = {
+                    k: torch.empty((window * len(v), *v.shape[1:]), dtype=v.dtype, device=self._device)
+                    for k, v in vars(part).items()
+                }
+                self._parts[name] = Part(**empty)
+            for key, value in vars(part).items():
+                getattr(self._parts[name], key)[place * len(value) : (place + 1) * len(value)] = value
+        self._held[number] = None
+
+    def _fetch(self, number: int) -> Shard:
+        path = path_of(self._work, number)
+        if not path.exists() and self._make is not None:
+            save_shard(path, self._make(number))
+        until_s = time.monotonic() + LONGEST_WAIT_S
+        while not path.exists():
+            if time.monotonic() > until_s:
+                raise TimeoutError(f"{path} was not made within {LONGEST_WAIT_S:.0f} s; see what its maker said above")
+            time.sleep(0.5)
+        return load_shard(path)
+
+
+class _Dice:
+    """Random numbers of the rows of a batch."""
+
+    def __init__(self, generator: torch.Generator, rows: int) -> None:
+        self.generator = generator
+        self.rows = rows
+
+    def share(self) -> Tensor:
+        """(B,) in 0..1."""
+        return torch.rand((self.rows,), generator=self.generator, device=self.generator.device)
+
+    def below(self, high: int) -> Tensor:
+        """(B,) whole numbers from 0 to high - 1."""
+        return torch.randint(high, (self.rows,), generator=self.generator, device=self.generator.device)
+
+
+def _pair_timesteps(mix: Mix, dice: _Dice) -> Tensor:
+    """Mostly where the product works, and there mostly at little noise."""
+    low, high = mix.pair_t
+    near = low + (mix.focus_t - low) * dice.share() ** 1.5
+    anywhere = low + (high - low) * dice.share()
+    return torch.where(dice.share() < mix.focus_share, near, anywhere).long()
+
+
+def _rows(shards: Shards, numbers: range, dice: _Dice, mix: Mix, kind: str, cells: int) -> tuple[Tensor, ...]:
+    """source, target, objects, pair, t, tokens of `dice.rows` rows of one kind."""
+    part, of_world = shards.part(kind), kind != "pictures"
+    window, looks, side = shards.sizes.window, part.look.shape[1], part.latent.shape[-1]
+    pictures = len(part.look) // window
+    row = (numbers.start + dice.below(len(numbers))) % window * pictures + dice.below(pictures)
+    if of_world:
+        to = dice.below(looks)
+        away = torch.where(dice.share() < mix.grey_share, 0, dice.below(looks))
+        pair = dice.share() >= mix.plain_share
+        away = torch.where(pair, away, to)
+    else:
+        to = 1 + dice.below(looks - 1)
+        away = torch.where(dice.share() < mix.as_it_came_share, 0, dice.below(looks))
+        kept = dice.share() < mix.keep_share
+        to, away = (torch.where(kept, 0, look) for look in (to, away))
+        pair = torch.ones_like(kept)
+    # Even offsets: the lattices of some filters are two cells wide.
+    y, x = (2 * dice.below((side - cells) // 2 + 1)[:, None] + torch.arange(cells, device=row.device) for _ in "yx")
+    channels = torch.arange(part.latent.shape[2], device=row.device)
+
+    def piece(look: Tensor) -> Tensor:
+        first = (row[:, None, None, None], look[:, None, None, None])
+        return part.latent[(*first, channels[:, None, None], y[:, None, :, None], x[:, None, None, :])].float()
+
+    objects = part.objects[row[:, None, None], y[:, :, None], x[:, None, :]][:, None].float()
+    t = torch.where(pair, _pair_timesteps(mix, dice), dice.below(1000))
+    dropped = ~pair & (dice.share() < mix.drop_share)
+    tokens = torch.where(dropped[:, None], shards.no_prompt, part.tokens[row, to, dice.below(PROMPTS)])
+    return piece(away), piece(to), objects, pair, t, tokens.long()
+
+
+def batch_at(shards: Shards, seed: int, step: int, mix: Mix) -> Batch:
+    """The batch of one step."""
+    numbers = shards.at(step)
+    device = shards.no_prompt.device
+    generator = torch.Generator(device).manual_seed(stream_of(seed, 4, step).randrange(2**62))
+    large = mix.is_large(step)
+    rows, cells = (mix.large_rows, LARGE_PX // 8) if large else (mix.rows, SMALL_PX // 8)
+    pictures = round(mix.picture_share * rows)
+    kinds = (("pictures", pictures), ("large" if large else "world", rows - pictures))
+    drawn = [_rows(shards, numbers, _Dice(generator, count), mix, kind, cells) for kind, count in kinds if count]
+    source, target, objects, pair, t, tokens = (torch.cat(pieces) for pieces in zip(*drawn, strict=True))
+    return Batch(source, target, objects, pair, t, tokens, generator)
