@@ -32,13 +32,16 @@ class Progress:
     average: dict[str, Tensor]
     step: int = 0
     spent_s: float = 0.0
+    _followed: tuple[list[Tensor], list[Tensor]] | None = None
 
     def follow(self, decay: float) -> None:
         """Move the averaged weights after a step; early on they follow faster."""
         keep = min(decay, (1 + self.step) / (10 + self.step))
-        state = self.module.state_dict()
+        if self._followed is None:
+            state = self.module.state_dict()
+            self._followed = ([self.average[name] for name in state], list(state.values()))
         with torch.no_grad():
-            torch._foreach_lerp_([self.average[name] for name in state], list(state.values()), 1.0 - keep)
+            torch._foreach_lerp_(*self._followed, 1.0 - keep)
 
 
 def write(path: Path, content: Any) -> None:
@@ -93,15 +96,16 @@ class Stage:
 
     def run(self, steps: int, peak: float, loss_at: Callable[[int], tuple[Tensor, Mapping[str, Any]]]) -> None:
         """Take the remaining steps. `loss_at(step)` gives the loss and figures to print (numbers, or tensors of one:
-        reading one makes the host wait for a card)."""
+        reading one makes the host wait for a card). A loss that needs no gradient comes with the gradients in place."""
         p, last = self.progress, time.monotonic()
         saved = last
         while p.step < steps and p.spent_s < self._limit_s:
             for group in p.optimizer.param_groups:
                 group["lr"] = self._rate(p.step, max(p.step / steps, p.spent_s / self._limit_s), peak)
-            loss, figures = loss_at(p.step)
             p.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss, figures = loss_at(p.step)
+            if loss.requires_grad:
+                loss.backward()
             torch.nn.utils.clip_grad_norm_(p.module.parameters(), 1.0)
             p.optimizer.step()
             p.step += 1

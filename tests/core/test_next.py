@@ -12,7 +12,7 @@ from core.params import Params
 from core.stream import StreamConfig
 from core.tiny import AUTOENCODER
 from core.tiny.next import recipe
-from core.tiny.next.batches import Mix, Shards, batch_at
+from core.tiny.next.batches import Batch, Mix, Shards, draw, seed_of
 from core.tiny.next.judge import as_bytes, filtered_pictures, trained_judge
 from core.tiny.next.parts import TOKENS, WORDS, tokenizer
 from core.tiny.next.photographs import evaluate_photographs
@@ -58,6 +58,12 @@ def shard() -> Shard:
 def shards(shard, tmp_path) -> Shards:
     """One shard, whatever the step."""
     return Shards(tmp_path, replace(TOY.sizes, steps_per_shard=1000), lambda number: shard, CPU)
+
+
+def batch_at(shards: Shards, seed: int, step: int, mix: Mix) -> Batch:
+    """The batch of a step, as the training draws it."""
+    shards.go_to(step)
+    return draw(shards, torch.Generator().manual_seed(seed_of(seed, step)), mix, mix.is_large(step))
 
 
 def said(tokens_BT: torch.Tensor) -> list[str]:
@@ -125,9 +131,9 @@ def test_shards_are_functions_of_their_number_and_are_made_when_a_step_wants_the
         return make_shard(3, number, TOY.sizes, halved)
 
     shards = Shards(tmp_path, TOY.sizes, make, CPU)
-    assert shards.at(0) == range(1)
+    assert shards.go_to(0) == range(1)
     first = shards.part("world").latent[:4].clone()
-    assert made == [0] and [len(shards.at(step)) for step in (0, 2, 4)] == [1, 2, 2]
+    assert made == [0] and [len(shards.go_to(step)) for step in (0, 2, 4)] == [1, 2, 2]
     assert made == [0, 1, 2] and not path_of(tmp_path, 0).exists() and path_of(tmp_path, 2).exists()
     again, other = (make_shard(3, number, TOY.sizes, halved) for number in (0, 2))
     assert torch.equal(first, again.world.latent)
@@ -135,7 +141,7 @@ def test_shards_are_functions_of_their_number_and_are_made_when_a_step_wants_the
     for name in ("pictures", "world", "large"):
         assert not torch.equal(getattr(again, name).latent, getattr(other, name).latent)
     read_back = Shards(tmp_path, TOY.sizes, None, CPU)
-    assert read_back.at(4) == range(1, 3)
+    assert read_back.go_to(4) == range(1, 3)
     assert torch.equal(read_back.part("world").tokens, shards.part("world").tokens)
 
 
@@ -164,7 +170,7 @@ def test_every_look_of_a_scene_has_its_own_colours_and_names_them(shard):
 
 
 def test_the_models_own_estimates_replace_sources_and_are_noised_less(shards):
-    asked = []
+    asked, none = [], replace(TOY, own_share=0.0)
 
     def nothing(x, t_B, tokens):
         asked.append(len(x))
@@ -173,7 +179,7 @@ def test_the_models_own_estimates_replace_sources_and_are_noised_less(shards):
 
     batch = batch_at(shards, 0, 0, replace(TOY.mix, rows=16))
     settings = replace(TOY, own_share=0.25, own_t_low=5)
-    own = _on_own_estimates(nothing, batch, Levels(CPU), settings)
+    own = _on_own_estimates(nothing, batch, Levels(CPU), settings, torch.Generator())
     changed = list(range(16))[_evenly(16, 4)]
     assert asked == [len(changed)] == [4]
     assert all(own.source[i].abs().max() == 0 for i in changed)
@@ -181,7 +187,7 @@ def test_the_models_own_estimates_replace_sources_and_are_noised_less(shards):
     assert torch.equal(own.target, batch.target) and torch.equal(own.tokens, batch.tokens)
     kept = [i for i in range(16) if i not in changed]
     assert torch.equal(own.source[kept], batch.source[kept]) and torch.equal(own.t[kept], batch.t[kept])
-    assert _on_own_estimates(nothing, batch, Levels(CPU), replace(TOY, own_share=0.0)) is batch
+    assert _on_own_estimates(nothing, batch, Levels(CPU), none, torch.Generator()) is batch
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
@@ -215,12 +221,12 @@ def test_shards_that_another_process_makes_are_waited_for(tmp_path, monkeypatch)
     monkeypatch.setattr("core.tiny.next.batches.time.sleep", lambda s: save_shard(path_of(tmp_path, 0), made))
     made = make_shard(0, 0, TOY.sizes, halved)
     waiting = Shards(tmp_path, TOY.sizes, None, CPU)
-    waiting.at(0)
+    waiting.go_to(0)
     assert torch.equal(waiting.part("large").latent[:2], made.large.latent)
     monkeypatch.setattr("core.tiny.next.batches.time.sleep", lambda s: None)
     monkeypatch.setattr("core.tiny.next.batches.LONGEST_WAIT_S", 0.05)
     with pytest.raises(TimeoutError, match="was not made within"):
-        waiting.at(2)
+        waiting.go_to(2)
 
 
 def test_a_producer_makes_the_shards_of_a_run(tmp_path):
@@ -231,7 +237,7 @@ def test_a_producer_makes_the_shards_of_a_run(tmp_path):
     finally:
         torch.set_num_threads(threads)
     assert path_of(tmp_path, 0).exists() and path_of(tmp_path, 1).exists()
-    assert len(Shards(tmp_path, settings.sizes, None, CPU).at(2)) == 2
+    assert len(Shards(tmp_path, settings.sizes, None, CPU).go_to(2)) == 2
     shared = tmp_path / "shared"
     shared.mkdir()
     try:

@@ -1,7 +1,9 @@
 """Batches of the painter's training: drawn on the device from the shards that lie there.
 
 Which shards a step uses depends on the step alone, and so does its batch: a run that was interrupted sees what an
-uninterrupted one would have seen. Nothing of a batch is decided row by row in Python, or a card would wait for it.
+uninterrupted one would have seen. Nothing of a batch is decided row by row in Python, or a card would wait for it; and
+what differs between steps is read from tensors that stay where they are, so that a card can record a step once and
+replay it for all others.
 
 Shapes: B rows, T tokens, c h w latents.
 """
@@ -44,7 +46,6 @@ class Batch:
     pair: Tensor
     t: Tensor
     tokens: Tensor
-    generator: torch.Generator
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ class Mix:
 
 class Shards:
     """The shards of a run on the device, as the training goes over them. make(number) is asked for those that are not
-    there, unless other processes make them; then they are waited for."""
+    there, unless other processes make them; then they are waited for.
+
+    first, count: 0-d tensors, the numbers of the shards that the present step draws from."""
 
     def __init__(self, work: Path, sizes: Sizes, make: Callable[[int], Shard] | None, device: torch.device) -> None:
         self._work = work
@@ -86,9 +89,11 @@ class Shards:
         self._parts: dict[str, Part] = {}
         self.sizes = sizes
         self.no_prompt = tokens_of([""]).to(device)
+        self.first = torch.zeros((), dtype=torch.int64, device=device)
+        self.count = torch.zeros((), dtype=torch.int64, device=device)
 
-    def at(self, step: int) -> range:
-        """The numbers of those that a step draws from; they are there afterwards, and older ones are gone."""
+    def go_to(self, step: int) -> range:
+        """Have those there that a step draws from, and older ones gone; the numbers."""
         numbers = self.sizes.used_at(step)
         for number in [n for n in self._held if n not in numbers]:
             del self._held[number]
@@ -96,6 +101,8 @@ class Shards:
         for number in numbers:
             if number not in self._held:
                 self._take(number, self._fetch(number))
+        self.first.fill_(numbers.start)
+        self.count.fill_(len(numbers))
         return numbers
 
     def part(self, name: str) -> Part:
@@ -139,9 +146,13 @@ class _Dice:
         """(B,) in 0..1."""
         return torch.rand((self.rows,), generator=self.generator, device=self.generator.device)
 
-    def below(self, high: int) -> Tensor:
-        """(B,) whole numbers from 0 to high - 1."""
-        return torch.randint(high, (self.rows,), generator=self.generator, device=self.generator.device)
+    def below(self, high: int | Tensor) -> Tensor:
+        """(B,) whole numbers from 0 to high - 1, of which there may be a few thousand."""
+        return (self.share() * high).long().clamp(max=high - 1)
+
+    def chance(self, share: float) -> Tensor:
+        """(B,) bool, True for so many."""
+        return self.share() < share
 
 
 def _pair_timesteps(mix: Mix, dice: _Dice) -> Tensor:
@@ -149,25 +160,24 @@ def _pair_timesteps(mix: Mix, dice: _Dice) -> Tensor:
     low, high = mix.pair_t
     near = low + (mix.focus_t - low) * dice.share() ** 1.5
     anywhere = low + (high - low) * dice.share()
-    return torch.where(dice.share() < mix.focus_share, near, anywhere).long()
+    return torch.where(dice.chance(mix.focus_share), near, anywhere).long()
 
 
-def _rows(shards: Shards, numbers: range, dice: _Dice, mix: Mix, kind: str, cells: int) -> tuple[Tensor, ...]:
+def _rows(shards: Shards, dice: _Dice, mix: Mix, kind: str, cells: int) -> tuple[Tensor, ...]:
     """source, target, objects, pair, t, tokens of `dice.rows` rows of one kind."""
     part, of_world = shards.part(kind), kind != "pictures"
     window, looks, side = shards.sizes.window, part.look.shape[1], part.latent.shape[-1]
     pictures = len(part.look) // window
-    row = (numbers.start + dice.below(len(numbers))) % window * pictures + dice.below(pictures)
+    row = (shards.first + dice.below(shards.count)) % window * pictures + dice.below(pictures)
+    # Masks are multiplied: a number beside a tensor would be copied to the card at every step.
     if of_world:
         to = dice.below(looks)
-        away = torch.where(dice.share() < mix.grey_share, 0, dice.below(looks))
-        pair = dice.share() >= mix.plain_share
-        away = torch.where(pair, away, to)
+        pair = ~dice.chance(mix.plain_share)
+        away = torch.where(pair, dice.below(looks) * ~dice.chance(mix.grey_share), to)
     else:
-        to = 1 + dice.below(looks - 1)
-        away = torch.where(dice.share() < mix.as_it_came_share, 0, dice.below(looks))
-        kept = dice.share() < mix.keep_share
-        to, away = (torch.where(kept, 0, look) for look in (to, away))
+        kept = dice.chance(mix.keep_share)
+        to = (1 + dice.below(looks - 1)) * ~kept
+        away = dice.below(looks) * ~dice.chance(mix.as_it_came_share) * ~kept
         pair = torch.ones_like(kept)
     # Even offsets: the lattices of some filters are two cells wide.
     y, x = (2 * dice.below((side - cells) // 2 + 1)[:, None] + torch.arange(cells, device=row.device) for _ in "yx")
@@ -179,20 +189,20 @@ def _rows(shards: Shards, numbers: range, dice: _Dice, mix: Mix, kind: str, cell
 
     objects = part.objects[row[:, None, None], y[:, :, None], x[:, None, :]][:, None].float()
     t = torch.where(pair, _pair_timesteps(mix, dice), dice.below(1000))
-    dropped = ~pair & (dice.share() < mix.drop_share)
+    dropped = ~pair & dice.chance(mix.drop_share)
     tokens = torch.where(dropped[:, None], shards.no_prompt, part.tokens[row, to, dice.below(PROMPTS)])
     return piece(away), piece(to), objects, pair, t, tokens.long()
 
 
-def batch_at(shards: Shards, seed: int, step: int, mix: Mix) -> Batch:
-    """The batch of one step."""
-    numbers = shards.at(step)
-    device = shards.no_prompt.device
-    generator = torch.Generator(device).manual_seed(stream_of(seed, 4, step).randrange(2**62))
-    large = mix.is_large(step)
+def seed_of(seed: int, step: int) -> int:
+    """Of all random numbers of one step."""
+    return stream_of(seed, 4, step).randrange(2**62)
+
+
+def draw(shards: Shards, generator: torch.Generator, mix: Mix, large: bool) -> Batch:
+    """A batch of the shards that there are."""
     rows, cells = (mix.large_rows, LARGE_PX // 8) if large else (mix.rows, SMALL_PX // 8)
     pictures = round(mix.picture_share * rows)
     kinds = (("pictures", pictures), ("large" if large else "world", rows - pictures))
-    drawn = [_rows(shards, numbers, _Dice(generator, count), mix, kind, cells) for kind, count in kinds if count]
-    source, target, objects, pair, t, tokens = (torch.cat(pieces) for pieces in zip(*drawn, strict=True))
-    return Batch(source, target, objects, pair, t, tokens, generator)
+    drawn = [_rows(shards, _Dice(generator, count), mix, kind, cells) for kind, count in kinds if count]
+    return Batch(*(torch.cat(pieces) for pieces in zip(*drawn, strict=True)))

@@ -19,8 +19,9 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 
 from core.tiny.autoencoder import PatchAutoencoder
-from core.tiny.next.batches import Batch, Mix, Shards, batch_at
+from core.tiny.next.batches import Batch, Mix, Shards, draw, seed_of
 from core.tiny.next.parts import NEXT_SCHEDULER, TOKENS, build_unet, tokenizer
 from core.tiny.next.shards import Encode, Shard, Sizes, make_shard, path_of, save_shard
 from core.tiny.parts import build_text_encoder, save_folder
@@ -48,7 +49,7 @@ class Settings:
     own_t_low: int = 15
     object_weight: float = 2.0
     absolute: float = 0.2
-    decoded_share: float = 0.25
+    decoded_share: float = 0.4
     decoded_weight: float = 1.0
     average: float = 0.999
     checkpoint_s: float = 120.0
@@ -60,7 +61,7 @@ ON_A_CARD = Settings(
     steps=60_000,
     lr=2e-3,
     mix=Mix(rows=256, large_rows=64),
-    sizes=Sizes(first=12, window=400, steps_per_shard=200),
+    sizes=Sizes(pictures=30, world=64, large=16, first=16, window=800, steps_per_shard=65),
 )
 """Batches that keep a card busy; data is made by as many processes as there are cores, and all of it is kept."""
 
@@ -147,7 +148,9 @@ def _evenly(rows: int, count: int) -> slice:
 
 
 @torch.no_grad()
-def _on_own_estimates(paint: Paint, batch: Batch, levels: Levels, settings: Settings) -> Batch:
+def _on_own_estimates(
+    paint: Paint, batch: Batch, levels: Levels, settings: Settings, generator: torch.Generator
+) -> Batch:
     """The batch with the source of some rows replaced by what the model makes of them, to be noised less.
 
     It is what the second and later steps of a run meet. Trained on true pictures alone they would keep whatever the
@@ -157,15 +160,15 @@ def _on_own_estimates(paint: Paint, batch: Batch, levels: Levels, settings: Sett
     if len(t) == 0:
         return batch
     source, less = batch.source.clone(), batch.t.clone()
-    source[rows] = paint(_noised(batch.source[rows], t, levels, batch.generator), t, batch.tokens[rows])
-    share = torch.rand(t.shape, generator=batch.generator, device=t.device)
+    source[rows] = paint(_noised(batch.source[rows], t, levels, generator), t, batch.tokens[rows])
+    share = torch.rand(t.shape, generator=generator, device=t.device)
     less[rows] = (settings.own_t_low + share * (t - settings.own_t_low).clamp(min=1)).long()
     return replace(batch, source=source, t=less)
 
 
-def _as_pictures(vae: PatchAutoencoder, out: Tensor, target: Tensor, device: torch.device) -> Tensor:
+def _as_pictures(vae: PatchAutoencoder, out: Tensor, target: Tensor) -> Tensor:
     """Absolute difference of the decoded pictures, and of the steps between their pixels (edges)."""
-    with autocast(device):
+    with autocast(out.device):
         with torch.no_grad():
             wanted = vae.decode(target)[0]
         off = (vae.decode(out)[0] - wanted).float()
@@ -182,38 +185,77 @@ def load_painter(painter: Painter, folder: Path) -> None:
     painter.encoder.load_state_dict(encoder.state_dict())
 
 
-class _Shape(torch.nn.Module):
-    """The painter once more, for batches of one shape."""
-
-    def __init__(self, painter: Painter) -> None:
-        super().__init__()
-        self.painter = painter
-
-    def forward(self, x_Bchw: Tensor, t_B: Tensor, tokens_BT: Tensor) -> Tensor:
-        return self.painter(x_Bchw, t_B, tokens_BT)
+Turn = Callable[[], tuple[Tensor, dict[str, Tensor]]]
+"""Draws a batch; the loss, and figures to print."""
 
 
-def _calls(painter: Painter, shards: Shards, settings: Settings, log: Log) -> dict[bool, tuple[Paint, Paint]]:
-    """How small (False) and large (True) batches are painted, whole and for the model's own estimates.
+class _Recorded:
+    """A turn and its backward pass, recorded by a card once and replayed then: the network is so small that starting
+    its kernels one by one takes several times as long as they run."""
 
-    On a card both directions are recorded once and then replayed: the network is so small that starting its kernels one
-    by one would take several times as long as they run."""
-    if not next(painter.parameters()).is_cuda:
-        return dict.fromkeys((False, True), (painter, painter))
-    shapes: list[torch.nn.Module] = []
-    examples: list[tuple[Tensor, ...]] = []
-    for step in (0, settings.mix.large_every - 1):
-        batch = batch_at(shards, settings.seed, step, settings.mix)
-        for rows in (slice(None), _evenly(len(batch.t), round(settings.own_share * len(batch.t)))):
-            x = batch.source[rows].contiguous(memory_format=torch.channels_last)
-            shapes.append(_Shape(painter))
-            examples.append((x, batch.t[rows], batch.tokens[rows]))
+    def __init__(self, turn: Turn, parameters: list[torch.nn.Parameter], generator: torch.Generator) -> None:
+        self._parameters = parameters
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(3):
+                turn()[0].backward()
+                self._hand_over([None] * len(parameters))
+        torch.cuda.current_stream().wait_stream(aside)
+        self._graph = torch.cuda.CUDAGraph()
+        self._graph.register_generator_state(generator)
+        with torch.cuda.graph(self._graph):
+            loss, self._figures = turn()
+            loss.backward()
+        self._loss = loss.detach()
+        self._gradients = [parameter.grad for parameter in parameters]
+
+    def _hand_over(self, gradients: Sequence[Tensor | None]) -> None:
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
+
+    def __call__(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, without a graph; the gradients are on the parameters."""
+        self._graph.replay()
+        self._hand_over(self._gradients)
+        return self._loss, self._figures
+
+
+def _loss(
+    painter: Painter,
+    vae: PatchAutoencoder,
+    shards: Shards,
+    levels: Levels,
+    settings: Settings,
+    generator: torch.Generator,
+    large: bool,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Of a batch that is drawn here."""
+    batch = draw(shards, generator, settings.mix, large)
+    batch = _on_own_estimates(painter, batch, levels, settings, generator)
+    out = painter(_noised(batch.source, batch.t, levels, generator), batch.t, batch.tokens)
+    off = out - batch.target
+    weight = 1.0 + settings.object_weight * batch.objects
+    error = (off.square() * weight).mean((1, 2, 3))
+    rows = _evenly(len(out), math.ceil(settings.decoded_share * len(out)))
+    picture = _as_pictures(vae, out[rows], batch.target[rows])
+    loss = error.mean() + settings.absolute * (off.abs() * weight).mean() + settings.decoded_weight * picture
+    figures = {"picture": picture.detach()}
+    for name, of in (("plain", ~batch.pair), ("pair", batch.pair)):
+        figures[name] = (error.detach() * of).sum() / of.sum().clamp(min=1)
+    return loss, figures
+
+
+def _turns(turn: Callable[[bool], Any], module: torch.nn.Module, generator: torch.Generator, log: Log) -> list[Turn]:
+    """The turns of small and of large batches."""
+    plain: list[Turn] = [partial(turn, large) for large in (False, True)]
+    if generator.device.type != "cuda":
+        return plain
     try:
-        recorded: Any = torch.cuda.make_graphed_callables(tuple(shapes), tuple(examples), allow_unused_input=True)
+        return [_Recorded(one, list(module.parameters()), generator) for one in plain]
     except RuntimeError as error:
-        log(f"not recorded, kernels are started one by one ({str(error).splitlines()[0]})")
-        return dict.fromkeys((False, True), (painter, painter))
-    return {False: recorded[:2], True: recorded[2:]}
+        log(f"not recorded, kernels are started one by one: {str(error).splitlines()[0]}")
+        return plain
 
 
 def train_painter(
@@ -243,24 +285,15 @@ def train_painter(
         checkpoint_s=settings.checkpoint_s,
         minutes=settings.minutes,
     )
-    calls = _calls(painter, shards, settings, log)
+    generator = torch.Generator(device)
+    shards.go_to(stage.progress.step)
+    turn = partial(_loss, painter, vae, shards, levels, settings, generator)
+    turns = _turns(turn, painter, generator, log)
 
-    def loss_at(step: int) -> tuple[Tensor, dict[str, Any]]:
-        batch = batch_at(shards, settings.seed, step, settings.mix)
-        paint, paint_own = calls[settings.mix.is_large(step)]
-        batch = _on_own_estimates(paint_own, batch, levels, settings)
-        x = _noised(batch.source, batch.t, levels, batch.generator)
-        out = paint(x, batch.t, batch.tokens)
-        off = out - batch.target
-        weight = 1.0 + settings.object_weight * batch.objects
-        error = (off.square() * weight).mean((1, 2, 3))
-        rows = _evenly(len(out), math.ceil(settings.decoded_share * len(out)))
-        picture = _as_pictures(vae, out[rows], batch.target[rows], device)
-        loss = error.mean() + settings.absolute * (off.abs() * weight).mean() + settings.decoded_weight * picture
-        figures = {"picture": picture.detach()}
-        for name, of in (("plain", ~batch.pair), ("pair", batch.pair)):
-            figures[name] = (error.detach() * of).sum() / of.sum().clamp(min=1)
-        return loss, figures
+    def loss_at(step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        shards.go_to(step)
+        generator.manual_seed(seed_of(settings.seed, step))
+        return turns[settings.mix.is_large(step)]()
 
     stage.run(settings.steps, settings.lr, loss_at)
     painter.load_state_dict(stage.progress.average)
