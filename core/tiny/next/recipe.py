@@ -185,6 +185,8 @@ def load_painter(painter: Painter, folder: Path) -> None:
     painter.encoder.load_state_dict(encoder.state_dict())
 
 
+_KINDS = (False, True)
+"""Of batches: small, large."""
 Turn = Callable[[], tuple[Tensor, dict[str, Tensor]]]
 """Draws a batch; the loss, and figures to print."""
 
@@ -246,16 +248,19 @@ def _loss(
     return loss, figures
 
 
-def _turns(turn: Callable[[bool], Any], module: torch.nn.Module, generator: torch.Generator, log: Log) -> list[Turn]:
-    """The turns of small and of large batches."""
-    plain: list[Turn] = [partial(turn, large) for large in (False, True)]
-    if generator.device.type != "cuda":
-        return plain
-    try:
-        return [_Recorded(one, list(module.parameters()), generator) for one in plain]
-    except RuntimeError as error:
-        log(f"not recorded, kernels are started one by one: {str(error).splitlines()[0]}")
-        return plain
+def _turns(
+    turn: Callable[[torch.Generator, bool], Any], module: torch.nn.Module, device: torch.device, log: Log
+) -> tuple[torch.Generator, list[Turn]]:
+    """The turns of small and of large batches, and what their random numbers come from."""
+    if device.type == "cuda":
+        generator = torch.Generator(device)
+        try:
+            parameters = list(module.parameters())
+            return generator, [_Recorded(partial(turn, generator, large), parameters, generator) for large in _KINDS]
+        except RuntimeError as error:
+            log(f"not recorded, kernels are started one by one: {str(error).splitlines()[0]}")
+    generator = torch.Generator(device)
+    return generator, [partial(turn, generator, large) for large in _KINDS]
 
 
 def train_painter(
@@ -285,10 +290,8 @@ def train_painter(
         checkpoint_s=settings.checkpoint_s,
         minutes=settings.minutes,
     )
-    generator = torch.Generator(device)
     shards.go_to(stage.progress.step)
-    turn = partial(_loss, painter, vae, shards, levels, settings, generator)
-    turns = _turns(turn, painter, generator, log)
+    generator, turns = _turns(partial(_loss, painter, vae, shards, levels, settings), painter, device, log)
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         shards.go_to(step)
