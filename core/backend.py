@@ -1,4 +1,4 @@
-"""Ways to run the networks, one table: as they are, recorded by a card, compiled by torch, or by OpenVINO.
+"""Ways to run the networks, one table: as they are, compiled by torch, or by OpenVINO.
 
 A back end turns a network into a `Call`. Which dtype it computes in, how it lays out memory and how many threads it
 takes is its own business; all of them compute the same, and "eager" is the plain twin of the others.
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from core import openvino_backend
-from core.cuda_graphs import Graphs
 from core.device import DTYPES, dtype_name, native_dtypes
 
 
@@ -91,14 +90,6 @@ class _Compiled(_Torch):
         self(*tree_map(lambda tensor: tensor[:1].repeat(rows, *(1,) * (tensor.dim() - 1)), self._example))
 
 
-def _recorded(network: nn.Module, example: tuple[Any, ...], execution: Execution) -> Call:
-    return Graphs(_Torch(network, example, execution), example)
-
-
-def _on_cards(device: torch.device) -> tuple[torch.dtype, ...]:
-    return native_dtypes(device) if device.type == "cuda" else ()
-
-
 def _as_it_is(network: nn.Module, example: tuple[Any, ...], store: Path | None) -> nn.Module:
     return network
 
@@ -131,7 +122,6 @@ class Backend:
 
 BACKENDS: Mapping[str, Backend] = {
     "openvino": Backend(_openvino, openvino_backend.converted, _openvino_dtypes, engine=True),
-    "graphs": Backend(_recorded, dtypes=_on_cards),
     "eager": Backend(_Torch),
     "compiled": Backend(_Compiled, measured=False),
 }

@@ -23,7 +23,6 @@ from torch import Tensor
 from core.bank import BankInputs, Form
 from core.codec import Codec
 from core.denoiser import Denoiser, PromptText, RowInputs
-from core.device import settle
 from core.flight import Carried, Flight, Tag
 from core.guidance import ROLES, Guidance, Row, Scales, active_guidance
 from core.input import Input
@@ -209,7 +208,6 @@ class Stream(Generic[Tag]):
             plan, passes=tuple(replace(p, inputs=self._denoiser.told(p.inputs, scales.scale)) for p in plan.passes)
         )
         self._last_plan = plan
-        settle(self._device)
         return plan
 
     def _passes(self, params: Params, stages: tuple[int, ...], guidance: Guidance) -> tuple[Pass, ...]:

@@ -46,12 +46,6 @@ PACE_MARGIN = 1.5
 """A frame is taken this many encode times before the U-Net will be free: not sooner, so that it is fresh."""
 
 
-def _card_is_lost(error: Exception) -> bool:
-    """Whether a card will do nothing more for this process: what one kernel did wrong stays with it for ever. Too
-    little memory is not of that kind."""
-    return "CUDA error" in str(error) and "out of memory" not in str(error)
-
-
 class Host:
     """Runs one channel.
 
@@ -169,7 +163,7 @@ class Host:
 
                 torch.set_num_threads(loaded.torch_threads)
             self.planner = planner = Planner(self.config, self.live, loaded.model, self._complain)
-            lanes = ThreadLanes(THREADS, loaded.device) if loaded.overlap else SerialLanes()
+            lanes = ThreadLanes(THREADS) if loaded.overlap else SerialLanes()
             ingest = Ingest(
                 self.config,
                 self._reader,
@@ -246,11 +240,6 @@ class Host:
 
     def _lost(self, where: str, error: Exception) -> None:
         """A frame was lost to an error that the next one may not meet: say so and go on, but not for ever."""
-        if _card_is_lost(error):
-            raise HostError(
-                f"the card does nothing more for this process since {where} failed ({error}); start the host again, and"
-                " see the driver's log if it comes back"
-            ) from error
         self._failures += 1
         if self._failures >= GIVE_UP_FAILURES:
             raise HostError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any
 
 from bridge.ring.clock import now_ns
@@ -63,16 +62,10 @@ class ThreadLanes:
     """Lanes on threads of their own; a lane that has none runs on the thread that asks for it.
 
     threads: by lane, the name of its thread; lanes with one name share one thread, in the order in which work came.
-    device: where the work is done, in `core.device`'s words; on a card each lane has a stream of its own.
     """
 
-    def __init__(self, threads: Mapping[str, str], device: Any = None) -> None:
+    def __init__(self, threads: Mapping[str, str]) -> None:
         self._closed = threading.Event()
-        self._streams = None
-        if device is not None and device.type == "cuda":
-            from core.cuda_streams import Streams
-
-            self._streams = Streams(device)
         queues = {name: queue.SimpleQueue[_Pending | None]() for name in threads.values()}
         self._queues = {lane: queues[name] for lane, name in threads.items()}
         self._threads = [
@@ -87,8 +80,6 @@ class ThreadLanes:
     ) -> Mark:
         """See `core.lanes.Lanes.run`."""
         after = tuple(after)
-        if self._streams is not None:
-            work = partial(self._streams.run, lane, work)
         waiting = self._queues.get(lane)
         if waiting is None:
             for mark in after:

@@ -15,15 +15,14 @@ from core.words import Words
 @dataclass(frozen=True)
 class Loaded:
     """A model (`core.model.Model`, or what stands in its place), whether its stages are to overlap, and in words what
-    it runs on. device: a torch.device, None where torch is not used. torch_threads: CPU threads of torch's own
-    operations, None where it has none. words: those that the model knows, where it says so."""
+    it runs on. torch_threads: CPU threads of torch's own operations, None where it has none. words: those that the
+    model knows, where it says so."""
 
     model: Any
     overlap: bool
     device_name: str
     dtype_name: str
     backend_name: str
-    device: Any = None
     torch_threads: int | None = None
     words: Words | None = None
 
@@ -93,7 +92,6 @@ def _load(config: HostConfig, params: Params) -> Loaded:
         str(device),
         dtype_name(execution.dtype),
         execution.backend,
-        device,
         execution.torch_threads(everything),
         words,
     )
