@@ -1,4 +1,4 @@
-"""Ways to run the networks, one table: as they are, compiled by torch, or by OpenVINO.
+"""Ways to run the networks, one table: as they are, captured as CUDA graphs, compiled by torch, or by OpenVINO.
 
 A back end turns a network into a `Call`. Which dtype it computes in, how it lays out memory and how many threads it
 takes is its own business; all of them compute the same, and "eager" is the plain twin of the others.
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from core import openvino_backend
-from core.device import DTYPES, dtype_name, native_dtypes
+from core.cuda_graphs import CudaRecorder, Recorded, repeated
+from core.device import DTYPES, dtype_name, memory_format, native_dtypes
 
 
 class BackendError(ValueError):
@@ -27,7 +28,9 @@ class Call(Protocol):
     """A network that takes trees of float32 tensors of R rows each and gives a float32 tensor of R rows, or a tree of
     them, whichever the network itself does."""
 
-    def __call__(self, x_R: Tensor, *others: Any) -> Any: ...
+    def __call__(self, x_R: Tensor, *others: Any) -> Any:
+        """What was given among `others` is not written to afterwards: other values come as other tensors, and a tree
+        that comes again stands for the same values."""
 
     def prepare(self, rows: int) -> None:
         """Set-up verb: make ready for calls of so many rows. Harmless when that was done before."""
@@ -65,29 +68,50 @@ class _Torch:
 
     def __init__(self, network: Callable[..., Any], example: tuple[Any, ...], execution: Execution) -> None:
         self._network = network
+        self._example = example
         self._dtype = execution.dtype
-        self._format = torch.channels_last if execution.device.type != "mps" else torch.contiguous_format
+        self._format = memory_format(execution.device)
+        # A library that looks for its fastest algorithm does so in the first call of a shape.
+        self._warms_up = execution.device.type == "cuda"
+        self._prepared: set[int] = set()
 
     def __call__(self, x_R: Tensor, *others: Any) -> Any:
-        x = x_R.to(self._dtype)
-        if x.dim() == 4:
-            x = x.contiguous(memory_format=self._format)
-        return tree_map(lambda out: out.to(torch.float32), self._network(x, *others))
+        return tree_map(lambda out: out.to(torch.float32), self._network(self.like(x_R), *others))
 
+    def like(self, x_R: Tensor) -> Tensor:
+        """An input as the network reads it."""
+        x = x_R.to(self._dtype)
+        return x.contiguous(memory_format=self._format) if x.dim() == 4 else x
+
+    @torch.inference_mode()
     def prepare(self, rows: int) -> None:
-        pass
+        if self._warms_up and rows not in self._prepared:
+            self(*repeated(self._example, rows))
+            self._prepared.add(rows)
 
 
 class _Compiled(_Torch):
     """The same through torch.compile, which compiles anew, for tens of seconds, for another number of rows."""
 
     def __init__(self, network: nn.Module, example: tuple[Any, ...], execution: Execution) -> None:
-        super().__init__(torch.compile(network), example, execution)
-        self._example = example
+        super().__init__(_compiled(network, execution), example, execution)
+        self._warms_up = True
 
-    @torch.inference_mode()
-    def prepare(self, rows: int) -> None:
-        self(*tree_map(lambda tensor: tensor[:1].repeat(rows, *(1,) * (tensor.dim() - 1)), self._example))
+
+def _compiled(network: nn.Module, execution: Execution) -> Callable[..., Any]:
+    # On a card for each number of rows alone: a call with a dynamic one cannot be captured as it is.
+    return torch.compile(network, dynamic=False if execution.device.type == "cuda" else None)
+
+
+def _graphs(network: nn.Module, example: tuple[Any, ...], execution: Execution) -> Call:
+    plain = _Torch(network, example, execution)
+    return Recorded(network, plain, example, plain.like, CudaRecorder(execution.device))
+
+
+def _compiled_graphs(network: nn.Module, example: tuple[Any, ...], execution: Execution) -> Call:
+    # What is not captured runs eagerly: to compile in the frame path would be far slower.
+    plain = _Torch(network, example, execution)
+    return Recorded(_compiled(network, execution), plain, example, plain.like, CudaRecorder(execution.device))
 
 
 def _as_it_is(network: nn.Module, example: tuple[Any, ...], store: Path | None) -> nn.Module:
@@ -100,6 +124,10 @@ def _openvino(model: Any, example: tuple[Any, ...], execution: Execution) -> Cal
 
 def _openvino_dtypes(device: torch.device) -> tuple[torch.dtype, ...]:
     return openvino_backend.dtypes(native_dtypes(device)) if device.type == "cpu" else ()
+
+
+def _on_cards(device: torch.device) -> tuple[torch.dtype, ...]:
+    return native_dtypes(device) if device.type == "cuda" else ()
 
 
 @dataclass(frozen=True)
@@ -122,8 +150,10 @@ class Backend:
 
 BACKENDS: Mapping[str, Backend] = {
     "openvino": Backend(_openvino, openvino_backend.converted, _openvino_dtypes, engine=True),
+    "graphs": Backend(_graphs, dtypes=_on_cards),
     "eager": Backend(_Torch),
     "compiled": Backend(_Compiled, measured=False),
+    "compiled+graphs": Backend(_compiled_graphs, dtypes=_on_cards, measured=False),
 }
 """The likely fastest first."""
 
