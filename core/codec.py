@@ -12,6 +12,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from core.backend import Call
+from core.device import uploaded
 
 
 class Codec:
@@ -45,7 +46,7 @@ class Codec:
     @torch.inference_mode()
     def encode(self, frame_FHWC: Tensor) -> Tensor:
         """Latents (F, c, h, w) of uint8 pictures (F, H, W, 3 or 4) of any size; alpha is ignored."""
-        x = frame_FHWC.to(self._device)[..., :3].permute(0, 3, 1, 2)
+        x = uploaded(frame_FHWC, self._device)[..., :3].permute(0, 3, 1, 2)
         x = x.to(torch.float32)
         if x.shape[-2:] != self._size:
             x = nnf.interpolate(x, self._size, mode="bilinear", antialias=True)

@@ -51,6 +51,26 @@ def memory_format(device: torch.device) -> torch.memory_format:
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 
+def uploaded(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the host's memory on `device`. On CUDA nobody waits for it, by way of page-locked memory, which torch
+    keeps and gives out again once the copy is done."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def downloaded(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor in the host's memory. Of a card's it is filled when the work of the current CUDA stream is done, in
+    page-locked memory."""
+    return tensor.to("cpu", non_blocking=True)
+
+
+def settle(device: torch.device) -> None:
+    """Wait until `device` has done what this thread has given to it: then any other thread may read it."""
+    if device.type == "cuda":
+        done = torch.cuda.Event(blocking=True)
+        done.record(torch.cuda.current_stream(device))
+        done.synchronize()
+
+
 def dtype_called(name: str | None) -> torch.dtype | None:
     """The dtype called `name`; None for None or "auto". Raises `DeviceError` for an unknown name."""
     if name is None or name == "auto":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+GONE = "the card cannot be used any more by this process ({error}); end it and start it again"
+
 _CODES = (214, 700, 702, 710, 714, 715, 716, 717, 718, 719)
 """Of CUDA's runtime: uncorrectable memory error, illegal address, time-out, assertion, and other faults of a kernel,
 all of which "leave the process in an inconsistent state" (CUDA Runtime API, cudaError)."""

@@ -19,6 +19,7 @@ from core.backend import BACKENDS, Call, Execution, executions
 from core.bank import Layer, Read
 from core.codec import Codec, DecodeVae
 from core.denoiser import PREDICTIONS, SCALE, BankedCall, Banks, UnetDenoiser, keys_values
+from core.device import memory_format
 from core.families import FAMILIES, family_of
 from core.families.family import Family, Parts
 from core.folder import ModelError, read_json
@@ -208,6 +209,8 @@ def assemble(
     family = family or FAMILIES["stable-diffusion"]
     for network in (parts.unet, parts.vae, *(encoder.network for encoder in parts.encoders)):
         network.to(execution.device).eval().requires_grad_(False)
+        if execution.device.type == "cuda":
+            nn.Module.to(network, memory_format=memory_format(execution.device))  # type: ignore[call-overload]
     return Model(
         folder=folder,
         unet=parts.unet,

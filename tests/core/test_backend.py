@@ -14,7 +14,7 @@ import torch
 from core import openvino_backend
 from core.backend import BACKENDS, BackendError, Execution, executions
 from core.codec import DecodeVae
-from core.device import DTYPES, native_dtypes
+from core.device import DTYPES, DeviceError, native_dtypes, pick_device
 from core.params import Params
 from core.stream import StreamConfig
 from tests.random_model import SIZE_PX, random_frames, random_model
@@ -352,3 +352,26 @@ def test_a_network_that_returns_what_it_will_read_again_equals_its_eager_twin(ba
             mixed, ours = call(x, ours)
             expected, theirs = network(x, theirs)
             torch.testing.assert_close((mixed, ours), (expected, theirs), atol=1e-5, rtol=1e-5)
+
+
+def test_a_card_that_is_not_there_is_refused_with_those_that_are(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: f"Card {i}")
+    assert pick_device("cuda:1") == torch.device("cuda:1") and pick_device("cuda") == torch.device("cuda")
+    for name in ("cuda:9", "cuda:", "cuda:x", "cuda:-1"):
+        with pytest.raises(DeviceError, match=r"not available here; use one of cuda:0 \(Card 0\), cuda:1 \(Card 1\)$"):
+            pick_device(name)
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_a_card_computes_in_float16_first_and_only_in_what_it_does_not_emulate(monkeypatch, has_bfloat16):
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or has_bfloat16
+    )
+    half = (torch.float16, torch.bfloat16) if has_bfloat16 else (torch.float16,)
+    assert native_dtypes(torch.device("cuda")) == (*half, torch.float32)
+    assert [(e.backend, e.dtype) for e in executions(torch.device("cuda"))][:2] == [
+        ("graphs", torch.float16),
+        ("eager", torch.float16),
+    ]
