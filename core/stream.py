@@ -23,6 +23,7 @@ from torch import Tensor
 from core.bank import BankInputs, Form
 from core.codec import Codec
 from core.denoiser import Denoiser, PromptText, RowInputs
+from core.device import downloaded, settle
 from core.flight import Carried, Flight, Tag
 from core.guidance import ROLES, Guidance, Row, Scales, active_guidance
 from core.input import Input
@@ -124,6 +125,10 @@ class Picture(Generic[Tag]):
     frame_FHWC: Tensor
     tag: Tag
 
+    def on_host(self) -> Picture[Tag]:
+        """The same in the host's memory; see `core.device.downloaded`."""
+        return replace(self, frame_FHWC=downloaded(self.frame_FHWC))
+
 
 NoiseSource = Callable[[int, int, tuple[int, ...]], Tensor]
 """(seed >= 0, stages, (F, c, h, w)) to noise of shape (stages, F, c, h, w), as `seeded_noise`."""
@@ -180,6 +185,10 @@ class Stream(Generic[Tag]):
         self._turns = 0
         self._last_entered: Tensor | None = None
         self._prompts: dict[str, PromptText] = {}
+        # While another thread captures a graph, torch's own generator of the card is not to be had.
+        self._random = torch.Generator(device) if device.type == "cuda" else None
+        if self._random is not None:
+            self._random.seed()
         self._noise: tuple[int, Tensor] | None = None
         self._last_plan: Plan | None = None
 
@@ -187,7 +196,8 @@ class Stream(Generic[Tag]):
 
     @torch.inference_mode()
     def plan(self, params: Params) -> Plan:
-        """Everything that the frame path needs for `params`. May be called from another thread than the frame path.
+        """Everything that the frame path needs for `params`. May be called from another thread than the frame path,
+        which may use it from any CUDA stream once this returns.
 
         Texts, noise and constants that did not change since the last call are taken over, not computed again. Raises
         `ParamError` for more stages than the stream is built for.
@@ -207,6 +217,7 @@ class Stream(Generic[Tag]):
         plan = replace(
             plan, passes=tuple(replace(p, inputs=self._denoiser.told(p.inputs, scales.scale)) for p in plan.passes)
         )
+        settle(self._device)
         self._last_plan = plan
         return plan
 
@@ -293,7 +304,7 @@ class Stream(Generic[Tag]):
         """
         if plan.params.seed < 0:
             for turn in plan.passes:
-                turn.noise_SFchw.normal_()
+                turn.noise_SFchw.normal_(generator=self._random)
         entering = self._marked(_ENTERING[plan.params.task](entering, plan.passes[0]), plan.params)
         return _ADVANCE[plan.params.mode](self, entering, tag, plan)
 

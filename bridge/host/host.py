@@ -26,6 +26,7 @@ from bridge.host.planner import Planner, wanted
 from bridge.host.publish import Publisher
 from bridge.ring import RingReader
 from bridge.ring.scheduling import short_slices
+from core.faults import GONE, for_good
 from core.lanes import Lanes, Mark, SerialLanes
 from core.words import Words
 
@@ -39,6 +40,8 @@ GIVE_UP_FAILURES = 30
 """So many failed turns in a row, with none in between that succeeded, end the host."""
 THREADS = {"unet": "unet", "decode": "publish", "publish": "publish"}
 """The lanes that have a thread; encoding is done by the one that takes frames, which holds the slot meanwhile."""
+STAGES = ("encode", "unet", "decode")
+"""The lanes whose work a card does, where there is one."""
 IN_FLIGHT = 3
 """Frames on their way from the U-Net to the ring, that one included."""
 PACE_LIMIT_S = 0.25
@@ -164,6 +167,10 @@ class Host:
                 torch.set_num_threads(loaded.torch_threads)
             self.planner = planner = Planner(self.config, self.live, loaded.model, self._complain)
             lanes = ThreadLanes(THREADS) if loaded.overlap else SerialLanes()
+            if loaded.card is not None:
+                from core.cuda_lanes import cuda_lanes
+
+                lanes = cuda_lanes(lanes, loaded.card, STAGES)
             ingest = Ingest(
                 self.config,
                 self._reader,
@@ -240,6 +247,8 @@ class Host:
 
     def _lost(self, where: str, error: Exception) -> None:
         """A frame was lost to an error that the next one may not meet: say so and go on, but not for ever."""
+        if for_good(error):
+            raise HostError(GONE.format(error=" ".join(str(error).split())[:200])) from error
         self._failures += 1
         if self._failures >= GIVE_UP_FAILURES:
             raise HostError(

@@ -15,8 +15,8 @@ from core.words import Words
 @dataclass(frozen=True)
 class Loaded:
     """A model (`core.model.Model`, or what stands in its place), whether its stages are to overlap, and in words what
-    it runs on. torch_threads: CPU threads of torch's own operations, None where it has none. words: those that the
-    model knows, where it says so."""
+    it runs on. torch_threads: CPU threads of torch's own operations, None where it has none. card: the CUDA device,
+    None on any other. words: those that the model knows, where it says so."""
 
     model: Any
     overlap: bool
@@ -24,6 +24,7 @@ class Loaded:
     dtype_name: str
     backend_name: str
     torch_threads: int | None = None
+    card: Any = None
     words: Words | None = None
 
 
@@ -81,6 +82,8 @@ def _load(config: HostConfig, params: Params) -> Loaded:
             )
             model, overlap = tuned.model, tuned.overlap
         else:
+            # Pictures of one size come again and again: worth the moment that looking for the fastest algorithm takes.
+            torch.backends.cudnn.benchmark = device.type == "cuda"
             model = load_model(folder, device, ways[0].dtype, ways[0].backend)
             overlap = config.overlap is not False
     except (DeviceError, ModelError, BackendError) as error:
@@ -93,5 +96,6 @@ def _load(config: HostConfig, params: Params) -> Loaded:
         dtype_name(execution.dtype),
         execution.backend,
         execution.torch_threads(everything),
+        device if device.type == "cuda" else None,
         words,
     )

@@ -41,7 +41,7 @@ class FramePath:
 
         def decode() -> Any:
             finished = latents.result()
-            return None if finished is None else stream.decode(finished)
+            return None if finished is None else stream.decode(finished).on_host()
 
         latents = self._lanes.run(
             "unet", turn, after=(encoded.entering,), reads=(encoded.buffer,), writes=("flight", ("latents", number))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.control.live import LiveParams
-from bridge.host.config import HostConfig
+from bridge.host.config import HostConfig, HostError
+from core.faults import GONE, for_good
 from core.params import Params
 
 SETTLE_S = 0.3
@@ -94,6 +95,8 @@ class Planner:
                 self._use_size(*self._model.fit(*self._source_size))
             self._plan_anew()
         except RECOVERABLE as error:
+            if for_good(error):
+                raise HostError(GONE.format(error=" ".join(str(error).split())[:200])) from error
             self._complain("plan", f"the changed parameters or size could not be used, the old ones stay: {error}")
         finally:
             self._resizing = False

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+import contextlib
 
+import pytest
+import torch
+
+from core.cuda_lanes import DeviceLanes, cuda_place
 from core.lanes import Race, SerialLanes, VirtualLanes
 
 
@@ -53,3 +57,50 @@ def test_marks_reach_through_other_lanes():
     lanes.run("encode", nothing, after=(picture,), reads=(), writes=("x0",))
     # On one lane order is enough.
     lanes.run("encode", nothing, reads=("x0",), writes=("x0",))
+
+
+class Card:
+    """Does what it is given when it is waited for, and not before."""
+
+    def __init__(self) -> None:
+        self.given = []
+
+    @contextlib.contextmanager
+    def place(self):
+        try:
+            yield
+        finally:
+            while self.given:
+                self.given.pop(0)()
+
+
+def test_work_on_a_device_is_done_when_the_device_has_done_it_and_errors_are_the_stages_own():
+    card, seen = Card(), []
+    lanes = DeviceLanes(SerialLanes(), {"unet": card.place})
+    turn = lanes.run("unet", lambda: card.given.append(lambda: seen.append("latents")) or "x0", reads=(), writes=())
+    assert seen == ["latents"] and turn.result() == "x0"
+
+    def breaks():
+        card.given.append(lambda: seen.append("half"))
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        lanes.run("unet", breaks, reads=(), writes=()).result()
+    assert seen == ["latents", "half"]  # what had been given by then still read its inputs
+    lanes.run("publish", lambda: card.given.append(lambda: seen.append("never")), reads=(), writes=())
+    assert seen == ["latents", "half"]
+    card.given.clear()
+    fault = lanes.run("unet", lambda: card.given.append(lambda: 1 // 0), reads=(), writes=())
+    with pytest.raises(ZeroDivisionError):
+        fault.result()
+    lanes.close()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no card here")
+def test_a_cuda_place_is_left_when_its_stream_is_done():
+    place = cuda_place(torch.device("cuda"))
+    with place():
+        stream = torch.cuda.current_stream()
+        assert stream != torch.cuda.default_stream()
+        torch.randn(4096, 4096, device="cuda").square().sum()
+    assert stream.query()

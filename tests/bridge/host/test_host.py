@@ -337,6 +337,26 @@ def test_an_error_costs_one_frame_and_not_the_host(channel, part, caplog):
         assert "out of memory, for instance" in caplog.text
 
 
+@pytest.mark.parametrize("part", ["encode", "advance", "decode", "plan"])
+def test_a_card_that_is_lost_for_good_ends_the_host_and_says_so(channel, part):
+    with Rig(channel, model="passthrough") as rig:
+        rig.writer.write({Kind.COLOUR: picture(1)}, source_frame_id=1)
+        rig.until(lambda f: f.source_frame_id == 1)
+
+        def fault(*args):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+        setattr(rig.host.planner.work.stream, part, fault)
+        if part == "plan":
+            rig.host.live.set("seed", 9)
+        else:
+            rig.writer.write({Kind.COLOUR: picture(2)}, source_frame_id=2)
+        rig.wait(lambda: rig.host.failure is not None)
+        assert rig.host.failure.startswith("the card cannot be used any more by this process (CUDA error: an illegal")
+        assert "start it again" in rig.host.failure
+        assert rig.host.join(PATIENCE_S)
+
+
 def test_parameters_that_cannot_be_used_leave_the_old_ones(channel, caplog):
     with Rig(channel, model="passthrough", size=(64, 64)) as rig, caplog.at_level(logging.WARNING, "frameloom.host"):
         stream = rig.host.planner.work.stream
