@@ -56,12 +56,13 @@ def main(argv: list[str]) -> int:
     def log(message: str) -> None:
         print(f"{time.monotonic() - started:7.0f} s  {message}", flush=True)
 
-    # Data is made beside the training, which would wait for it every few minutes.
+    # Data is made beside the training, which would wait for it every few minutes; by processors, as a card that many
+    # processes share spends its time on changing between them.
     context = multiprocessing.get_context("spawn")
     running = [
         context.Process(
             target=produce,
-            args=(autoencoder, args.work, settings, str(device), number, makers, 5 if makers > 1 else 0),
+            args=(autoencoder, args.work, settings, "cpu", number, makers, 5 if makers > 1 else 0),
             daemon=True,
         )
         for number in range(makers)

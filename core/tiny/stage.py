@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import time
@@ -19,8 +20,15 @@ from core.tiny.parts import SCHEDULER
 
 Log = Callable[[str], None]
 
+LOOK_EVERY = 50
+"""Steps between two looks at the loss."""
+MOST_SETBACKS = 6
 LONGEST_STEP_S = 10.0
 """What a step counts at most: a process that was stopped and went on has not worked all the while."""
+
+
+class Diverged(RuntimeError):
+    """The loss is not a number again and again; the message says what to do."""
 
 
 @dataclass
@@ -78,6 +86,7 @@ class Stage:
         self._checkpoint_s = checkpoint_s
         self._limit_s = 60.0 * minutes
         self._beside = beside
+        self._setbacks = 0
         on_card = next(module.parameters()).is_cuda
         optimizer = torch.optim.AdamW(
             module.parameters(), lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, fused=True if on_card else None
@@ -98,10 +107,11 @@ class Stage:
         """Take the remaining steps. `loss_at(step)` gives the loss and figures to print (numbers, or tensors of one:
         reading one makes the host wait for a card). A loss that needs no gradient comes with the gradients in place."""
         p, last = self.progress, time.monotonic()
-        saved = last
+        saved, good = last, self._state()
         while p.step < steps and p.spent_s < self._limit_s:
             for group in p.optimizer.param_groups:
-                group["lr"] = self._rate(p.step, max(p.step / steps, p.spent_s / self._limit_s), peak)
+                done = max(p.step / steps, p.spent_s / self._limit_s)
+                group["lr"] = self._rate(p.step, done, peak) * 0.5**self._setbacks
             p.optimizer.zero_grad(set_to_none=True)
             loss, figures = loss_at(p.step)
             if loss.requires_grad:
@@ -112,7 +122,11 @@ class Stage:
             p.follow(self._average)
             now = time.monotonic()
             p.spent_s, last = p.spent_s + min(now - last, LONGEST_STEP_S), now
-            if p.step % 50 == 0:
+            if p.step % LOOK_EVERY == 0:
+                if not math.isfinite(float(loss.detach())):
+                    self._set_back(good)
+                    continue
+                good = self._state()
                 text = "  ".join(f"{key} {float(value):.4f}" for key, value in figures.items())
                 spent = f"{p.step} of {steps}, {p.spent_s / 60.0:.1f} min"
                 self._log(f"{self._name}: step {spent}  loss {float(loss.detach()):.4f}  {text}")
@@ -121,6 +135,34 @@ class Stage:
             if now - saved > self._checkpoint_s or p.step == steps or p.spent_s >= self._limit_s:
                 self.save()
                 saved = now
+
+    def _set_back(self, good: list[Any]) -> None:
+        """To the last good state, where the loss is not a number, and on with half the learning rate."""
+        self._setbacks += 1
+        if self._setbacks > MOST_SETBACKS:
+            self._restore(good)
+            self.save()
+            raise Diverged(
+                f"{self._name}: the loss is not a number, {self._setbacks} times by now; the last good state is in"
+                f" {self._path}: look for bad values in the data, or begin again with a lower learning rate"
+            )
+        self._log(f"{self._name}: the loss is not a number; going back to the last good state, half the learning rate")
+        self._restore(good)
+
+    def _state(self) -> list[Any]:
+        """All that a step changes, but for the counts, as copies."""
+        p, beside = self.progress, {} if self._beside is None else self._beside.state_dict()
+        return copy.deepcopy([p.module.state_dict(), p.optimizer.state_dict(), p.average, beside])
+
+    def _restore(self, good: list[Any]) -> None:
+        p = self.progress
+        module, optimizer, average, beside = copy.deepcopy(good)
+        p.module.load_state_dict(module)
+        p.optimizer.load_state_dict(optimizer)
+        for name, value in average.items():
+            p.average[name].copy_(value)
+        if self._beside is not None:
+            self._beside.load_state_dict(beside)
 
     def save(self) -> None:
         """Write the checkpoint."""

@@ -59,9 +59,10 @@ class Settings:
 
 ON_A_CARD = Settings(
     steps=60_000,
-    lr=2e-3,
+    lr=1.2e-3,
+    decoded_share=0.25,
     mix=Mix(rows=256, large_rows=64, picture_share=0.5, plain_share=0.3),
-    sizes=Sizes(pictures=30, world=64, large=16, first=16, window=800, steps_per_shard=65),
+    sizes=Sizes(pictures=30, world=64, large=16, first=36, window=800, steps_per_shard=110),
 )
 """Batches that keep a card busy; data is made by as many processes as there are cores, and all of it is kept."""
 
