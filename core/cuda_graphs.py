@@ -194,6 +194,11 @@ class Recorded:
         self._refused: set[int] = set()
         self._preparing = threading.Lock()
 
+    @property
+    def recorded(self) -> tuple[int, ...]:
+        """The numbers of rows whose calls are replayed."""
+        return tuple(self._recordings)
+
     @torch.inference_mode()
     def __call__(self, x_R: Tensor, *others: Any) -> Any:
         """See `core.backend.Call`."""

@@ -135,7 +135,7 @@ def test_what_was_not_prepared_or_has_another_form_runs_eagerly():
     call = recorded(recorder := Rerun())
     call.prepare(2)
     call.prepare(2)
-    assert recorder.records == 1
+    assert recorder.records == 1 and call.recorded == (2,)
     t = torch.tensor([1, 1])
     for x, ts, given in (
         (torch.ones(3, 3), torch.ones(3, dtype=torch.long), tree(3, 1.0)),  # rows
@@ -156,7 +156,7 @@ def test_a_capture_that_fails_is_told_once_and_runs_eagerly(caplog):
     call.prepare(2)
     out, _ = call(torch.ones(2, 3), torch.tensor([0, 0]), tree(2, 1.0))
     assert torch.equal(out, torch.full((2, 3), 3.0))
-    assert recorder.records == 1 and len(caplog.records) == 1
+    assert recorder.records == 1 and len(caplog.records) == 1 and call.recorded == ()
     assert "2 rows could not be captured and run eagerly, which is slower: operation not permitted when stream" in (
         caplog.text
     )
