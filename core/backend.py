@@ -7,7 +7,8 @@ takes is its own business; all of them compute the same, and "eager" is the plai
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,12 +38,25 @@ class Call(Protocol):
 
 
 @dataclass(frozen=True)
+class Locks:
+    """What keeps threads apart that use one model; where there is one thread alone, nothing.
+
+    call: makes one for each network. preparing: the one for all networks of the process, as torch marks its random
+    generator as captured for all threads.
+    """
+
+    call: Callable[[], AbstractContextManager[Any]] = nullcontext
+    preparing: AbstractContextManager[Any] = field(default_factory=nullcontext)
+
+
+@dataclass(frozen=True)
 class Execution:
     """How networks are run.
 
     backend: key of `BACKENDS`. dtype: what it computes in. threads: CPU threads of one call; None leaves it to the
     library. many_rows: an engine's calls of so many rows or more leave it to the library all the same; None: no call.
-    store: a folder where converted networks are kept for the next start, or None.
+    locks: of calls whose memory threads would share. store: a folder where converted networks are kept for the next
+    start, or None.
     """
 
     device: torch.device
@@ -51,6 +65,7 @@ class Execution:
     threads: int | None = None
     store: Path | None = None
     many_rows: int | None = None
+    locks: Locks = field(default_factory=Locks, compare=False)
 
     @property
     def weights_dtype(self) -> torch.dtype:
@@ -105,13 +120,18 @@ def _compiled(network: nn.Module, execution: Execution) -> Callable[..., Any]:
 
 def _graphs(network: nn.Module, example: tuple[Any, ...], execution: Execution) -> Call:
     plain = _Torch(network, example, execution)
-    return Recorded(network, plain, example, plain.like, CudaRecorder(execution.device))
+    return _recorded(network, plain, example, execution)
 
 
 def _compiled_graphs(network: nn.Module, example: tuple[Any, ...], execution: Execution) -> Call:
     # What is not captured runs eagerly: to compile in the frame path would be far slower.
     plain = _Torch(network, example, execution)
-    return Recorded(_compiled(network, execution), plain, example, plain.like, CudaRecorder(execution.device))
+    return _recorded(_compiled(network, execution), plain, example, execution)
+
+
+def _recorded(network: Callable[..., Any], plain: _Torch, example: tuple[Any, ...], execution: Execution) -> Call:
+    recorder = CudaRecorder(execution.device, execution.locks.call())
+    return Recorded(network, plain, example, plain.like, recorder, execution.locks.preparing)
 
 
 def _as_it_is(network: nn.Module, example: tuple[Any, ...], store: Path | None) -> nn.Module:

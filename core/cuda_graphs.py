@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -44,23 +43,21 @@ class CudaRecorder:
     """Records graphs of one network, on a stream of its own, into one pool of memory.
 
     Graphs share a pool safely as long as no two run at once, which `use` sees to: none reads what another one left.
+    alone: held while a call is given to the card; a lock where several threads call.
     """
 
-    _capturing = threading.Lock()
-    """One capture at a time in this process: torch marks its random generator as captured, for all threads."""
-
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, alone: AbstractContextManager[Any]) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream(device)
-        self._lock = threading.Lock()
+        self._alone = alone
         self._free = torch.cuda.Event()
 
     def record(self, work: Callable[[], Any]) -> tuple[Any, Callable[[], Any]]:
         """See `Recorder.record`. Other threads may use the card meanwhile."""
         graph = torch.cuda.CUDAGraph()
         ready = torch.cuda.current_stream(self._device).record_event()
-        with self._capturing, torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self._stream):
             self._stream.wait_event(ready)
             for _ in range(WARM_UPS):
                 work()
@@ -72,6 +69,8 @@ class CudaRecorder:
             except BaseException:
                 with contextlib.suppress(RuntimeError):
                     graph.capture_end()
+                # torch may still take what is freed or asked for there for part of the capture that failed.
+                self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(self._device)
                 raise
             graph.capture_end()
         return outputs, graph.replay
@@ -80,7 +79,7 @@ class CudaRecorder:
     def use(self) -> Iterator[None]:
         """See `Recorder.use`: on the card, from what was given to the current stream before this to what comes after
         it; hosts that share a model come from several threads and streams."""
-        with self._lock:
+        with self._alone:
             stream = torch.cuda.current_stream(self._device)
             stream.wait_event(self._free)
             try:
@@ -173,8 +172,8 @@ class Recorded:
     it, and so does one whose arguments differ in form from the example's.
 
     network: to be recorded. plain: its twin, of the same answers. example: as of `core.backend.Backend.convert`. like:
-    a tensor in the dtype and layout that the network is to read. What a call returns is the caller's for good. Several
-    threads may call.
+    a tensor in the dtype and layout that the network is to read. preparing: held meanwhile; see `core.backend.Locks`.
+    What a call returns is the caller's for good.
     """
 
     def __init__(
@@ -184,6 +183,7 @@ class Recorded:
         example: tuple[Any, ...],
         like: Callable[[Tensor], Tensor],
         recorder: Recorder,
+        preparing: AbstractContextManager[Any] = contextlib.nullcontext(),  # noqa: B008
     ) -> None:
         self._network = network
         self._plain = plain
@@ -192,7 +192,7 @@ class Recorded:
         self._recorder = recorder
         self._recordings: dict[int, _Recording] = {}
         self._refused: set[int] = set()
-        self._preparing = threading.Lock()
+        self._preparing = preparing
 
     @property
     def recorded(self) -> tuple[int, ...]:

@@ -179,7 +179,11 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="embedded", help="embedded (default), passthrough, or a diffusers folder")
     parser.add_argument("--device", default=None, help="auto (default), cpu, cuda or mps")
     parser.add_argument("--dtype", default=None, help="auto (default), float32, float16 or bfloat16")
-    parser.add_argument("--backend", default=None, help="auto (default: measured), openvino, eager or compiled")
+    parser.add_argument(
+        "--backend",
+        default=None,
+        help="auto (default: measured; on CUDA graphs), openvino, eager, graphs, compiled, compiled+graphs",
+    )
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder for what one start leaves to the next")
     parser.add_argument("--port", type=int, default=PAGE_PORT, help=f"of the page (default {PAGE_PORT}; 0: any)")
     parser.add_argument("--osc-port", type=int, default=OSC_PORT, help=f"UDP (default {OSC_PORT}; 0: any)")

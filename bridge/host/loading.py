@@ -32,6 +32,9 @@ class Models:
     """Loads models. Hosts that are given the same object and want the same model, run in the same way at the same
     size, share one copy of its weights. May be called by several threads; one loads at a time."""
 
+    preparing = threading.Lock()
+    """Of `core.backend.Locks`, for all models of the process."""
+
     def __init__(self) -> None:
         self._loaded: dict[HostConfig, Loaded] = {}
         self._lock = threading.Lock()
@@ -53,7 +56,7 @@ def _load(config: HostConfig, params: Params) -> Loaded:
     import torch
 
     from bridge.host import tuning
-    from core.backend import BackendError, executions
+    from core.backend import BackendError, Locks, executions
     from core.device import DeviceError, dtype_called, dtype_name, pick_device
     from core.folder import read_words
     from core.model import ModelError, load_model
@@ -85,6 +88,8 @@ def _load(config: HostConfig, params: Params) -> Loaded:
             # Pictures of one size come again and again: worth the moment that looking for the fastest algorithm takes.
             torch.backends.cudnn.benchmark = device.type == "cuda"
             model = load_model(folder, device, ways[0].dtype, ways[0].backend)
+            # Hosts that share the model call it from threads of their own.
+            model = model.run_by(replace(model.execution, locks=Locks(threading.Lock, Models.preparing)))
             overlap = config.overlap is not False
     except (DeviceError, ModelError, BackendError) as error:
         raise HostError(str(error)) from None

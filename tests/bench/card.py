@@ -31,6 +31,7 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
 import uuid
 import warnings
@@ -390,7 +391,8 @@ def turbo(part: Part) -> tuple[Any, tuple[Any, Any, Any, Any]]:
     text encoder, tokenizer)."""
     import torch
 
-    from core.backend import Execution
+    from bridge.host.loading import Models
+    from core.backend import Execution, Locks
     from core.families.family import Encoder, Parts
     from core.libraries import AutoencoderTiny
     from core.model import assemble
@@ -403,7 +405,9 @@ def turbo(part: Part) -> tuple[Any, tuple[Any, Any, Any, Any]]:
     encoder = encoder.to(part.dtype)
     unet = unet_of_turbo(part.device, part.small, part.dtype)
     parts = Parts(unet, vae, (Encoder(encoder, tokenizer),))
-    model = assemble(Path("random"), parts, SCHEDULER, Execution(part.device, "eager", part.dtype))
+    # As the host has it.
+    locks = Locks(threading.Lock, Models.preparing)
+    model = assemble(Path("random"), parts, SCHEDULER, Execution(part.device, "eager", part.dtype, locks=locks))
     return model, (unet, vae, encoder, tokenizer)
 
 
@@ -550,7 +554,9 @@ def a5(part: Part) -> None:
             values["compiled"] = part.timed(lambda p=plain, e=example: p(e[0].normal_(), *e[1:]))
             part.note(f"unet compiled, {rows} rows", values)
             if part.on_card:
-                call = Recorded(compiled, plain, example, plain.like, CudaRecorder(part.device))
+                call = Recorded(
+                    compiled, plain, example, plain.like, CudaRecorder(part.device, contextlib.nullcontext())
+                )
                 started = time.perf_counter()
                 call.prepare(rows)
                 part.wait()

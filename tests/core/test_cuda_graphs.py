@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import threading
 import weakref
 
 import pytest
@@ -193,10 +194,25 @@ def test_graphs_of_a_card_equal_eager_calls_there():
     network = network.to(device).half().eval().requires_grad_(False)
     example = (torch.zeros(1, 4, 32, 32, device=device),)
     plain = _Torch(network, example, Execution(device, "eager", torch.float16))
-    call = Recorded(network, plain, example, plain.like, CudaRecorder(device))
+    call = Recorded(network, plain, example, plain.like, CudaRecorder(device, contextlib.nullcontext()))
     for rows in (1, 2, 3):
         call.prepare(rows)
     for _ in range(3):
         for rows in (3, 1, 2, 4):
             x = torch.randn(rows, 4, 32, 32, device=device)
             torch.testing.assert_close(call(x), plain(x), atol=1e-3, rtol=1e-3)
+
+
+def test_preparing_is_kept_apart_by_the_lock_that_was_given():
+    held = []
+
+    class Watched(Rerun):
+        def record(self, work):
+            held.append(lock.locked())
+            return super().record(work)
+
+    lock = threading.Lock()
+    network, execution = Mix(), Execution(CPU, "eager", torch.float32)
+    plain = _Torch(network, EXAMPLE, execution)
+    Recorded(network, plain, EXAMPLE, plain.like, Watched(), lock).prepare(2)
+    assert held == [True] and not lock.locked()
