@@ -69,6 +69,8 @@ def dtypes(native: Iterable[torch.dtype]) -> tuple[torch.dtype, ...]:
 
 RETURNED = "frameloom_returned"
 """Kept with a converted network: how what the network returns is nested."""
+UNFUSED = "frameloom_unfused"
+"""Likewise: whether OpenVINO is not to make kernels of its own for elementwise operations."""
 
 
 class _Flat(nn.Module):
@@ -102,6 +104,8 @@ class Graph:
             "INFERENCE_PRECISION_HINT": _HINTS[dtype],
             "ENABLE_CPU_PINNING": False,
         }
+        if model.get_rt_info(UNFUSED).astype(bool):
+            self._settings["SNIPPETS_MODE"] = "DISABLE"
         self._threads = threads
         self._many_rows = many_rows
         self._keep = max(KEPT_LEAST, min(KEPT_MOST, KEPT_BYTES // max(1, _bytes_of(model))))
@@ -177,8 +181,15 @@ def _convert(network: nn.Module, example: tuple[Any, ...]) -> Any:
         model = openvino.convert_model(flat, example_input=tuple(leaves))
     assert flat.returned is not None
     model.set_rt_info(treespec_dumps(flat.returned), RETURNED)
+    model.set_rt_info(_breaks_fusion(network), UNFUSED)
     model.reshape({i: openvino.PartialShape([-1, *leaf.shape[1:]]) for i, leaf in enumerate(leaves)})
     return model
+
+
+def _breaks_fusion(network: nn.Module) -> bool:
+    """Whether the process would end in OpenVINO's code generator (2026.4.1, float32): where a residual block's norm is
+    scaled and shifted by the timestep. The kernels that it then takes instead cost some 15 % of such a network."""
+    return any(getattr(part, "time_embedding_norm", None) == "scale_shift" for part in network.modules())
 
 
 # ---- the store -----------------------------------------------------------------------------------------------------

@@ -175,7 +175,7 @@ class Params:
         acts_with=("t_index", ((),)),
     )
     steps: int = _param(
-        2,
+        1,
         "int",
         "Denoising steps a frame gets; more is finer and slower.",
         low=1,
@@ -332,5 +332,6 @@ SPECS: dict[str, Spec] = {f.name: _spec_of(f) for f in fields(Params)}
 
 
 def params_for(model: str) -> Params:
-    """What to start with. The embedded model repaints from little noise; models trained in the usual way want more."""
-    return Params() if model in ("embedded", "passthrough") else Params(strength=0.5)
+    """What to start with. The embedded model repaints in one step from little noise; models trained in the usual way
+    want more of both."""
+    return Params() if model in ("embedded", "passthrough") else Params(strength=0.5, steps=2)

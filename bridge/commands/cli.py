@@ -55,7 +55,6 @@ def _bench(words: list[str]) -> int:
 
 
 TRAININGS = {
-    "tiny": "bridge.commands.train",
     "autoencoder": "bridge.commands.train_autoencoder",
     "painter": "bridge.commands.train_painter",
 }
@@ -66,8 +65,8 @@ def _train(words: list[str]) -> int:
         return _module(TRAININGS[words[0]])(words[1:])
     if words[:1] in (["-h"], ["--help"]):
         print(
-            f"frameloom train {' | '.join(TRAININGS)} [options]: trains the embedded model, or a part of its"
-            " next version; --help after the name lists the options"
+            f"frameloom train {' | '.join(TRAININGS)} [options]: trains a part of the embedded model; --help after the"
+            " name lists the options"
         )
         return 0
     return _unknown("model to train", words[0] if words else "", list(TRAININGS))
@@ -130,9 +129,7 @@ COMMANDS: dict[str, Command] = {
         "write the files for other languages anew, after a change of a definition",
         _module("bridge.commands.generate"),
     ),
-    "train": Command(
-        "train tiny|autoencoder|painter [options]", "train the embedded model, or its next version", _train
-    ),
+    "train": Command("train autoencoder|painter [options]", "train a part of the embedded model", _train),
 }
 
 

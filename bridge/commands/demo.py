@@ -301,7 +301,7 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
         prog="frameloom demo", description="A moving scene, repainted live, in the browser."
     )
     parser.add_argument("--source", default="world", help="world (default), camera, camera:N, a video, a folder")
-    parser.add_argument("--size", type=parse_size, default=(128, 128), help="128 (default) or 256x144, pixels")
+    parser.add_argument("--size", type=parse_size, default=(192, 192), help="192 (default) or 256x144, pixels")
     parser.add_argument("--fps", type=parse_fps, default=30.0, help="of the source (default 30)")
     parser.add_argument(
         "--frames", type=parse_count, default=None, help="stop after so many pictures and write the sheet"

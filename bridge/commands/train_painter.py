@@ -1,4 +1,4 @@
-"""`frameloom train painter`: the painter of the embedded model's next version."""
+"""`frameloom train painter`: the embedded model's painter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def main(argv: list[str]) -> int:
     """Train; the exit status is 0 when the model folder was written."""
     parser = argparse.ArgumentParser(
         prog="frameloom train painter",
-        description="Train the next embedded model's painter from synthetic pictures and the procedural world.",
+        description="Train the embedded model's painter from synthetic pictures and the procedural world.",
     )
     parser.add_argument("--work", type=Path, default=Path(".cache/painter"), help="checkpoints, and data as it is made")
     parser.add_argument("--out", type=Path, default=Path("out/painter"), help="the model folder (default out/painter)")
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
 
     from core.device import DeviceError, pick_device
     from core.tiny import AUTOENCODER
-    from core.tiny.next.recipe import produce, settings_for, train
+    from core.tiny.train_painter import produce, settings_for, train
 
     try:
         device = pick_device(args.device)

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from core.params import Params
 from core.stream import StreamConfig
+from core.tiny.judge import StyleJudge
 from core.tiny.parts import PICTURE_PX
-from core.tiny.pool import FIRST_TRAINING_SEED, LATEST_S, stream_of
-from core.tiny.vocabulary import STYLES
-from core.world import COLOUR_NAMES, COLOURED_STYLES, SHAPES, Scenes, caption, scenes_from_seeds
+from core.tiny.shards import FIRST_TRAINING_SEED, LATEST_S, stream_of
+from core.world import COLOUR_NAMES, COLOURED_STYLES, SHAPES, STYLES, Scenes, caption, scenes_from_seeds
 from core.world.scene import SLOT_SHAPES
 from core.world.world import View
 
@@ -88,44 +88,8 @@ def painter(model: Any, params: Params) -> Painting:
     return paint
 
 
-class StyleJudge(torch.nn.Module):
-    """Tells which style a picture is in. Trained on true renders of scenes of its own, always in the same way."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[torch.nn.Module] = []
-        for width_in, width in ((3, 24), (24, 48), (48, 64)):
-            layers += [torch.nn.Conv2d(width_in, width, 3, stride=2, padding=1), torch.nn.ReLU()]
-        self.features = torch.nn.Sequential(*layers)
-        self.head = torch.nn.Linear(64, len(STYLES))
-
-    def forward(self, picture_BHWC: Tensor) -> Tensor:
-        """Scores (B, styles) of uint8 pictures."""
-        x = picture_BHWC.permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        x = nnf.interpolate(x, (64, 64), mode="area")
-        return self.head(self.features(x).mean((2, 3)))
-
-    @classmethod
-    def trained(cls, scenes: int = 96, steps: int = 200) -> tuple[StyleJudge, float]:
-        """The judge and its share of right answers on true renders of other scenes."""
-        torch.manual_seed(0)
-        judge = cls()
-        seen, unseen = HeldOut(scenes, JUDGE_SEED), HeldOut(32, JUDGE_SEED + 100_000)
-        pictures, labels = _labelled(seen)
-        optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3)
-        generator = torch.Generator().manual_seed(0)
-        for _ in range(steps):
-            rows = torch.randint(0, len(labels), (64,), generator=generator)
-            loss = nnf.cross_entropy(judge(pictures[rows]), labels[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        judge.eval().requires_grad_(False)
-        others, wanted = _labelled(unseen)
-        return judge, float((judge(others).argmax(1) == wanted).float().mean())
-
-
-def _labelled(held_out: HeldOut) -> tuple[Tensor, Tensor]:
+def labelled(held_out: HeldOut) -> tuple[Tensor, Tensor]:
+    """True renders (B, H, W, 3) and their styles (B,)."""
     cases = list(held_out.cases())
     return torch.stack([c.truth for c in cases]), torch.tensor([c.style for c in cases])
 
@@ -213,7 +177,7 @@ def evaluate(held_out: HeldOut, paint: Painting, judge: StyleJudge, colours: Col
     for case in held_out.cases():
         picture = paint(case)
         pictures.append(picture)
-        hits[STYLES[case.style]].append(int(judge(picture[None]).argmax()) == case.style)
+        hits[STYLES[case.style]].append(int(judge.styles(picture[None])) == case.style)
         f1.append(edge_f1(case.source, picture))
         f1_truth.append(edge_f1(case.source, case.truth))
         right, of = colours.right(case, picture)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from core.tiny.vocabulary import END, START, TOKENS, build_tokenizer
 
 PICTURE_PX = 128
 LATENT_SCALE = 8
-LATENT_CHANNELS = 4
+LATENT_CHANNELS = 16
 TEXT_WIDTH = 96
 
 SCHEDULER = {
@@ -26,30 +25,15 @@ SCHEDULER = {
     "clip_sample": False,
     "set_alpha_to_one": True,
     "original_inference_steps": 50,
-    "prediction_type": "v_prediction",
+    "prediction_type": "sample",
     "timestep_scaling": 10.0,
 }
 
 
-def build_autoencoder() -> Any:
-    """TAESD-shaped, 32 channels, but with no block at the full and one at the half resolution, where they cost most.
-
-    Its latents are trained to mean 0 and deviation 1, so the scaling factor is 1.
-    """
-    from core.libraries import AutoencoderTiny
-
-    return AutoencoderTiny(
-        encoder_block_out_channels=(32, 32, 32, 32),
-        decoder_block_out_channels=(32, 32, 32, 32),
-        num_encoder_blocks=(0, 1, 3, 3),
-        num_decoder_blocks=(3, 3, 1, 0),
-        latent_channels=LATENT_CHANNELS,
-        scaling_factor=1.0,
-    )
-
-
 def build_unet() -> Any:
-    """Two levels: convolutions on the full latent grid, self- and cross-attention on the halved one."""
+    """Two levels: convolutions on the full latent grid, self- and cross-attention on the halved one; nothing between
+    the way down and the way up. The prompt as a whole scales and shifts every layer, as the timestep does: a style
+    concerns every pixel, and by cross-attention alone it came through much later in training."""
     from core.libraries import UNet2DConditionModel
 
     return UNet2DConditionModel(
@@ -57,17 +41,21 @@ def build_unet() -> Any:
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         layers_per_block=1,
-        block_out_channels=(64, 128),
+        block_out_channels=(80, 128),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        mid_block_type=None,
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=4,
         norm_num_groups=16,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+        resnet_time_scale_shift="scale_shift",
     )
 
 
-def build_text_encoder(tokenizer: Any, tokens: int = TOKENS) -> Any:
-    """A CLIP text model of two narrow layers for prompts of at most `tokens`."""
+def build_text_encoder(tokenizer: Any) -> Any:
+    """A CLIP text model of two narrow layers for prompts of at most `TOKENS`."""
     from core.libraries import CLIPTextConfig, CLIPTextModel
 
     vocabulary = tokenizer.get_vocab()
@@ -78,7 +66,7 @@ def build_text_encoder(tokenizer: Any, tokens: int = TOKENS) -> Any:
             intermediate_size=4 * TEXT_WIDTH,
             num_hidden_layers=2,
             num_attention_heads=4,
-            max_position_embeddings=tokens,
+            max_position_embeddings=TOKENS,
             bos_token_id=vocabulary[START],
             eos_token_id=vocabulary[END],
             pad_token_id=vocabulary[END],
@@ -86,11 +74,8 @@ def build_text_encoder(tokenizer: Any, tokens: int = TOKENS) -> Any:
     )
 
 
-def save_folder(
-    folder: Path, unet: Any, vae: Any, encoder: Any, tokenizer: Any = None, scheduler: Mapping[str, Any] = SCHEDULER
-) -> None:
-    """Write the whole model folder, weights in float16. tokenizer: None takes the embedded model's."""
-    tokenizer = tokenizer or build_tokenizer()
+def save_folder(folder: Path, unet: Any, vae: Any, encoder: Any) -> None:
+    """Write the whole model folder, weights in float16."""
     folder.mkdir(parents=True, exist_ok=True)
     unet.to(torch.float16).save_pretrained(folder / "unet")
     vae.to(torch.float16).save_pretrained(folder / "vae")
@@ -99,10 +84,10 @@ def save_folder(
     config.pop("block_out_channels", None)
     (folder / "vae" / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     encoder.to(torch.float16).save_pretrained(folder / "text_encoder")
-    tokenizer.save_pretrained(folder / "tokenizer")
+    build_tokenizer().save_pretrained(folder / "tokenizer")
     (folder / "scheduler").mkdir(exist_ok=True)
     (folder / "scheduler" / "scheduler_config.json").write_text(
-        json.dumps(scheduler, indent=2) + "\n", encoding="utf-8"
+        json.dumps(SCHEDULER, indent=2) + "\n", encoding="utf-8"
     )
     index = {
         "_class_name": "StableDiffusionPipeline",

@@ -1,4 +1,4 @@
-"""What the trainings of the embedded model and of its next version share: resumable stages, noise levels, precision."""
+"""Resumable stages of the embedded model's training, noise levels, precision."""
 
 from __future__ import annotations
 

@@ -10,17 +10,17 @@ from typing import Any
 
 from core.folder import read_json
 from core.words import Words
-from core.world import COLOUR_NAMES, SHAPES
-from core.world import STYLES as WORLD_STYLES
-from core.world.shade import DRAWN_STYLES
+from core.world import COLOUR_NAMES, SHAPES, STYLES
 
-STYLES = tuple(style for style in WORLD_STYLES if style not in DRAWN_STYLES)
-"""The styles of the world that the embedded model was trained in."""
-TOKENS = 24
+TOKENS = 32
 """Length of every prompt in tokens, start and end included."""
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-FILLERS = ("style", "picture", "scene", "of", "a", "the", "and", "with", "in", "look")
+FILLERS = (
+    *("style", "picture", "scene", "of", "a", "the", "and", "with", "in", "look", "art", "stained", "cut", "drawing"),
+    *("painting", "print", "photo", "portrait", "on", "at", "room"),
+)
+"""Words without a meaning of their own."""
 WORDS = (*STYLES, *COLOUR_NAMES, *SHAPES, *FILLERS)
 
 

@@ -72,7 +72,7 @@ namespace Frameloom
         public float strength = 0.1f;
 
         [Tooltip("Denoising steps a frame gets; more is finer and slower."), Range(1, 8)]
-        public int steps = 2;
+        public int steps = 1;
 
         [Tooltip("Explicit denoising stages on the 50-point grid; empty derives them from strength and steps.")]
         public int[] tIndex = new int[0];

@@ -2,7 +2,7 @@
 
 A shard is a function of (seed, number) and the kind of device that it is made on: synthetic pictures with filters
 (`core.world.filters`), and scenes of the world rendered in several styles, each with its objects in other colours.
-Processes of their own make shards ahead of the training (`core.tiny.next.batches`).
+Processes of their own make shards ahead of the training (`core.tiny.batches`).
 
 Shapes: N pictures, L looks of each, V prompts of each look, T tokens of each prompt, c h w latents (h = w = 32 for
 pictures of 256 px).
@@ -22,10 +22,8 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from core.tiny.next.parts import TOKENS, tokenizer
 from core.tiny.pictures import dead_leaves, smooth_pictures
-from core.tiny.pool import FIRST_TRAINING_SEED, LATEST_S, stream_of
-from core.tiny.pool import TEMPLATES as WORLD_TEMPLATES
+from core.tiny.vocabulary import TOKENS, build_tokenizer
 from core.world import COLOUR_NAMES, SHAPES, STYLES, Scenes, scenes_from_seeds
 from core.world.filters import FILTERS, filtered
 from core.world.scene import SLOT_SHAPES
@@ -33,6 +31,10 @@ from core.world.trace import FIRST_OBJECT
 from core.world.world import View
 
 SMALL_PX, LARGE_PX = 128, 256
+FIRST_TRAINING_SEED = 1_000_000
+"""Scenes below this seed are never trained on: the demo and the evaluation use them."""
+LATEST_S = 20.0
+"""Scenes are seen at times from 0 to this."""
 PROMPTS = 4
 """Of each look (V)."""
 GREY = STYLES.index("grey")
@@ -42,6 +44,11 @@ AS_IT_CAME = -1
 
 Encode = Callable[[Tensor], Tensor]
 """Pictures (B, 3, H, W) in 0..1 to latents (B, c, H/8, W/8)."""
+
+
+def stream_of(*key: int) -> random.Random:
+    """A random stream of its own for each key."""
+    return random.Random(":".join(map(str, key)))
 
 
 @dataclass(frozen=True)
@@ -186,7 +193,15 @@ def load_shard(path: Path) -> Shard:
     return Shard(**{name: Part(**part) for name, part in saved.items()})
 
 
-TEMPLATES = (*WORLD_TEMPLATES, lambda style, things: f"{things} in {style} style")
+TEMPLATES: Sequence[Callable[[str, str], str]] = (
+    lambda style, things: f"{style} style, {things}",
+    lambda style, things: f"{style} style, {things}",
+    lambda style, things: f"{style}, {things}",
+    lambda style, things: f"{things}, {style} style",
+    lambda style, things: f"a {style} picture of {things}",
+    lambda style, things: f"{things} in {style} look",
+    lambda style, things: f"{things} in {style} style",
+)
 PHRASES = {
     "glass": ("stained glass",),
     "pixel": ("pixel art", "pixel"),
@@ -244,4 +259,4 @@ def tokens_of(prompts: Sequence[str]) -> Tensor:
 
 @cache
 def _tokenizer() -> Any:
-    return tokenizer()
+    return build_tokenizer()

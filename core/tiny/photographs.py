@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from core.tiny.evaluate import edge_f1
-from core.tiny.next.judge import StyleJudge, as_bytes
+from core.tiny.judge import StyleJudge, as_bytes
 from core.world import STYLES
 from core.world.filters import filtered
 

@@ -1,4 +1,4 @@
-"""The recipe of the next version's painter: U-Net and text encoder, on the latents of a finished autoencoder.
+"""The recipe of the painter: U-Net and text encoder, on the latents of a finished autoencoder.
 
 Most rows are pairs: a picture, and the same picture in the look that the prompt names. The source is noised,
 x = a z_source + b e, and the network answers with z_target itself ("sample" prediction): the very job of image-to-image
@@ -29,11 +29,11 @@ import torch
 from torch import Tensor
 
 from core.tiny.autoencoder import PatchAutoencoder
-from core.tiny.next.batches import Batch, Mix, Shards, draw, seed_of
-from core.tiny.next.parts import NEXT_SCHEDULER, TOKENS, build_unet, tokenizer
-from core.tiny.next.shards import Encode, Shard, Sizes, make_shard, path_of, save_shard
-from core.tiny.parts import build_text_encoder, save_folder
+from core.tiny.batches import Batch, Mix, Shards, draw, seed_of
+from core.tiny.parts import build_text_encoder, build_unet, save_folder
+from core.tiny.shards import Encode, Shard, Sizes, make_shard, path_of, save_shard
 from core.tiny.stage import Levels, Log, Stage, autocast
+from core.tiny.vocabulary import build_tokenizer
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Painter(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.unet = build_unet()
-        self.encoder = build_text_encoder(tokenizer(), TOKENS)
+        self.encoder = build_text_encoder(build_tokenizer())
 
     def forward(self, x_Bchw: Tensor, t_B: Tensor, tokens_BT: Tensor) -> Tensor:
         """z, float32, of the shape of x."""
@@ -335,7 +335,7 @@ def train(
 def export(settings: Settings, work: Path, out: Path, vae: Any, painter: Painter, seconds: float) -> None:
     """Write the model folder with its recipe and loss curves."""
     unet, autoencoder, encoder = (copy.deepcopy(part).cpu() for part in (painter.unet, vae, painter.encoder))
-    save_folder(out, unet, autoencoder, encoder, tokenizer(), NEXT_SCHEDULER)
+    save_folder(out, unet, autoencoder, encoder)
     recipe = {"settings": asdict(settings), "seconds_of_last_run": round(seconds), "torch": torch.__version__}
     (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
     for curve in sorted(work.glob("*.csv")):

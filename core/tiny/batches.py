@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from core.tiny.next.shards import (
+from core.tiny.shards import (
     LARGE_PX,
     PROMPTS,
     SMALL_PX,
@@ -28,9 +28,9 @@ from core.tiny.next.shards import (
     load_shard,
     path_of,
     save_shard,
+    stream_of,
     tokens_of,
 )
-from core.tiny.pool import stream_of
 
 LONGEST_WAIT_S = 900.0
 

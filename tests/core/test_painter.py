@@ -1,4 +1,4 @@
-"""The next version of the embedded model: its data and the recipe of its painter."""
+"""The recipe of the embedded model's painter, and what judges it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from core.model import load_model
 from core.params import Params
 from core.stream import StreamConfig
 from core.tiny import AUTOENCODER
-from core.tiny.next import recipe
-from core.tiny.next.batches import Batch, Mix, Shards, draw, seed_of
-from core.tiny.next.judge import as_bytes, filtered_pictures, trained_judge
-from core.tiny.next.parts import TOKENS, WORDS, tokenizer
-from core.tiny.next.photographs import evaluate_photographs
-from core.tiny.next.recipe import Painter, Settings, _evenly, _on_own_estimates, load_painter, train
-from core.tiny.next.shards import (
+from core.tiny import train_painter as recipe
+from core.tiny.batches import Batch, Mix, Shards, draw, seed_of
+from core.tiny.judge import as_bytes, filtered_pictures, trained_judge
+from core.tiny.photographs import evaluate_photographs
+from core.tiny.pictures import dead_leaves
+from core.tiny.shards import (
     AS_IT_CAME,
     PROMPTS,
     UNKNOWN,
@@ -27,10 +26,11 @@ from core.tiny.next.shards import (
     make_shard,
     path_of,
     save_shard,
+    stream_of,
 )
-from core.tiny.pictures import dead_leaves
-from core.tiny.pool import stream_of
 from core.tiny.stage import Levels, Progress
+from core.tiny.train_painter import Painter, Settings, _evenly, _on_own_estimates, load_painter, train
+from core.tiny.vocabulary import TOKENS, build_tokenizer
 from core.world import COLOUR_NAMES, SHAPES, STYLES
 from core.world.filters import FILTERS, filtered
 
@@ -68,7 +68,7 @@ def batch_at(shards: Shards, seed: int, step: int, mix: Mix) -> Batch:
 
 def said(tokens_BT: torch.Tensor) -> list[str]:
     """The prompts behind tokens."""
-    return tokenizer().batch_decode(tokens_BT.long(), skip_special_tokens=True)
+    return build_tokenizer().batch_decode(tokens_BT.long(), skip_special_tokens=True)
 
 
 def test_batches_depend_on_the_step_alone_and_their_prompts_fit(shards):
@@ -218,13 +218,13 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
 
 
 def test_shards_that_another_process_makes_are_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("core.tiny.next.batches.time.sleep", lambda s: save_shard(path_of(tmp_path, 0), made))
+    monkeypatch.setattr("core.tiny.batches.time.sleep", lambda s: save_shard(path_of(tmp_path, 0), made))
     made = make_shard(0, 0, TOY.sizes, halved)
     waiting = Shards(tmp_path, TOY.sizes, None, CPU)
     waiting.go_to(0)
     assert torch.equal(waiting.part("large").latent[:2], made.large.latent)
-    monkeypatch.setattr("core.tiny.next.batches.time.sleep", lambda s: None)
-    monkeypatch.setattr("core.tiny.next.batches.LONGEST_WAIT_S", 0.05)
+    monkeypatch.setattr("core.tiny.batches.time.sleep", lambda s: None)
+    monkeypatch.setattr("core.tiny.batches.LONGEST_WAIT_S", 0.05)
     with pytest.raises(TimeoutError, match="was not made within"):
         waiting.go_to(2)
 
@@ -261,23 +261,21 @@ def test_a_training_goes_on_from_a_folder(tmp_path):
         assert not torch.equal(loaded(x, t, tokens), fresh(x, t, tokens))
 
 
-def test_every_word_is_one_token():
-    known = tokenizer()
-    assert all(len(known(word).input_ids) == 3 for word in WORDS)
-    assert known.model_max_length == TOKENS
-
-
 def test_a_trained_folder_loads_and_streams(tmp_path):
     """Text that scales every layer, no middle block, "sample" prediction, sixteen latent channels."""
     train(replace(TOY, steps=1), AUTOENCODER, tmp_path / "work", tmp_path / "out", CPU, lambda message: None)
-    model = load_model(tmp_path / "out", CPU, torch.float32, "eager")
-    stream = model.stream(StreamConfig(64, 64))
     source = as_bytes(dead_leaves(1, 64, torch.Generator().manual_seed(0)))
-    looks = []
-    for style in ("neon", "pencil"):
-        plan = stream.plan(Params(prompt=f"{style} style", steps=1, mode="latency"))
-        looks.append(stream.step(source, style, plan).frame_FHWC[..., :3])
-    assert looks[0].shape == (1, 64, 64, 3) and not torch.equal(looks[0], looks[1])
+
+    def looks(backend):
+        stream = load_model(tmp_path / "out", CPU, torch.float32, backend).stream(StreamConfig(64, 64))
+        plans = (stream.plan(Params(prompt=f"{s} style", steps=1, mode="latency")) for s in ("neon", "pencil"))
+        return [stream.step(source, 0, plan).frame_FHWC[..., :3] for plan in plans]
+
+    neon, pencil = looks("eager")
+    assert neon.shape == (1, 64, 64, 3) and not torch.equal(neon, pencil)
+    # OpenVINO's code generator ended the process at such a network.
+    for ours, theirs in zip(looks("openvino"), (neon, pencil), strict=True):
+        assert int((ours.int() - theirs.int()).abs().max()) <= 1
 
 
 def test_the_judge_tells_styles_apart_and_photographs_are_scored_by_their_filter():
