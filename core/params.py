@@ -19,6 +19,8 @@ MAX_PROMPT_CHARS = 2000
 
 GUIDANCE_KINDS = ("none", "full", "onetime-negative", "self-negative")
 MODES = ("throughput", "latency")
+SWITCH_WORDS = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
+"""What people write for a switch."""
 TASKS = ("img2img", "txt2img")
 TEMPORAL = ("off", "bank")
 BANKS = ("merged", "fifo")

@@ -27,7 +27,7 @@ from bridge.interop.adaptors import channel_name
 from bridge.interop.endpoints import add_endpoint_options, open_endpoints
 from bridge.ring.errors import RingError
 from bridge.terminal import say
-from core.params import SPECS, ParamError, Params, params_for
+from core.params import SPECS, SWITCH_WORDS, ParamError, Params, params_for
 
 NEW_TOKEN = "new"
 """The word of the command line that asks for a random token."""
@@ -246,7 +246,7 @@ def _number(text: str) -> Any:
 
 
 def _boolean(text: str) -> Any:
-    return {"on": 1.0, "true": 1.0, "off": 0.0, "false": 0.0}.get(text.lower(), _number(text))
+    return SWITCH_WORDS.get(text.strip().lower(), _number(text))
 
 
 _READERS: dict[str, Callable[[str], Any]] = {
@@ -313,7 +313,7 @@ def main(argv: list[str] | None = None) -> int:
         with contextlib.ExitStack() as undo:
             undo.callback(serving.stop)
             # Opened before anything starts, so that mistakes in the words are answered at once.
-            ends = open_endpoints(args, channel, serving.live, serving.statistics, say)
+            ends = open_endpoints(args, channel, serving.live, serving.statistics, say, serving.host)
             undo.callback(ends.stop)
             serving.start()
             serving.add(ends)

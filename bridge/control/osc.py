@@ -2,7 +2,7 @@
 
 Addresses (the only OSC library user; every parameter address is derived from `core.params.SPECS`):
 
-    /<field> <value>      set a parameter; /t_index takes several numbers or one string "18,26"
+    /<field> <value>      set a parameter; /t_index takes several numbers or texts, or one text "18,26"
     /get [field]          answered by /value <field> <value>, one message per field
     /ping                 answered by /pong
     /subscribe [port]     statistics as /stats/<name> <number> twice a second for a minute; send again to stay
@@ -36,7 +36,7 @@ from bridge.control.access import is_loopback, is_name
 from bridge.control.limits import OncePer, TokenBucket
 from bridge.control.live import LiveParams
 from bridge.control.statistics import PERCENTILES, Statistics
-from core.params import SPECS, ParamError, Spec
+from core.params import SPECS, SWITCH_WORDS, ParamError, Spec
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +71,8 @@ _NUMBERS = {ord("i"): 4, ord("f"): 4, ord("h"): 8, ord("d"): 8}
 _ALIKE = bytes.maketrans(b"SI", b"sT")
 # Who sends to "localhost" may mean either family, and UDP has no second try.
 _OTHER_FAMILY = {"127.0.0.1": "::1", "localhost": "::1", "::1": "127.0.0.1", "0.0.0.0": "::", "::": "0.0.0.0"}
+_BETWEEN = str.maketrans("[](),", " " * 5)
+"""What stands around and between the numbers of a list that is sent as text."""
 _COMMANDS = ("/get", "/ping", "/subscribe", "/unsubscribe")
 # What servers like this one send. Answering it would let two of them talk to each other for ever.
 _ANSWERS = ("/error", "/value", "/pong", "/subscribed", "/stats/")
@@ -472,10 +474,12 @@ def _as_text(value: Any) -> str:
 def value_of(spec: Spec, arguments: list[Any]) -> Any:
     """What the arguments of one message mean for `spec`, still unchecked. Raises `ParamError`."""
     if spec.kind == "ints":
-        if len(arguments) == 1 and isinstance(arguments[0], str):
-            words = arguments[0].strip("[]() ").replace(",", " ").split()
+        if arguments and all(isinstance(argument, str) for argument in arguments):
+            words = " ".join(arguments).translate(_BETWEEN).split()
             if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
-                raise ParamError(f'{spec.name}: got {_shown(arguments[0])}; send numbers, or one text such as "18,26"')
+                raise ParamError(
+                    f'{spec.name}: got {_shown(" ".join(arguments))}; send numbers, or one text such as "18,26"'
+                )
             return [int(word) for word in words]
         if len(arguments) == 1 and isinstance(arguments[0], list):
             return arguments[0]
@@ -485,6 +489,8 @@ def value_of(spec: Spec, arguments: list[Any]) -> Any:
     if len(arguments) != 1:
         raise ParamError(f"{spec.name}: got {len(arguments)} values; send exactly one")
     value = arguments[0]
+    if spec.kind == "bool" and isinstance(value, str):
+        value = SWITCH_WORDS.get(value.strip().lower(), value)
     if spec.kind in ("float", "int", "bool") and isinstance(value, str):
         # Patchers and show controllers send numbers as text, too.
         with contextlib.suppress(ValueError):

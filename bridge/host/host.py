@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 from bridge.control.limits import OncePer
 from bridge.control.live import LiveParams
@@ -99,6 +100,16 @@ class Host:
     def words(self) -> Words | None:
         """The words that the model knows; None before it is loaded, and where it does not say."""
         return None if self.loaded is None else self.loaded.words
+
+    @property
+    def model_name(self) -> str:
+        """The model in a word: embedded, passthrough or the folder's name."""
+        return Path(self.config.model).name
+
+    @property
+    def device_name(self) -> str | None:
+        """What the model runs on; None before it is loaded."""
+        return None if self.loaded is None else self.loaded.device_name
 
     # -- life ----------------------------------------------------------------------------------------------------
 

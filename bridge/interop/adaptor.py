@@ -50,12 +50,20 @@ class Input(Protocol):
         """The picture there is now if it is a new one (with `again` in any case); None otherwise. Never waits longer
         than a few milliseconds, whatever the other side does."""
 
+    def blank(self) -> TakenPicture | None:
+        """A picture of the size that is wanted, where none is there and none is needed; None where no size is known."""
+
+    def switch(self, name: str) -> None:
+        """Take the pictures of the memory called `name`, checked before, from now on."""
+
     def close(self) -> None:
         """Let go; harmless when closed already."""
 
 
 class Output(Protocol):
-    """Where results go."""
+    """Where results go. name: of the memory that holds the last one."""
+
+    name: str
 
     def put(self, frame: Frame) -> bool:
         """Hand over the colour plane of `frame`; False when that had to be skipped. Never waits longer than a few

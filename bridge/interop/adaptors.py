@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from bridge.interop import streamdiffusiontd, td_native
 from bridge.interop.adaptor import AdaptorError, Input, Notices, Output
+from bridge.interop.gate import Gate
 from bridge.ring import RingError, RingReader, RingWriter
 from bridge.ring.layout import Kind
 
@@ -26,10 +27,13 @@ POLL_S = 0.003
 REST_S, REST_POLL_S = 1.0, 0.015
 """After so long without a new picture it is looked at this often, which costs less than a fiftieth of a core."""
 WAIT_S = 0.1
+FREE_S = 1 / 30
+"""How often a picture is handed over where the host paints without one: it paints on, whatever comes."""
 BEAT_S = 0.5
 """How often the heartbeat of CHANNEL.in is refreshed while nothing comes."""
 
 Say = Callable[[str], None]
+OnFrame = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -59,34 +63,6 @@ def find(end: str) -> tuple[Adaptor, str]:
     return adaptor, words
 
 
-class Gate:
-    """Lets the pictures of an input pass, or holds them and lets single ones pass on request. Any thread may ask."""
-
-    def __init__(self) -> None:
-        self._open = threading.Event()
-        self._open.set()
-        self._steps = threading.Semaphore(0)
-
-    @property
-    def is_open(self) -> bool:
-        return self._open.is_set()
-
-    def open(self) -> None:
-        self._open.set()
-        while self._steps.acquire(blocking=False):
-            pass
-
-    def close(self) -> None:
-        self._open.clear()
-
-    def step(self) -> None:
-        """Let one picture pass while the gate is closed, a new one or not."""
-        self._steps.release()
-
-    def take_step(self, timeout_s: float) -> bool:
-        return self._steps.acquire(timeout=timeout_s)
-
-
 def channel_name(end: str) -> str:
     """A channel name made from the name in "scheme:name:...", for a user who gave none."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", find(end)[1].partition(":")[0]).lstrip("._-")[:40] or "host"
@@ -98,9 +74,11 @@ def open_pumps(
     channel: str,
     say: Say,
     gate: Gate | None = None,
-    on_frame: Callable[[], None] | None = None,
+    on_frame: OnFrame | None = None,
+    free: Callable[[], bool] = lambda: False,
 ) -> list[Pump]:
-    """The pumps of a channel whose ends are written as on the command line, not started yet.
+    """The pumps of a channel whose ends are written as on the command line, not started yet. gate: of both. free: of
+    `InputPump`; on_frame: of `OutputPump`.
 
     Raises AdaptorError or RingError; nothing is left open then.
     """
@@ -110,10 +88,14 @@ def open_pumps(
     try:
         if source is not None:
             adaptor, words = find(source)
-            pumps.append(InputPump(adaptor.open_input(words, say), channel, say, gate))
+            pumps.append(InputPump(adaptor.open_input(words, say), channel, say, gate, free))
         if sink is not None:
             adaptor, words = find(sink)
-            pumps.append(OutputPump(adaptor.open_output(words, say), channel, say, on_frame))
+            pumps.append(
+                OutputPump(
+                    adaptor.open_output(words, say), channel, say, on_frame, gate if source is not None else None
+                )
+            )
     except BaseException:
         for pump in pumps:
             pump.stop()
@@ -158,29 +140,40 @@ class Pump:
 class InputPump(Pump):
     """From an adaptor into CHANNEL.in, each new picture once.
 
-    The capture time is the moment when the picture was seen to be new; its number counts the pictures. Raises RingError
-    when somebody else writes the channel.
+    The capture time is the moment when the picture was seen to be new; its number counts the pictures. free: whether
+    the host paints without a picture now (text to image): then one is handed over every `FREE_S` seconds, the last or a
+    blank one where there is none. Raises RingError when somebody else writes the channel.
     """
 
-    def __init__(self, source: Input, channel: str, say: Say, gate: Gate | None = None) -> None:
+    def __init__(
+        self, source: Input, channel: str, say: Say, gate: Gate | None = None, free: Callable[[], bool] = lambda: False
+    ) -> None:
         super().__init__("input")
         self._source = source
         self._notices = Notices(say)
         self.gate = gate if gate is not None else Gate()
+        self._free = free
         self._writer = RingWriter(f"{channel}.in")
         self._count = 0
         self._news_at = self._beat_at = time.monotonic()
 
     def _turn(self) -> None:
+        name = self.gate.take_name()
+        if name is not None:
+            self._source.switch(name)
         again = not self.gate.is_open
         if again and not self.gate.take_step(WAIT_S):
             self._writer.beat()
             return
-        picture = self._source.poll(again)
+        now = time.monotonic()
+        due = again or now - self._news_at >= FREE_S
+        free = due and self._free()
+        picture = self._source.poll(again or free)
+        if picture is None and free:
+            picture = self._source.blank()
         if again and picture is None:
             # Nothing there yet: the step is still owed.
             self.gate.step()
-        now = time.monotonic()
         if picture is None:
             if now - self._beat_at >= BEAT_S:
                 self._beat_at = now
@@ -190,6 +183,8 @@ class InputPump(Pump):
             return
         self._news_at = now
         self._count += 1
+        if again:
+            self.gate.passes(self._count)
         try:
             self._writer.write(
                 {Kind.COLOUR: picture.pixels},
@@ -211,26 +206,40 @@ class InputPump(Pump):
 class OutputPump(Pump):
     """From CHANNEL.out into an adaptor, each result once and the newest first.
 
-    on_frame: called after each result that was handed over, on the pump's thread.
+    on_frame(name): called after each result that was handed over, with the name of the memory that holds it, on the
+    pump's thread. gate: of the input whose results these are; a closed one shows the results it was stepped to only.
     """
 
-    def __init__(self, sink: Output, channel: str, say: Say, on_frame: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, sink: Output, channel: str, say: Say, on_frame: OnFrame | None = None, gate: Gate | None = None
+    ) -> None:
         super().__init__("output")
         self._sink = sink
         self._notices = Notices(say)
         self._reader = RingReader(f"{channel}.out")
         self._on_frame = on_frame
+        self._gate = gate
+        if gate is not None:
+            gate.watch()
 
     def _turn(self) -> None:
+        number = 0
         try:
             with self._reader.latest(timeout_s=WAIT_S) as frame:
-                handed = frame is not None and self._sink.put(frame)
+                handed = False
+                if frame is not None and (self._gate is None or self._gate.shows(frame.source_frame_id)):
+                    number = frame.source_frame_id
+                    handed = self._sink.put(frame)
         except RingError as error:
             self._notices.tell(f"a result could not be taken: {error}")
             self._stop.wait(WAIT_S)
             return
-        if handed and self._on_frame is not None:
-            self._on_frame()
+        if not handed:
+            return
+        if self._gate is not None:
+            self._gate.shown(number)
+        if self._on_frame is not None:
+            self._on_frame(self._sink.name)
 
     def _close(self) -> None:
         self._sink.close()

@@ -11,8 +11,9 @@ from bridge.control.live import LiveParams
 from bridge.control.osc import OscError
 from bridge.control.statistics import Statistics
 from bridge.interop.adaptor import AdaptorError
-from bridge.interop.adaptors import ADAPTORS, Gate, Pump, open_pumps
-from bridge.interop.streamdiffusiontd_osc import OSC_PORT, REPLY_PORT, StreamDiffusionTd
+from bridge.interop.adaptors import ADAPTORS, Pump, open_pumps
+from bridge.interop.gate import Gate
+from bridge.interop.streamdiffusiontd_osc import OSC_PORT, REPLY_PORT, Reported, StreamDiffusionTd
 
 _PORTS = re.compile(r"([0-9]{1,5})(?::([0-9]{1,5}))?")
 
@@ -77,9 +78,14 @@ class Endpoints:
 
 
 def open_endpoints(
-    args: argparse.Namespace, channel: str, live: LiveParams, statistics: Statistics, say: Callable[[str], None]
+    args: argparse.Namespace,
+    channel: str,
+    live: LiveParams,
+    statistics: Statistics,
+    say: Callable[[str], None],
+    reported: Reported | None = None,
 ) -> Endpoints:
-    """What the options ask for, not started yet. Raises AdaptorError, RingError."""
+    """What the options ask for, not started yet; `reported` is the channel's host. Raises AdaptorError, RingError."""
     wanted = [end for end in (args.input, args.output) if end is not None]
     ports = args.sdtd_osc
     if ports is None and any(end.startswith("sdtd:") for end in wanted):
@@ -97,10 +103,14 @@ def open_endpoints(
             gate=gate if args.input is not None else None,
             output_name=name,
             refused=say,
+            reported=reported,
         )
     on_frame = None if dialect is None else dialect.frame_sent
     try:
-        return Endpoints(open_pumps(args.input, args.output, channel, say, gate, on_frame), dialect, say)
+        pumps = open_pumps(
+            args.input, args.output, channel, say, gate, on_frame, free=lambda: live.current.task == "txt2img"
+        )
+        return Endpoints(pumps, dialect, say)
     except BaseException:
         if dialect is not None:
             dialect.stop()

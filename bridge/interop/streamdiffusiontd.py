@@ -33,6 +33,9 @@ SPARE_BYTES = 65536
 READINGS = 3
 """How often a picture that changes while it is copied is copied anew."""
 MAX_SIDE_PX = 8192
+GREY = 128
+MAX_NAMES = 1000
+"""So many names NAME_1, NAME_2 are tried for an output before it is given up."""
 _SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 
 
@@ -73,6 +76,16 @@ class SdtdInput:
             kept = self._novelty.keep(None, now)
         return TakenPicture(kept.reshape(self._shape), Format.RGB8)
 
+    def blank(self) -> TakenPicture:
+        """See `bridge.interop.adaptor.Input`."""
+        return TakenPicture(np.full(self._shape, GREY, np.uint8), Format.RGB8)
+
+    def switch(self, name: str) -> None:
+        """See `bridge.interop.adaptor.Input`."""
+        self.close()
+        self.name, self._look_at = name, 0.0
+        self._novelty = Novelty()
+
     def _attach(self) -> NamedMemory | None:
         at = time.monotonic()
         if at < self._look_at:
@@ -112,12 +125,16 @@ class SdtdInput:
 class SdtdOutput:
     """Writes raw RGB into the memory called `name`, made here unless the project has made it.
 
+    Where that is too small, as after results have grown, the next free one of NAME_1, NAME_2, ... is made and `name`
+    changes: who has the old memory open would go on to read it, and on Windows keeps it from being made anew.
+
     size: (width, height) that the project expects; None takes the size of the results.
     """
 
     def __init__(self, name: str, size: tuple[int, int] | None, say: Callable[[str], None]) -> None:
-        self.name = check_name(name)
+        self.name = self._asked_for = check_name(name)
         self._size = size
+        self._say = say
         self._notices = Notices(say)
         self._memory: NamedMemory | None = None
         self._made = False
@@ -147,22 +164,25 @@ class SdtdOutput:
 
     def _room(self, size: int) -> NamedMemory:
         memory = self._memory
-        if memory is not None and memory.current():
-            if memory.bytes.size >= size:
-                return memory
-            if not self._made:
-                raise AdaptorError(
-                    f"the project's memory has {memory.bytes.size} bytes, {size} are needed; make it larger"
-                )
-            memory.remove()
-        self._memory = None
-        try:
-            self._memory, self._made = create_memory(self.name, size), True
-        except AlreadyThere:
-            self._memory, self._made = open_memory(self.name), False
-        if self._memory is None:
-            raise AdaptorError("the memory went away while it was opened; trying again")
-        return self._room(size)
+        if memory is not None and memory.current() and memory.bytes.size >= size:
+            return memory
+        grown = memory is not None and memory.current()
+        # The number of the memory that was too small, where it has one: names are not used twice.
+        first = int(self.name[len(self._asked_for) + 1 :] or 0) + grown
+        self.close()
+        for number in range(first, first + MAX_NAMES):
+            name = f"{self._asked_for}_{number}" if number else self._asked_for
+            found, made = _make_or_open(check_name(name), size)
+            if found is None:
+                raise AdaptorError(f"memory {name} went away while it was opened; trying again")
+            if found.bytes.size < size:
+                found.close()
+                continue
+            if name != self.name:
+                self._say(f"sdtd: results are in shared memory {name} now; {self.name} is too small for them")
+            self.name, self._memory, self._made = name, found, made
+            return found
+        raise AdaptorError(f"{MAX_NAMES} memories of that name are there, all too small; give another name")
 
     def close(self) -> None:
         """See `bridge.interop.adaptor.Output`."""
@@ -172,6 +192,14 @@ class SdtdOutput:
             else:
                 self._memory.close()
             self._memory = None
+
+
+def _make_or_open(name: str, size: int) -> tuple[NamedMemory | None, bool]:
+    """The memory of that name and whether it was made here; None where it vanished meanwhile. Raises AdaptorError."""
+    try:
+        return create_memory(name, size), True
+    except AlreadyThere:
+        return open_memory(name), False
 
 
 def _size_of(words: str, text: str) -> tuple[int, int]:

@@ -15,18 +15,22 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from bridge.control.limits import OncePer
 from bridge.control.live import LiveParams
 from bridge.control.osc import Alias, Answer, OscRefused, OscServer, Sender, datagram, value_of
 from bridge.control.statistics import Statistics
-from bridge.interop.adaptors import Gate
+from bridge.interop.adaptor import AdaptorError
+from bridge.interop.gate import Gate
+from bridge.interop.named_memory import check_name
 from core.params import MAX_PROMPT_CHARS, SPECS, STAGE_GRID
 
 OSC_PORT, REPLY_PORT = 8247, 8248
 """Where a project sends to, and where it listens, unless it was set up otherwise."""
 HEARTBEAT_S = 0.75
+STREAMING_S = 2.0
+"""A host counts as streaming for so long after a result."""
 TELL_AGAIN_S = 60.0
 MAX_LIST = 64
 MAX_SEED_CHARS = 100
@@ -100,7 +104,8 @@ class Dialect:
             "/stop_streaming": self._running(False, "stopped"),
             "/stop": self._end,
             "/process_frame": self._step,
-            "/frame_ack": lambda address, arguments: Answer(),
+            "/frame_ack": self._acknowledge,
+            "/td_buffer_name": self._rename,
             "/get_status": self._status,
             **dict.fromkeys(ABSENT, self._absent),
         }
@@ -201,6 +206,22 @@ class Dialect:
         self._gate.step()
         return Answer()
 
+    def _acknowledge(self, address: str, arguments: list[Any]) -> Answer:
+        if self._gate is not None:
+            self._gate.acknowledge()
+        return Answer()
+
+    def _rename(self, address: str, arguments: list[Any]) -> Answer:
+        if len(arguments) != 1 or not isinstance(arguments[0], str):
+            raise OscRefused(address, "send the name of the memory that holds the project's pictures")
+        if self._gate is None:
+            raise OscRefused(address, "frames come from a client here; start the host with --input sdtd:NAME:...")
+        try:
+            self._gate.rename(check_name(arguments[0]))
+        except AdaptorError as error:
+            raise OscRefused(address, str(error)) from None
+        return Answer()
+
     def _status(self, address: str, arguments: list[Any]) -> Answer:
         now = self._statistics.snapshot(1.0)
         paused = self._live.current.paused or (self._gate is not None and not self._gate.is_open)
@@ -234,12 +255,27 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
+class Reported(Protocol):
+    """What is told of a host: `bridge.host.host.Host`, or what stands in its place."""
+
+    failure: str | None
+
+    @property
+    def phase(self) -> str: ...
+
+    @property
+    def model_name(self) -> str: ...
+
+    @property
+    def device_name(self) -> str | None: ...
+
+
 class StreamDiffusionTd:
     """The dialect's server and its reports, from `start` to `stop`.
 
     port: UDP port to listen on, 0 for any free one. reply_port: port of this machine where the project listens.
     output_name: name of the memory that the project should read, reported to it; "" for none. refused: as of
-    `OscServer`.
+    `OscServer`. reported: the host whose state is reported; None reports none.
     `start` raises `bridge.control.osc.OscError`.
     """
 
@@ -254,7 +290,13 @@ class StreamDiffusionTd:
         gate: Gate | None = None,
         output_name: str = "",
         refused: Callable[[str], None] | None = None,
+        reported: Reported | None = None,
     ) -> None:
+        self._live = live
+        self._gate = gate
+        self._reported = reported
+        self._stage = ""
+        self._failure: str | None = None
         dialect = Dialect(live, statistics, gate)
         self.server = OscServer(
             live, statistics, host, port, aliases=dialect.table, reply_port=reply_port, refused=refused
@@ -272,6 +314,8 @@ class StreamDiffusionTd:
     def start(self) -> None:
         """Listen and report; returns at once."""
         self.server.start()
+        if self._reported is not None:
+            self._report("/stream-info/state", "local_starting_server")
         self._heart.start()
 
     def stop(self) -> None:
@@ -279,19 +323,29 @@ class StreamDiffusionTd:
         self._stopping.set()
         if self._heart.is_alive():
             self._heart.join()
+            # A failure has ended the host, perhaps since the last beat.
+            self._report_state()
+            self._report("/application_status", "stopping")
+            if self._reported is not None and self._failure is None:
+                self._report("/stream-info/state", "local_offline")
             self._report("/server_active", 0)
         self.server.stop()
         self._socket.close()
 
-    def frame_sent(self) -> None:
-        """A result was handed over: tell the project. Called from one thread."""
+    def frame_sent(self, name: str) -> None:
+        """A result was handed over in the memory called `name`: tell the project. Called from one thread."""
         now = time.monotonic()
         if self._last_s:
             rate = 1.0 / max(1e-6, now - self._last_s)
             self._fps = 0.9 * self._fps + 0.1 * rate if self._fps else rate
         self._last_s = now
         self._frames += 1
+        if self._output_name and name != self._output_name:
+            # Before it is told that there is something to read: it would look in the old memory.
+            self._output_name = name
+            self._report("/stream-info/output-name", name)
         self._report("/framecount", self._frames)
+        self._report("/frame_updated", 1)
         self._report("/frame_ready", self._frames)
         self._report("/stream-info/fps", float(self._fps))
 
@@ -300,8 +354,41 @@ class StreamDiffusionTd:
             self._report("/server_active", 1)
             if self._output_name:
                 self._report("/stream-info/output-name", self._output_name)
+            self._report_state()
             if self._stopping.wait(HEARTBEAT_S):
                 return
+
+    def _report_state(self) -> None:
+        """How the host is: its state each time, what changes rarely when it has changed."""
+        host = self._reported
+        if host is None:
+            return
+        if host.failure is not None and self._failure is None:
+            self._failure = host.failure
+            self._report("/stream-info/error", host.failure)
+            self._report("/stream-info/error-time", round(time.time() * 1000))
+        self._report("/stream-info/state", self._state(host))
+        stage = {"loading": "building_engine", "ready": "complete"}.get(host.phase, "")
+        if stage and stage != self._stage:
+            self._stage = stage
+            self._report("/engine/stage", stage)
+            self._report("/engine/model", host.model_name)
+        device = host.device_name
+        if device is not None and device.startswith("cuda"):
+            import torch
+
+            free, total = torch.cuda.mem_get_info(device)
+            self._report("/vram/total", total / 2**30)
+            self._report("/vram/used", (total - free) / 2**30)
+
+    def _state(self, host: Reported) -> str:
+        if host.failure is not None:
+            return "local_error"
+        if host.phase == "loading":
+            return "local_loading_models"
+        paused = self._live.current.paused or (self._gate is not None and not self._gate.is_open)
+        lately = self._last_s and time.monotonic() - self._last_s < STREAMING_S
+        return "local_streaming" if lately and not paused else "local_ready"
 
     def _report(self, address: str, *values: Any) -> None:
         try:

@@ -244,6 +244,16 @@ class TdInput:
                 part.close()
         self._info = self._info_lock = self._data = self._lock = None
 
+    def blank(self) -> TakenPicture | None:
+        """See `bridge.interop.adaptor.Input`: the sender says how large its pictures are, so None."""
+        return None
+
+    def switch(self, name: str) -> None:
+        """See `bridge.interop.adaptor.Input`."""
+        self.close()
+        self.name, self._look_at, self._sound_at = name, 0.0, 0.0
+        self._novelty = Novelty()
+
     def close(self) -> None:
         """See `bridge.interop.adaptor.Input`."""
         self._let_go()

@@ -134,7 +134,16 @@ def test_a_32_bit_float_reaches_both_ends_of_its_range(name, peer, live):
 
 @pytest.mark.parametrize(
     "arguments",
-    [(18, 26, 34), ("18,26,34",), ("18 26 34",), ("[18, 26, 34]",), (18.0, 26.0, 34.0), ([18, 26, 34],)],
+    [
+        (18, 26, 34),
+        ("18,26,34",),
+        ("18 26 34",),
+        ("[18, 26, 34]",),
+        ("18", "26", "34"),
+        ("18 26", "34"),
+        (18.0, 26.0, 34.0),
+        ([18, 26, 34],),
+    ],
 )
 def test_t_index_takes_numbers_or_one_text(arguments, peer, live):
     peer.send("/t_index", *arguments)
@@ -153,6 +162,15 @@ def test_bool_takes_true_false_and_numbers(true, false, peer, live):
     peer.send("/paused", false)
     peer.settle()
     assert live.current.paused is False
+
+
+@pytest.mark.parametrize(("on", "off"), [("on", "off"), ("TRUE", "False"), (" yes ", "no"), ("1", "0")])
+def test_a_switch_may_come_as_text(on, off, peer, live):
+    for name in (spec.name for spec in SPECS.values() if spec.kind == "bool"):
+        for text, value in ((on, True), (off, False), (on, True)):
+            peer.send(f"/{name}", text)
+            assert peer.settle() == []
+            assert getattr(live.current, name) is value
 
 
 def test_wide_number_types_are_taken(peer, live):
@@ -183,7 +201,7 @@ def test_wide_number_types_are_taken(peer, live):
         (("/prompt", "x" * 60_000), "60000 characters; send text of at most"),
         (("/prompt", b"blob"), "type tag 'b'"),
         (("/guidance", "more"), "one of none, full"),
-        (("/paused", "yes"), "0 or 1"),
+        (("/paused", "perhaps"), "0 or 1"),
         (("/paused", 2), "0 or 1"),
         (("/t_index", "18;26"), '"18,26"'),
         (("/t_index", "26,18"), "each larger than the one before"),

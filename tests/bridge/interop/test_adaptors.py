@@ -11,9 +11,11 @@ import pytest
 
 from bridge.commands import host as host_command
 from bridge.interop import adaptor, adaptors
+from bridge.interop import gate as gate_module
 from bridge.interop.adaptor import AdaptorError, Notices, Novelty, TakenPicture
-from bridge.interop.adaptors import ADAPTORS, Gate, InputPump, OutputPump, channel_name, find, open_pumps
+from bridge.interop.adaptors import ADAPTORS, InputPump, OutputPump, channel_name, find, open_pumps
 from bridge.interop.endpoints import parse_ports
+from bridge.interop.gate import Gate
 from bridge.ring import Frame, RingReader, RingWriter, WriterExists
 from bridge.ring.layout import ColourSpace, Format, Kind, Origin
 from tests.rings import fresh_channel, sweep
@@ -44,6 +46,7 @@ class Scripted:
     def __init__(self, *pictures: TakenPicture) -> None:
         self.pictures = list(pictures)
         self.last: TakenPicture | None = None
+        self.switched: list[str] = []
         self.closed = 0
 
     def poll(self, again: bool = False) -> TakenPicture | None:
@@ -51,6 +54,12 @@ class Scripted:
             self.last = self.pictures.pop(0)
             return self.last
         return self.last if again else None
+
+    def blank(self) -> TakenPicture | None:
+        return picture(128)
+
+    def switch(self, name: str) -> None:
+        self.switched.append(name)
 
     def close(self) -> None:
         self.closed += 1
@@ -60,6 +69,7 @@ class Kept:
     """An output that keeps what it is given; refuses while `busy`."""
 
     def __init__(self) -> None:
+        self.name = "kept"
         self.frames: list[np.ndarray] = []
         self.busy = False
         self.refused = 0
@@ -207,8 +217,8 @@ def test_a_picture_too_large_for_a_ring_is_told_and_the_next_one_passes(channel:
 
 def test_results_are_handed_over_once_and_newest_first(channel: str) -> None:
     sink = Kept()
-    told: list[int] = []
-    pump = OutputPump(sink, channel, print, lambda: told.append(1))
+    told: list[str] = []
+    pump = OutputPump(sink, channel, print, told.append)
     with RingWriter(f"{channel}.out", capacity_bytes=4096) as writer:
         pump.start()
         for value in (1, 2):
@@ -223,6 +233,101 @@ def test_results_are_handed_over_once_and_newest_first(channel: str) -> None:
         pump.stop()
     assert [int(frame[0, 0, 0]) for frame in sink.frames] == [1, 2, 4]
     assert sink.closed == 1
+    assert set(told) == {"kept"}
+
+
+def test_a_single_frame_shows_its_own_result_once_and_the_next_one_waits_to_be_asked_for(
+    channel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results of a stream batch: the first ones after a step are of the pictures before it, the last ones repeat it."""
+    monkeypatch.setattr(gate_module, "ACK_S", 1000.0)
+    asked: list[int] = []
+
+    class Watched(Gate):
+        def shows(self, number: int) -> bool:
+            asked.append(number)
+            return super().shows(number)
+
+    gate, sink = Watched(), Kept()
+    told: list[str] = []
+    source = InputPump(Scripted(picture(1)), channel, print, gate)
+    output = OutputPump(sink, channel, print, told.append, gate)
+    with RingReader(f"{channel}.in") as reader, RingWriter(f"{channel}.out", capacity_bytes=4096) as writer:
+
+        def result(value: int, of: int) -> None:
+            before = len(asked)
+            writer.write({Kind.COLOUR: picture(value).pixels}, source_frame_id=of)
+            wait_for(lambda: len(asked) > before)
+
+        source.start()
+        output.start()
+        assert wait_for(lambda: reader.read(1.0)).source_frame_id == 1
+        result(1, of=1)
+        wait_for(lambda: len(told) == 1)
+        gate.close()
+        result(1, of=1)
+        gate.step()
+        gate.step()
+        assert wait_for(lambda: reader.read(1.0)).source_frame_id == 2
+        result(11, of=1)
+        # An acknowledgement that comes before its result is none.
+        gate.acknowledge()
+        result(12, of=2)
+        wait_for(lambda: len(told) == 2)
+        result(13, of=2)
+        # The second step waits for the project's word.
+        assert reader.read(timeout_s=0.1) is None
+        gate.acknowledge()
+        assert wait_for(lambda: reader.read(1.0)).source_frame_id == 3
+        result(14, of=3)
+        wait_for(lambda: len(told) == 3)
+        # Without that word it goes on after a while.
+        gate.step()
+        assert not gate.take_step(0.0)
+        gate.open()
+        result(15, of=3)
+        wait_for(lambda: len(told) == 4)
+        source.stop()
+        output.stop()
+    assert [int(frame[0, 0, 0]) for frame in sink.frames] == [1, 12, 14, 15]
+
+
+def test_a_single_frame_goes_on_without_an_acknowledgement_or_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_module, "ACK_S", 0.0)
+    gate = Gate()
+    gate.watch()
+    gate.close()
+    for _ in range(3):
+        gate.step()
+    assert gate.take_step(0.0)
+    gate.passes(1)
+    assert not gate.take_step(0.0)
+    assert gate.shows(1) and not gate.shows(0)
+    gate.shown(1)
+    assert not gate.shows(1)
+    assert gate.take_step(0.0)
+    monkeypatch.setattr(gate_module, "RESULT_S", 0.0)
+    gate.passes(2)
+    assert gate.take_step(0.0)
+
+
+def test_where_no_picture_is_needed_blank_ones_come_until_there_are_some(channel: str) -> None:
+    source = Scripted()
+    free = [False]
+    pump = InputPump(source, channel, print, free=lambda: free[0])
+    with RingReader(f"{channel}.in") as reader:
+        pump.start()
+        assert reader.read(timeout_s=0.1) is None
+        free[0] = True
+        for _ in range(3):
+            assert (wait_for(lambda: reader.read(1.0)).planes[Kind.COLOUR] == 128).all()
+        source.pictures = [picture(7)]
+        wait_for(lambda: (reader.read(1.0).planes[Kind.COLOUR] == 7).all())
+        # Painting goes on although that picture does not change.
+        assert (wait_for(lambda: reader.read(1.0)).planes[Kind.COLOUR] == 7).all()
+        pump.gate.rename("other")
+        wait_for(lambda: source.switched == ["other"])
+        pump.stop()
 
 
 def test_a_pump_whose_end_fails_ends_tidily(channel: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -24,7 +24,7 @@ from bridge.control.live import LiveParams
 from bridge.control.statistics import Statistics
 from bridge.interop import streamdiffusiontd, streamdiffusiontd_osc
 from bridge.interop.adaptor import AdaptorError
-from bridge.interop.adaptors import Gate
+from bridge.interop.gate import Gate
 from bridge.interop.named_memory import create_memory, open_memory
 from bridge.interop.streamdiffusiontd import SdtdInput, SdtdOutput, open_input, open_output
 from bridge.interop.streamdiffusiontd_osc import ABSENT, StreamDiffusionTd
@@ -218,12 +218,19 @@ def test_results_are_what_a_project_reads(name: str, said: list[str]) -> None:
     assert np.array_equal(read(name), noise(1, channels=4)[..., :3])
     assert sink.put(frame(noise(2), Format.RGB8, Origin.BOTTOM_LEFT))
     assert np.array_equal(read(name), noise(2)[::-1])
-    # A larger picture makes a larger memory; where a program cannot follow that, it was given the size before.
-    assert sink.put(frame(noise(3, 48, 64)))
-    assert np.array_equal(read(name, 48, 64), noise(3, 48, 64))
+    assert sink.name == name and said == []
+    # Who has the old memory open would not see that it was made anew, so a larger picture makes memory of another name.
+    for number, seed in ((1, 3), (2, 4)):
+        height, width = 48 * number, 64
+        assert sink.put(frame(noise(seed, height, width)))
+        assert sink.name == f"{name}_{number}"
+        assert np.array_equal(read(f"{name}_{number}", height, width), noise(seed, height, width))
+        assert f"results are in shared memory {name}_{number} now" in said[-1]
+    # A smaller one stays there.
+    assert sink.put(frame(noise(5)))
+    assert sink.name == f"{name}_2" and len(said) == 2
     sink.close()
-    assert not (FOLDER / name).exists()
-    assert said == []
+    assert not list(FOLDER.glob(f"{name}*"))
 
 
 @memory_here
@@ -238,11 +245,33 @@ def test_results_go_into_memory_that_the_project_made(name: str, said: list[str]
     )
     sink.close()
     assert (FOLDER / name).exists()
+    # A host that was started anew with a larger size, while the project keeps its memory of before.
     sink = SdtdOutput(name, None, said.append)
-    assert not sink.put(frame(noise(1, 48, 64)))
-    assert len(said) == 2 and "the project's memory has 2304 bytes, 9216 are needed" in said[1]
+    also_taken = create_memory(f"{name}_1", 100)
+    assert sink.put(frame(noise(1, 48, 64)))
+    assert sink.name == f"{name}_2"
+    assert np.array_equal(read(f"{name}_2", 48, 64), noise(1, 48, 64))
     sink.close()
+    also_taken.remove()
+    assert (FOLDER / name).exists()
     project.end()
+
+
+@memory_here
+def test_other_memory_is_read_on_request(source: SdtdInput, name: str) -> None:
+    first, second = create_memory(name, 32 * 24 * 3), create_memory(f"{name}-b", 32 * 24 * 3)
+    second.bytes[:] = 9
+    assert (wait_for(source.poll).pixels == 0).all()
+    source.switch(f"{name}-b")
+    assert (wait_for(source.poll).pixels == 9).all()
+    # An equal picture of other memory is a new one.
+    first.bytes[:] = 9
+    source.switch(name)
+    assert (wait_for(source.poll).pixels == 9).all()
+    assert source.blank().pixels.shape == (24, 32, 3)
+    source.close()
+    first.remove()
+    second.remove()
 
 
 @memory_here
@@ -541,13 +570,94 @@ def test_reports_come_by_themselves(server: tuple[StreamDiffusionTd, Peer], monk
     assert peer.until("/server_active") == ("/server_active", 1)
     assert peer.until("/stream-info/output-name") == ("/stream-info/output-name", "sd_to_td_1")
     for number in (1, 2, 3):
-        reports.frame_sent()
+        reports.frame_sent("sd_to_td_1")
         assert peer.until("/framecount") == ("/framecount", number)
+        assert peer.until("/frame_updated") == ("/frame_updated", 1)
         assert peer.until("/frame_ready") == ("/frame_ready", number)
         assert peer.until("/stream-info/fps")[1] >= 0.0
+    # Results have moved: a project hears of it before it is told to look.
+    reports.frame_sent("sd_to_td_1_1")
+    seen = []
+    while (got := peer.receive())[0] != "/frame_ready":
+        seen.append(got)
+    assert ("/stream-info/output-name", "sd_to_td_1_1") in seen
     reports.stop()
-    while (got := peer.until("/server_active")) != ("/server_active", 0):
-        assert got == ("/server_active", 1)
+    assert peer.until("/application_status") == ("/application_status", "stopping")
+    assert peer.until("/server_active") == ("/server_active", 0)
+
+
+class Shown:
+    """A host as far as it is reported."""
+
+    failure: str | None = None
+    phase = "loading"
+    model_name = "embedded"
+    device_name: str | None = None
+
+
+def test_the_hosts_state_is_reported_with_each_heartbeat(
+    live: LiveParams, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streamdiffusiontd_osc, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(streamdiffusiontd_osc, "STREAMING_S", 1000.0)
+    peer, host = Peer(), Shown()
+    reports = StreamDiffusionTd(
+        live, Statistics(), port=0, reply_port=peer.reply_port, gate=gate, output_name="o", reported=host
+    )
+    reports.start()
+
+    def until_state(state: str) -> list[tuple[Any, ...]]:
+        seen = []
+        while (got := peer.receive()) != ("/stream-info/state", state):
+            seen.append(got)
+        return seen
+
+    try:
+        until_state("local_starting_server")
+        until_state("local_loading_models")
+        host.phase = "ready"
+        seen = until_state("local_ready")
+        assert seen.count(("/engine/stage", "building_engine")) == 1
+        assert peer.until("/engine/stage") == ("/engine/stage", "complete")
+        assert peer.receive() == ("/engine/model", "embedded")
+        reports.frame_sent("o")
+        until_state("local_streaming")
+        gate.close()
+        until_state("local_ready")
+        gate.open()
+        until_state("local_streaming")
+        host.failure = host.phase = "the card went away"
+        seen = until_state("local_error")
+        assert seen.count(("/stream-info/error", "the card went away")) == 1
+        assert [got[0] for got in seen[-2:]] == ["/stream-info/error", "/stream-info/error-time"]
+        # Milliseconds since 1970, which need more than 32 bits.
+        assert 10**12 < seen[-1][1] < 10**14
+    finally:
+        reports.stop()
+        peer.close()
+
+
+def test_a_host_that_ends_says_so(live: LiveParams) -> None:
+    peer, host = Peer(), Shown()
+    reports = StreamDiffusionTd(live, Statistics(), port=0, reply_port=peer.reply_port, reported=host)
+    reports.start()
+    peer.until("/stream-info/state")
+    reports.stop()
+    peer.until("/application_status")
+    assert peer.receive() == ("/stream-info/state", "local_offline")
+    assert peer.receive() == ("/server_active", 0)
+    peer.close()
+
+
+def test_the_input_is_switched_by_its_name(peer: Peer, gate: Gate) -> None:
+    peer.send("/td_buffer_name", "other_memory")
+    assert peer.settle() == []
+    assert gate.take_name() == "other_memory"
+    for wrong in ((), (1,), ("a/b",), ("a", "b")):
+        peer.send("/td_buffer_name", *wrong)
+        ((address, refused, _),) = peer.settle()
+        assert (address, refused) == ("/error", "/td_buffer_name")
+    assert gate.take_name() is None
 
 
 # ---- the whole host --------------------------------------------------------------------------------------------------
@@ -580,8 +690,12 @@ def test_an_existing_project_points_at_this_host(name: str) -> None:
             peer.send("/pause")
             assert peer.until("/streaming_status")[1] == "paused"
             write(name, noise(3))
-            peer.send("/process_frame")
-            wait_for(lambda: np.array_equal(read(f"{name}-out"), noise(3)))
+            for _ in range(3):
+                peer.send("/process_frame")
+                count = peer.until("/frame_ready")[1]
+                assert np.array_equal(read(f"{name}-out"), noise(3))
+                # The batch is flushed by repeats of that frame; they announce nothing.
+                peer.send("/frame_ack", count)
             host.send_signal(signal.SIGINT)
             assert host.wait(PATIENCE_S) == 0
         finally:
