@@ -405,7 +405,7 @@ def test_motion_that_is_wanted_and_not_sent_is_named(channel, sent, caplog):
     if sent:
         planes[Kind.MOTION] = np.zeros((64, 64, 2), np.float16)
     params = Params(steps=1, temporal="engine")
-    with Rig(channel, params, size=(64, 64)) as rig, caplog.at_level(logging.WARNING, "frameloom.host"):
+    with Rig(channel, params, size=(64, 64), **SAME_WAY) as rig, caplog.at_level(logging.WARNING, "frameloom.host"):
         for number in range(1, 6):
             rig.writer.write(planes, frame_id=number, source_frame_id=number)
             assert rig.reader.read(timeout_s=PATIENCE_S) is not None
