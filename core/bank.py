@@ -114,7 +114,7 @@ class Form:
     @classmethod
     def of(cls, params: Params) -> Form | None:
         """What the parameters ask for; None for nothing."""
-        if params.temporal == "off":
+        if params.temporal != "bank":
             return cls(0, wide=True) if params.batch_attention else None
         merged = params.bank == "merged"
         return cls(

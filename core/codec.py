@@ -55,9 +55,18 @@ class Codec:
     @torch.inference_mode()
     def decode(self, latent_Fchw: Tensor) -> Tensor:
         """uint8 pictures (F, H, W, 4), RGBA with alpha 255; values beyond the range are clipped, NaN becomes black."""
+        return packed(self.levels(latent_Fchw))
+
+    @torch.inference_mode()
+    def levels(self, latent_Fchw: Tensor) -> Tensor:
+        """The same before rounding and clipping: float32 (F, 3, H, W), about 0..255."""
         x = self._decode(latent_Fchw / self._scale + self._shift)
-        x = torch.nan_to_num(x, nan=-1.0).add(1.0).mul(127.5).round_().clamp_(0.0, 255.0)
-        return pack_rgba(x)
+        return torch.nan_to_num(x, nan=-1.0).add(1.0).mul(127.5)
+
+
+def packed(levels_F3HW: Tensor) -> Tensor:
+    """Levels as uint8 pictures (F, H, W, 4), rounded and clipped."""
+    return pack_rgba(levels_F3HW.round().clamp_(0.0, 255.0))
 
 
 def pack_rgba(x_F3HW: Tensor) -> Tensor:

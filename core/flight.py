@@ -9,7 +9,7 @@ Shapes: S stages, F frames per turn, c h w latent.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,7 +25,8 @@ class Carried(NamedTuple):
     estimate: of the clean latent; what came in at the first stage. anchor: the latent that the virtual residual noise
     points from (`core.guidance`). noise: what the next stage adds to the estimate; None where every stage has noise of
     its own (`core.sampler`). marks: (S, F, 2), 1 where there is a frame, and 1 where it is the first after a cut.
-    planes: what the denoiser reads of the client's planes (`core.denoiser`).
+    planes: what the denoiser reads of the client's planes (`core.denoiser`). guide: `core.motion.Guide` of frames that
+    come in, or (); beyond that it goes with the tag.
     """
 
     estimate: Tensor
@@ -33,6 +34,7 @@ class Carried(NamedTuple):
     noise: Tensor | None = None
     marks: Tensor | None = None
     planes: Mapping[str, Tensor] = {}
+    guide: Any = ()
 
 
 class Flight(Generic[Tag]):
@@ -67,6 +69,11 @@ class Flight(Generic[Tag]):
 
         mapped(moved, self._slots, self._scratch, after)
         return leaving
+
+    @property
+    def tags(self) -> list[tuple[Tag] | None]:
+        """The tags of the frames that the stages work on, in a tuple each; None for a slot without frames."""
+        return self._tags[: self._stages]
 
     def clear(self) -> None:
         """Give up the frames in flight."""

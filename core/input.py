@@ -20,7 +20,7 @@ class Input:
     wrote them, uint8 (H, W, C), that change when the picture does, where they can be had for nothing. planes: the
     others that the client sent, by name ("depth", "motion", "mask", ...), as it wrote them, row 0 at the top.
     T_world_camera (4, 4) and intrinsics (fx, fy, cx, cy in pixels): where they are known. source_frame_id, capture_ns:
-    the client's.
+    the client's. sequence: of the frame in its channel.
     """
 
     read_colour: Callable[[], Tensor]
@@ -30,6 +30,7 @@ class Input:
     intrinsics: tuple[float, ...] | None = None
     source_frame_id: int = 0
     capture_ns: int = 0
+    sequence: int = 0
 
     @cached_property
     def colour(self) -> Tensor:

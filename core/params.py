@@ -22,7 +22,7 @@ MODES = ("throughput", "latency")
 SWITCH_WORDS = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 """What people write for a switch."""
 TASKS = ("img2img", "txt2img")
-TEMPORAL = ("off", "bank")
+TEMPORAL = ("off", "bank", "engine", "flow")
 BANKS = ("merged", "fifo")
 RESETS = ("cut-and-prompt", "cut", "prompt", "never")
 
@@ -252,7 +252,8 @@ class Params:
     temporal: str = _param(
         "off",
         "choice",
-        "Steady pictures: bank lets a frame read features of those before it (StreamV2V).",
+        "Steady pictures: bank reads features of frames before (StreamV2V); engine carries pictures along the"
+        " client's motion plane, flow along estimated motion.",
         choices=TEMPORAL,
         main=True,
         slow=True,
@@ -296,6 +297,43 @@ class Params:
         step=0.05,
     )
     batch_attention: bool = _param(False, "bool", "Frames in one stream batch read one another's features.", slow=True)
+    motion_share: float = _param(
+        0.6,
+        "float",
+        "Share of the picture that is the one before, moved along the motion.",
+        low=0.0,
+        high=0.95,
+        step=0.05,
+        acts_with=("temporal", ("engine", "flow")),
+    )
+    motion_latent: float = _param(
+        0.3,
+        "float",
+        "Share of every stage's estimate that is the one before, moved along the motion.",
+        low=0.0,
+        high=0.95,
+        step=0.05,
+        acts_with=("temporal", ("engine", "flow")),
+    )
+    motion_tolerance: float = _param(
+        16.0,
+        "float",
+        "How far the input may differ from the one before, moved, for that to be used.",
+        unit="levels",
+        low=1.0,
+        high=128.0,
+        step=1.0,
+        acts_with=("temporal", ("engine", "flow")),
+    )
+    motion_sharpen: float = _param(
+        0.1,
+        "float",
+        "Sharpens what was moved, against the blur of moving it.",
+        low=0.0,
+        high=1.0,
+        step=0.05,
+        acts_with=("temporal", ("engine", "flow")),
+    )
     paused: bool = _param(False, "bool", "Hold the last picture and let the device sleep.")
 
     def with_values(self, /, **values: Any) -> Params:

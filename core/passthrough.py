@@ -7,7 +7,7 @@ as there are steps).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -46,6 +46,10 @@ class PassthroughStream:
 
     planes: tuple[str, ...] = ()
 
+    def reads(self, plan: Plan) -> tuple[str, ...]:
+        """See `Stream.reads`."""
+        return ()
+
     def __init__(self, config: StreamConfig) -> None:
         self.config = config
         self.filter = SimilarityFilter()
@@ -63,7 +67,13 @@ class PassthroughStream:
         """See `Stream.admit`."""
         return admit(self.filter, given, plan)
 
-    def encode(self, frame_FHWC: Tensor, planes: Mapping[str, Tensor] = MappingProxyType({})) -> Tensor:
+    def encode(
+        self,
+        frame_FHWC: Tensor,
+        planes: Mapping[str, Tensor] = MappingProxyType({}),
+        plan: Plan | None = None,
+        numbers: Sequence[int] = (),
+    ) -> Tensor:
         """A copy of the picture at the stream's size, uint8 (F, H, W, 3 or 4)."""
         size = (self.config.height, self.config.width)
         if tuple(frame_FHWC.shape[1:3]) == size:

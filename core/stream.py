@@ -12,7 +12,7 @@ frame.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Generic
@@ -21,12 +21,13 @@ import torch
 from torch import Tensor
 
 from core.bank import BankInputs, Form
-from core.codec import Codec
+from core.codec import Codec, packed
 from core.denoiser import Denoiser, PromptText, RowInputs
 from core.device import downloaded, settle
 from core.flight import Carried, Flight, Tag
 from core.guidance import ROLES, Guidance, Row, Scales, active_guidance
 from core.input import Input
+from core.motion import GUIDED, Estimates, Follower, Guide, Pictures, planes_of
 from core.params import MAX_STEPS, ParamError, Params
 from core.pixels import PixelError
 from core.sampler import SAMPLERS, Denoised
@@ -112,10 +113,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Latents(Generic[Tag]):
-    """Finished latents (F, c, h, w) and the tag of the frames they belong to."""
+    """Finished latents (F, c, h, w), the tag of the frames they belong to, and what is known of their motion."""
 
     latent_Fchw: Tensor
     tag: Tag
+    guide: Guide | None = None
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,11 @@ class Stream(Generic[Tag]):
         self._unmarked = torch.ones((1, config.frame_buffer, 2), device=device)
         self._uncut = torch.tensor([1.0, 0.0], device=device).repeat(1, config.frame_buffer, 1)
         blank = self._entering(torch.zeros(self._shape, device=device), {})
-        self._flight: Flight[Tag] = Flight(config.max_steps, blank)
+        self._flight: Flight[tuple[Tag, Guide | None]] = Flight(config.max_steps, blank)
+        self._follower = Follower((config.height, config.width), latent_shape[1:], device)
+        self._estimates = Estimates()
+        self._pictures = Pictures()
+        self._following = False
         self._memory: dict[tuple[Row, ...], Any] = {}
         self._remembers: tuple[Any, ...] = ()
         self._turns = 0
@@ -280,11 +286,24 @@ class Stream(Generic[Tag]):
         """The names of the planes beside colour that `encode` has a use for."""
         return tuple(self._denoiser.planes)
 
+    def reads(self, plan: Plan) -> tuple[str, ...]:
+        """The names of the planes beside colour that `encode` has a use for under `plan`."""
+        own = planes_of(plan.params)
+        return self.planes + tuple(name for name in own if name not in self.planes)
+
     @torch.inference_mode()
-    def encode(self, frame_FHWC: Tensor, planes: Mapping[str, Tensor] = MappingProxyType({})) -> Carried:
+    def encode(
+        self,
+        frame_FHWC: Tensor,
+        planes: Mapping[str, Tensor] = MappingProxyType({}),
+        plan: Plan | None = None,
+        numbers: Sequence[int] = (),
+    ) -> Carried:
         """What the first stage reads of uint8 pictures (F, H, W, 3 or 4), and of planes (F, H, W, ...) by name.
 
-        Raises `PixelError` for pictures of any other shape or type.
+        plan, numbers: what the frames are to be run with, and the client's numbers of them, from which it is known
+        which frame is just before which; without both nothing is steadied along motion. Raises `PixelError` for
+        pictures of any other shape or type, and for planes that cannot be used.
         """
         frames, shape = self.config.frame_buffer, tuple(frame_FHWC.shape)
         fits = len(shape) == 4 and shape[0] == frames and shape[3] in (3, 4) and 0 not in shape
@@ -293,7 +312,21 @@ class Stream(Generic[Tag]):
                 f"pictures of shape {shape} and type {frame_FHWC.dtype} cannot be used; send uint8 of shape"
                 f" ({frames}, height, width, 3 or 4)"
             )
-        return self._entering(self._codec.encode(frame_FHWC), planes)
+        guide = self._guide(frame_FHWC, planes, plan, numbers)
+        entering = self._entering(self._codec.encode(frame_FHWC), planes)
+        return entering if guide is None else entering._replace(guide=guide)
+
+    def _guide(
+        self, frame_FHWC: Tensor, planes: Mapping[str, Tensor], plan: Plan | None, numbers: Sequence[int]
+    ) -> Guide | None:
+        params = None if plan is None else plan.params
+        if params is None or not numbers or params.temporal not in GUIDED or params.task != "img2img":
+            if self._following:
+                self._follower.forget()
+                self._following = False
+            return None
+        self._following = True
+        return self._follower.guide(frame_FHWC, planes, numbers, params)
 
     @torch.inference_mode()
     def advance(self, entering: Carried, tag: Tag, plan: Plan) -> Latents[Tag] | None:
@@ -334,11 +367,19 @@ class Stream(Generic[Tag]):
 
     def decode(self, finished: Latents[Tag]) -> Picture[Tag]:
         """Pictures of finished latents."""
-        return Picture(self._codec.decode(finished.latent_Fchw), finished.tag)
+        levels = self._codec.levels(finished.latent_Fchw)
+        return Picture(packed(self._pictures.steadied(levels, finished.guide)), finished.tag)
 
-    def step(self, frame_FHWC: Tensor, tag: Tag, plan: Plan) -> Picture[Tag] | None:
+    def step(
+        self,
+        frame_FHWC: Tensor,
+        tag: Tag,
+        plan: Plan,
+        planes: Mapping[str, Tensor] = MappingProxyType({}),
+        numbers: Sequence[int] = (),
+    ) -> Picture[Tag] | None:
         """The whole frame path, one after the other: the plain twin of running its three parts on three threads."""
-        finished = self.advance(self.encode(frame_FHWC), tag, plan)
+        finished = self.advance(self.encode(frame_FHWC, planes, plan, numbers), tag, plan)
         return None if finished is None else self.decode(finished)
 
     def _entering(self, latent_Fchw: Tensor, planes: Mapping[str, Tensor]) -> Carried:
@@ -360,19 +401,22 @@ class Stream(Generic[Tag]):
         )
 
     def _advance_batch(self, entering: Carried, tag: Tag, plan: Plan) -> Latents[Tag] | None:
-        carried = self._flight.enter(plan.stages, tag, entering)
-        after = self._denoise(carried, plan.passes[0], plan)
+        guide = entering.guide or None
+        carried = self._flight.enter(plan.stages, (tag, guide), entering._replace(guide=()))
+        guides = [None if held is None else held[0][1] for held in self._flight.tags]
+        after = self._denoise(carried, plan.passes[0], plan, guides)
         leaving = self._flight.move_on(after)
-        return None if leaving is None else Latents(after.estimate[-1], leaving[0])
+        return None if leaving is None else Latents(after.estimate[-1], *leaving[0])
 
     def _advance_alone(self, entering: Carried, tag: Tag, plan: Plan) -> Latents[Tag] | None:
         self._flight.clear()  # frames in flight are older than the one that leaves in this turn
-        carried = entering
+        guide = entering.guide or None
+        carried = entering._replace(guide=())
         for turn in plan.passes:
-            carried = self._denoise(carried, turn, plan)
-        return Latents(carried.estimate[0], tag)
+            carried = self._denoise(carried, turn, plan, [guide])
+        return Latents(carried.estimate[0], tag, guide)
 
-    def _denoise(self, carried: Carried, turn: Pass, plan: Plan) -> Carried:
+    def _denoise(self, carried: Carried, turn: Pass, plan: Plan, guides: Sequence[Guide | None]) -> Carried:
         k = turn.coefficients
         x = k.a * carried.estimate + k.b * turn.noise_for(carried)
         inputs = turn.inputs
@@ -386,6 +430,7 @@ class Stream(Generic[Tag]):
         by_role = turn.by_role(eps_Rchw)
         eps, anchor = plan.guidance.combine(by_role, x, carried.anchor, k, plan.scales)
         estimate, noise = self._sampler.step(Denoised(x, eps, by_role, carried), k)
+        estimate = self._estimates.steadied(estimate, turn.rows[0].stage, guides)
         return carried._replace(estimate=estimate, anchor=anchor, noise=noise)
 
     def _bank(self, turn: Pass, carried: Carried, plan: Plan) -> BankInputs:

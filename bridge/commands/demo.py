@@ -31,7 +31,7 @@ from bridge.commands.words import parse_count, parse_fps, parse_seed, parse_size
 from bridge.ring import Frame, Kind, RingError, RingReader
 from bridge.ring.leftovers import clear, sweep
 from bridge.terminal import say
-from core.params import ParamError, params_for
+from core.params import TEMPORAL, ParamError, params_for
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -153,8 +153,12 @@ def show(args: argparse.Namespace, channel: str, stop: threading.Event) -> tuple
     # Every one is checked now, and not when its turn comes.
     first = params_for(args.model)
     prompted = [first.with_values(prompt=prompt) for prompt in args.prompt]
-    params = params_from(args.settings, prompted[0] if prompted else first)
+    first = prompted[0] if prompted else first
+    params = params_from(args.settings, first.with_values(temporal=args.temporal) if args.temporal else first)
     words = [args.source, "--fps", str(args.fps), "--size", f"{args.size[0]}x{args.size[1]}", "--seed", str(args.seed)]
+    if args.source == "world":
+        # Live parameters may ask for them at any time.
+        words += ["--planes", "motion,depth"]
     serving = Serving(
         channel,
         params,
@@ -208,6 +212,7 @@ def show(args: argparse.Namespace, channel: str, stop: threading.Event) -> tuple
         "steps": serving.live.current.steps,
         "guidance": serving.live.current.guidance,
         "mode": serving.live.current.mode,
+        "temporal": serving.live.current.temporal,
         "seconds": round(measured.since_start_s(), 2),
         "sheet": sheet,
         "failure": failure,
@@ -305,6 +310,12 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--fps", type=parse_fps, default=30.0, help="of the source (default 30)")
     parser.add_argument(
         "--frames", type=parse_count, default=None, help="stop after so many pictures and write the sheet"
+    )
+    parser.add_argument(
+        "--temporal",
+        choices=TEMPORAL,
+        default=None,
+        help="steady pictures: off (default), bank, engine (the world's own motion), flow (estimated motion)",
     )
     parser.add_argument("--no-browser", action="store_true", help="open no browser")
     parser.add_argument("--prompt", action="append", default=[], help="repeat for several that take turns")

@@ -22,15 +22,25 @@ def input_of(frame: Frame) -> Input:
     def upright(plane: Any) -> Any:
         return as_tensor(np.ascontiguousarray(plane[::-1] if frame.origin == Origin.BOTTOM_LEFT else plane))
 
+    def downwards(plane: Any) -> Any:
+        """Motion is towards higher rows of the plane: of one that was turned over, y is, too."""
+        plane = upright(plane)
+        return plane * plane.new_tensor([1.0, -1.0]) if frame.origin == Origin.BOTTOM_LEFT else plane
+
     pose = frame.T_world_camera
     return Input(
         lambda: as_tensor(rgb8(colour, form, frame.origin, frame.colour_space)),
         as_tensor(colour if colour.ndim == 3 else colour[..., None]) if colour.dtype == np.uint8 else None,
-        {k.name.lower(): partial(upright, plane) for k, plane in frame.planes.items() if k != Kind.COLOUR},
+        {
+            k.name.lower(): partial(downwards if k == Kind.MOTION else upright, plane)
+            for k, plane in frame.planes.items()
+            if k != Kind.COLOUR
+        },
         None if pose is None else torch.from_numpy(np.array(pose)),
         frame.intrinsics,
         frame.source_frame_id,
         frame.capture_ns,
+        frame.sequence,
     )
 
 

@@ -124,14 +124,20 @@ class Ingest:
         given = self._reads.input_of(frame)
         if not work.stream.admit(given, work.plan):
             self._statistics.count("skipped")
-            self._unseen = self._reads.kept(frame, work.stream.planes)
+            self._unseen = self._reads.kept(frame, work.stream.reads(work.plan))
             return None
         self._unseen = None
+        if work.plan.params.temporal == "engine" and Kind.MOTION not in frame.planes:
+            self._complain(
+                "motion",
+                f"{self._name}: a frame without a motion plane, so that temporal engine does nothing; write"
+                " Kind.MOTION, or set temporal to flow, which estimates it",
+            )
         pixels = given.colour
         ingest_ns = now_ns() - started_ns
         entering = self._encode(work, given, pixels)
         if self._planner.outdated(work):
-            self._in_old_size = self._reads.kept(frame, work.stream.planes)
+            self._in_old_size = self._reads.kept(frame, work.stream.reads(work.plan))
         self._statistics.record("ingest", ingest_ns)
         self._statistics.record("encode", entering.took_ns)
         self.encode_s = smooth(self.encode_s, (ingest_ns + entering.took_ns) / 1e9)
@@ -140,11 +146,12 @@ class Ingest:
 
     def _encode(self, work: Work, given: Any, pixels: Any) -> Mark:
         """Done when this returns, as the slot that it reads is held no longer; raises what it raised."""
-        planes = self._reads.batched(given.read(work.stream.planes))
+        planes = self._reads.batched(given.read(work.stream.reads(work.plan)))
+        number = given.source_frame_id or given.sequence
         self._encodes += 1
         mark = self._lanes.run(
             "encode",
-            lambda: work.stream.encode(pixels[None], planes),
+            lambda: work.stream.encode(pixels[None], planes, work.plan, (number,)),
             reads=("slot",),
             writes=(self._buffer,),
         )

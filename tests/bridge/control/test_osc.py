@@ -113,6 +113,10 @@ GOOD = {
     "bank_reset": ("never", "never"),
     "cut_threshold": (0.5, 0.5),
     "batch_attention": (1, True),
+    "motion_share": (0.5, 0.5),
+    "motion_latent": (0.25, 0.25),
+    "motion_tolerance": (8, 8.0),
+    "motion_sharpen": (0.25, 0.25),
 }
 
 

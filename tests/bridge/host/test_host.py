@@ -402,3 +402,32 @@ def test_a_host_with_nothing_to_do_keeps_its_heart_beating(channel):
             look = channel_doctor._look(f"{channel}.out", "")
         assert look.heartbeat_ns > started
         assert look.sequence == 0
+
+
+def test_motion_of_a_frame_whose_first_row_is_the_lowest_is_turned_over_with_it(channel):
+    from bridge.host.frame_input import input_of
+
+    motion = np.zeros((2, 4, 2), np.float16)
+    motion[0] = (3.0, 1.0)
+    planes = {Kind.COLOUR: np.zeros((2, 4, 3), np.uint8), Kind.MOTION: motion}
+    with RingWriter(f"{channel}.in") as writer, RingReader(f"{channel}.in") as reader:
+        for origin, row, sign in ((Origin.TOP_LEFT, 0, 1.0), (Origin.BOTTOM_LEFT, 1, -1.0)):
+            writer.write(planes, origin=origin)
+            frame = reader.read(timeout_s=5.0)
+            assert frame is not None
+            read = input_of(frame).planes["motion"]()
+            assert read[row, 0].tolist() == [3.0, sign] and read[1 - row].abs().max() == 0.0
+
+
+@pytest.mark.parametrize("sent", [True, False])
+def test_motion_that_is_wanted_and_not_sent_is_named(channel, sent, caplog):
+    planes = {Kind.COLOUR: np.full((64, 64, 3), 90, np.uint8)}
+    if sent:
+        planes[Kind.MOTION] = np.zeros((64, 64, 2), np.float16)
+    params = Params(steps=1, temporal="engine")
+    with Rig(channel, params, size=(64, 64), **SAME_WAY) as rig, caplog.at_level(logging.WARNING, "frameloom.host"):
+        for number in range(1, 6):
+            rig.writer.write(planes, frame_id=number, source_frame_id=number)
+            assert rig.reader.read(timeout_s=PATIENCE_S) is not None
+        assert ("without a motion plane" in caplog.text) != sent
+        assert caplog.text.count("without a motion plane") <= 1

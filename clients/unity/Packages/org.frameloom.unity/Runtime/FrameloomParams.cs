@@ -28,11 +28,13 @@ namespace Frameloom
         Txt2img,
     }
 
-    /// <summary>Steady pictures: bank lets a frame read features of those before it (StreamV2V).</summary>
+    /// <summary>Steady pictures: bank reads features of frames before (StreamV2V); engine carries pictures along the client's motion plane, flow along estimated motion.</summary>
     public enum FrameloomTemporal
     {
         Off,
         Bank,
+        Engine,
+        Flow,
     }
 
     /// <summary>How the bank takes a new frame: merged into the old ones, or in a queue of whole frames.</summary>
@@ -58,7 +60,7 @@ namespace Frameloom
         private static readonly string[] GuidanceWords = { "none", "full", "onetime-negative", "self-negative" };
         private static readonly string[] ModeWords = { "throughput", "latency" };
         private static readonly string[] TaskWords = { "img2img", "txt2img" };
-        private static readonly string[] TemporalWords = { "off", "bank" };
+        private static readonly string[] TemporalWords = { "off", "bank", "engine", "flow" };
         private static readonly string[] BankWords = { "merged", "fifo" };
         private static readonly string[] BankResetWords = { "cut-and-prompt", "cut", "prompt", "never" };
 
@@ -104,7 +106,7 @@ namespace Frameloom
         [Tooltip("Longest run of skipped frames. In frames."), Range(0, 1000)]
         public int similarityMaxSkip = 10;
 
-        [Tooltip("Steady pictures: bank lets a frame read features of those before it (StreamV2V).")]
+        [Tooltip("Steady pictures: bank reads features of frames before (StreamV2V); engine carries pictures along the client's motion plane, flow along estimated motion.")]
         public FrameloomTemporal temporal = FrameloomTemporal.Off;
 
         [Tooltip("How the bank takes a new frame: merged into the old ones, or in a queue of whole frames.")]
@@ -137,6 +139,18 @@ namespace Frameloom
         [Tooltip("Frames in one stream batch read one another's features.")]
         public bool batchAttention = false;
 
+        [Tooltip("Share of the picture that is the one before, moved along the motion."), Range(0f, 0.95f)]
+        public float motionShare = 0.6f;
+
+        [Tooltip("Share of every stage's estimate that is the one before, moved along the motion."), Range(0f, 0.95f)]
+        public float motionLatent = 0.3f;
+
+        [Tooltip("How far the input may differ from the one before, moved, for that to be used. In levels."), Range(1f, 128f)]
+        public float motionTolerance = 16f;
+
+        [Tooltip("Sharpens what was moved, against the blur of moving it."), Range(0f, 1f)]
+        public float motionSharpen = 0.1f;
+
         [Tooltip("Hold the last picture and let the device sleep.")]
         public bool paused = false;
 
@@ -167,6 +181,10 @@ namespace Frameloom
             to.Add("/bank_reset", BankResetWords[(int)bankReset]);
             to.Add("/cut_threshold", cutThreshold);
             to.Add("/batch_attention", batchAttention);
+            to.Add("/motion_share", motionShare);
+            to.Add("/motion_latent", motionLatent);
+            to.Add("/motion_tolerance", motionTolerance);
+            to.Add("/motion_sharpen", motionSharpen);
             to.Add("/paused", paused);
         }
 
@@ -223,6 +241,14 @@ namespace Frameloom
                 to.Add("/cut_threshold", cutThreshold);
             if (batchAttention != sent.batchAttention)
                 to.Add("/batch_attention", batchAttention);
+            if (motionShare != sent.motionShare)
+                to.Add("/motion_share", motionShare);
+            if (motionLatent != sent.motionLatent)
+                to.Add("/motion_latent", motionLatent);
+            if (motionTolerance != sent.motionTolerance)
+                to.Add("/motion_tolerance", motionTolerance);
+            if (motionSharpen != sent.motionSharpen)
+                to.Add("/motion_sharpen", motionSharpen);
             if (paused != sent.paused)
                 to.Add("/paused", paused);
         }
@@ -254,6 +280,10 @@ namespace Frameloom
             bankReset = other.bankReset;
             cutThreshold = other.cutThreshold;
             batchAttention = other.batchAttention;
+            motionShare = other.motionShare;
+            motionLatent = other.motionLatent;
+            motionTolerance = other.motionTolerance;
+            motionSharpen = other.motionSharpen;
             paused = other.paused;
         }
 

@@ -1,0 +1,308 @@
+"""Steady pictures from motion: what was painted before, carried along the motion of the scene.
+
+A game engine knows where each pixel was in the frame before; without one, optical flow estimates it. Three things are
+moved along: the source picture, which says where that can be trusted, each stage's estimate of the clean latent before
+noise is added to it, and the finished picture. Blending clean estimates keeps the noise level that a stage was trained
+for, which blending noisy latents would lower.
+
+Three threads take part, each with a state of its own: `Follower` while a frame is encoded, `Estimates` between the
+stages, `Pictures` behind the decoder. What they share of a frame is its `Guide`, which nothing writes to. Whatever has
+no frame just before it (the first, one after a gap, after a cut, or without motion) is left as it was painted.
+
+Shapes: F frames, S stages, H W pixels, h w latent cells, c channels. Motion is in pixels, from a frame back to the one
+before it, x to the right, y down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from core.opencv import opencv
+from core.params import Params
+from core.pixels import PixelError
+
+GUIDED = ("engine", "flow")
+"""The values of the parameter `temporal` that this file serves."""
+LONGEST_GAP = 4
+"""The motion of one frame stands for that of so many when frames between were dropped; the source tells where not."""
+DEPTH_TOLERANCE = 0.1
+"""Share of its depth that a surface may come nearer or go away by in a frame."""
+FLOW_PX = 128
+"""Longest side of the pictures between which flow is estimated; small pictures are halved at most."""
+
+
+class Warp(NamedTuple):
+    """Where to read what was there before, and how far to trust it. grid (F, H, W, 2): as `grid_sample` wants it, -1..1
+    across. weight (F, 1, H, W): 0..1."""
+
+    grid: Tensor
+    weight: Tensor
+
+
+class Guide(NamedTuple):
+    """What the frames of one turn know of those before them. serial: of the first of them; frames are numbered one by
+    one as they are encoded. latent, picture: None where nothing is known. params: what they came in with."""
+
+    serial: int
+    frames: int
+    latent: Warp | None
+    picture: Warp | None
+    params: Params
+
+
+def planes_of(params: Params) -> tuple[str, ...]:
+    """The client's planes that are of use under these parameters."""
+    return ("motion", "depth") if params.temporal == "engine" else ()
+
+
+def identity_grid(height: int, width: int, device: torch.device) -> Tensor:
+    """(1, H, W, 2): every pixel reads itself."""
+    y = (torch.arange(height, device=device) + 0.5) * (2.0 / height) - 1.0
+    x = (torch.arange(width, device=device) + 0.5) * (2.0 / width) - 1.0
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None]
+
+
+def moved(x_FcHW: Tensor, grid_FHW2: Tensor, mode: str = "bilinear") -> Tensor:
+    """x read at the places of the grid."""
+    return nnf.grid_sample(x_FcHW, grid_FHW2, mode=mode, padding_mode="border", align_corners=False)
+
+
+class Follower:
+    """Makes guides of frames as they come. size, latent: (height, width) of pictures and latents."""
+
+    def __init__(self, size: tuple[int, int], latent: tuple[int, int], device: torch.device) -> None:
+        self._size = size
+        self._latent = latent
+        self._device = device
+        self._here = identity_grid(*size, device)
+        self._cells = identity_grid(*latent, device)
+        self._scale = torch.tensor([2.0 / size[1], 2.0 / size[0]], device=device)
+        self._flow = _Flow()
+        self._serial = 0
+        self._before: tuple[Tensor, Tensor | None, Tensor | None, int] | None = None
+        """Of the frame before: source (1, 3, H, W), depth (1, 1, H, W), grey for the flow, and the client's number."""
+
+    def forget(self) -> None:
+        """The next frame has nothing before it."""
+        self._before = None
+        self._serial += 1
+
+    def guide(self, frame_FHWC: Tensor, planes: Mapping[str, Tensor], numbers: Sequence[int], params: Params) -> Guide:
+        """The guide of uint8 pictures (F, H, W, 3 or 4) and their planes (F, H, W, ...), each of any size.
+
+        numbers: the client's, one a frame. Raises `PixelError` for planes of another shape.
+        """
+        frames = frame_FHWC.shape[0]
+        source = self._sized(frame_FHWC[..., :3].to(self._device).permute(0, 3, 1, 2).to(torch.float32), "bilinear")
+        depth = self._depth(planes, frames)
+        grey = self._flow.grey(frame_FHWC) if params.temporal == "flow" else None
+        before, last = self._before, self._serial
+        self._before = (
+            source[-1:],
+            None if depth is None else depth[-1:],
+            None if grey is None else grey[-1:],
+            numbers[-1],
+        )
+        if before is None:
+            before = (source[:1], None if depth is None else depth[:1], None if grey is None else grey[:1], numbers[0])
+        gaps = [b - a for a, b in zip((before[3], *numbers), numbers, strict=False)]
+        usable = [0 < gap <= LONGEST_GAP for gap in gaps]
+        # Frames that do not follow one another get serial numbers that do not, either.
+        self._serial = last + frames
+        motion = self._motion(planes, before[2], grey, gaps, params)
+        if motion is None or not any(usable):
+            return Guide(last + 1, frames, None, None, params)
+        followed = torch.tensor(usable, dtype=torch.float32).to(self._device).view(-1, 1, 1, 1)
+        known = torch.isfinite(motion).all(-1)
+        step = torch.where(known[..., None], motion, 0.0) * self._scale
+        grid = self._here + step
+        inside = known & (grid.abs() <= 1.0).all(-1)
+        earlier = torch.cat((before[0], source[:-1]))
+        there = moved(earlier, grid)
+        weight = _likeness(source - there, params.motion_tolerance) * inside[:, None]
+        if depth is not None and before[1] is not None:
+            weight = weight * _same_depth(depth, torch.cat((before[1], depth[:-1])), grid)
+        # Of what came from inside the picture alone: a fast pan is no cut.
+        shared = inside[:, None].to(torch.float32)
+        unlike = ((source - there).square() * shared).flatten(1).mean(1) / shared.flatten(1).mean(1).clamp_min(1e-3)
+        strangers = 2.0 * source.flatten(2).var(-1).mean(1)
+        weight = weight * followed * (unlike <= params.cut_threshold * strangers + 1.0).view(-1, 1, 1, 1)
+        cells = nnf.adaptive_avg_pool2d(step.permute(0, 3, 1, 2), self._latent).permute(0, 2, 3, 1)
+        return Guide(
+            last + 1,
+            frames,
+            Warp(self._cells + cells, nnf.adaptive_avg_pool2d(weight, self._latent)),
+            Warp(grid, weight),
+            params,
+        )
+
+    def _sized(self, x_FcHW: Tensor, mode: str) -> Tensor:
+        if x_FcHW.shape[-2:] == self._size:
+            return x_FcHW
+        more = {"antialias": True} if mode == "bilinear" else {}
+        return nnf.interpolate(x_FcHW, self._size, mode=mode, **more)
+
+    def _depth(self, planes: Mapping[str, Tensor], frames: int) -> Tensor | None:
+        plane = planes.get("depth")
+        if plane is None:
+            return None
+        plane = plane.squeeze(-1) if plane.ndim == 4 else plane
+        if plane.ndim != 3 or plane.shape[0] != frames:
+            raise PixelError(f"depth of shape {tuple(plane.shape)} cannot be used; send ({frames}, height, width)")
+        return self._sized(plane.to(self._device, torch.float32)[:, None], "nearest-exact")
+
+    def _motion(
+        self, planes: Mapping[str, Tensor], old: Tensor | None, grey: Tensor | None, gaps: Sequence[int], params: Params
+    ) -> Tensor | None:
+        """(F, H, W, 2), pixels of this size; not finite where unknown."""
+        if params.temporal == "flow":
+            if old is None or grey is None or old.shape[1:] != grey.shape[1:]:
+                return None
+            pairs = zip(grey, torch.cat((old, grey[:-1])), strict=True)
+            small = torch.stack([self._flow.back(now, then) for now, then in pairs]).to(self._device)
+        else:
+            if "motion" not in planes:
+                return None
+            small = planes["motion"]
+            if small.ndim != 4 or small.shape[-1] != 2 or small.shape[0] != len(gaps):
+                raise PixelError(
+                    f"motion of shape {tuple(small.shape)} cannot be used; send ({len(gaps)}, height, width, 2)"
+                )
+            small = small.to(self._device, torch.float32)
+            if max(gaps) > 1:
+                small = small * torch.tensor([float(max(g, 1)) for g in gaps]).to(self._device).view(-1, 1, 1, 1)
+        (height, width), (rows, columns) = self._size, small.shape[1:3]
+        if (rows, columns) == (height, width):
+            return small
+        mode = "bilinear" if params.temporal == "flow" else "nearest-exact"
+        sized = nnf.interpolate(small.permute(0, 3, 1, 2), self._size, mode=mode).permute(0, 2, 3, 1)
+        return sized * torch.tensor([width / columns, height / rows]).to(self._device)
+
+
+class _Flow:
+    """Dense inverse search of OpenCV (Kroeger et al., ECCV 2016) between small grey pictures."""
+
+    def __init__(self) -> None:
+        self._search = None
+
+    @staticmethod
+    def grey(frame_FHWC: Tensor) -> Tensor:
+        """uint8 (F, rows, columns), small, of pictures (F, H, W, 3 or 4)."""
+        cv2 = opencv()
+        height, width = frame_FHWC.shape[1:3]
+        share = min(1.0, max(0.5, FLOW_PX / 2 / max(height, width)), FLOW_PX / max(height, width))
+        size = (max(16, round(width * share)), max(16, round(height * share)))
+        small = [
+            cv2.resize(
+                cv2.cvtColor(f[..., :3].cpu().contiguous().numpy(), cv2.COLOR_RGB2GRAY),
+                size,
+                interpolation=cv2.INTER_AREA,
+            )
+            for f in frame_FHWC
+        ]
+        return torch.stack([torch.from_numpy(s) for s in small])
+
+    def back(self, now: Tensor, then: Tensor) -> Tensor:
+        """(rows, columns, 2), pixels; not a number where the way there and back does not end where it began."""
+        cv2 = opencv()
+        if self._search is None:
+            self._search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        back, forth = (
+            torch.from_numpy(self._search.calc(a.numpy(), b.numpy(), None))  # type: ignore[attr-defined]
+            for a, b in ((now, then), (then, now))
+        )
+        scale = torch.tensor([2.0 / now.shape[1], 2.0 / now.shape[0]])
+        grid = identity_grid(now.shape[0], now.shape[1], torch.device("cpu")) + back[None] * scale
+        round_trip = back + moved(forth.permute(2, 0, 1)[None], grid)[0].permute(1, 2, 0)
+        # As in Sundaram et al., ECCV 2010, equation 5, with its constants.
+        lost = round_trip.square().sum(-1) > 0.01 * (back.square().sum(-1) + forth.square().sum(-1)) + 0.5
+        return back.masked_fill(lost[..., None], float("nan"))
+
+
+def _likeness(difference_F3HW: Tensor, tolerance: float) -> Tensor:
+    """(F, 1, H, W): 1 up to half the tolerance in levels (0..255), 0 from one and a half on. Over 3 x 3 pixels, as an
+    edge between two pixels moves by parts of one."""
+    levels = nnf.avg_pool2d(difference_F3HW, 3, 1, 1).abs().amax(1, keepdim=True)
+    return (1.5 - levels / tolerance).clamp(0.0, 1.0)
+
+
+def _same_depth(depth_F1HW: Tensor, before_F1HW: Tensor, grid_FHW2: Tensor) -> Tensor:
+    """(F, 1, H, W): 1 where the surface was about as far away, 0 where another one was. Nothing (0, negative, not
+    finite) is as far away as nothing."""
+    nothing = 1e6
+    now, then = (torch.where(torch.isfinite(z) & (z > 0.0), z, nothing) for z in (depth_F1HW, before_F1HW))
+    nearest, farthest = (-nnf.max_pool2d(-then, 3, 1, 1), nnf.max_pool2d(then, 3, 1, 1))
+    low, high = (moved(z, grid_FHW2, "nearest") for z in (nearest, farthest))
+    return ((now >= low * (1.0 - DEPTH_TOLERANCE)) & (now <= high * (1.0 + DEPTH_TOLERANCE))).to(torch.float32)
+
+
+class _Carried:
+    """What was made of the newest frame, and which one that was."""
+
+    def __init__(self) -> None:
+        self._serial = -1
+        self._value: Tensor | None = None
+
+    def blended(
+        self, fresh_Fc: Tensor, guide: Guide, warp: Warp | None, share: float, sharpen: float, mode: str
+    ) -> Tensor:
+        """(F, c, ., .): `fresh` with `share` of what is known from before."""
+        out = []
+        for place in range(fresh_Fc.shape[0]):
+            now, serial = fresh_Fc[place : place + 1], guide.serial + place
+            old = self._value
+            if old is None or share == 0.0 or old.shape != now.shape:
+                pass
+            elif serial == self._serial:
+                # The same frame once more, to bring others out or under other parameters.
+                now = now + share * (old - now)
+            elif serial == self._serial + 1 and warp is not None:
+                there = moved(old, warp.grid[place : place + 1], mode)
+                if sharpen:
+                    there = there + sharpen * (there - nnf.avg_pool2d(there, 3, 1, 1, count_include_pad=False))
+                now = now + share * warp.weight[place : place + 1] * (there - now)
+            self._serial, self._value = serial, now
+            out.append(now)
+        return torch.cat(out) if len(out) > 1 else out[0]
+
+
+class Estimates:
+    """Steadies what the stages leave."""
+
+    def __init__(self) -> None:
+        self._stages: dict[int, _Carried] = {}
+
+    def steadied(self, estimate_SFchw: Tensor, first: int, guides: Sequence[Guide | None]) -> Tensor:
+        """The estimates of the stages from `first` on, whose frames have these guides."""
+        if all(guide is None for guide in guides):
+            self._stages.clear()
+            return estimate_SFchw
+        out = list(estimate_SFchw)
+        for i, guide in enumerate(guides):
+            if guide is None:
+                self._stages.pop(first + i, None)
+                continue
+            carried = self._stages.setdefault(first + i, _Carried())
+            out[i] = carried.blended(out[i], guide, guide.latent, guide.params.motion_latent, 0.0, "bilinear")
+        return torch.stack(out)
+
+
+class Pictures:
+    """Steadies finished pictures."""
+
+    def __init__(self) -> None:
+        self._carried = _Carried()
+
+    def steadied(self, x_F3HW: Tensor, guide: Guide | None) -> Tensor:
+        """Levels 0..255 (F, 3, H, W), not rounded, of frames with this guide."""
+        if guide is None:
+            self._carried = _Carried()
+            return x_F3HW
+        params = guide.params
+        share, sharpen = params.motion_share, params.motion_sharpen
+        return self._carried.blended(x_F3HW, guide, guide.picture, share, sharpen, "bicubic")
