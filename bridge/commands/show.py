@@ -52,7 +52,9 @@ class Client:
     """The process that feeds NAME.in. It ends when its standard input does, so it cannot outlive this process."""
 
     def __init__(self, channel: str, words: list[str]) -> None:
-        self._command = [sys.executable, "-m", "bridge.commands.source", *words, "--channel", channel, "--with-parent"]
+        # -P keeps the current folder off the module path: a file there named like a module must not be loaded.
+        self._command = [sys.executable, "-P", "-m", "bridge.commands.source", *words]
+        self._command += ["--channel", channel, "--with-parent"]
         # The checkout first on the path: the client must be of this version whatever else is installed.
         self._environment = {
             **os.environ,

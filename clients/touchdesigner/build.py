@@ -117,7 +117,9 @@ def build(into: Any) -> Any:
     comp = into.op(NAME) or into.create(td.baseCOMP, NAME)
     for extension in comp.extensions:
         # The code that runs now lets go of rings, sockets and its host before other code takes its place.
-        extension.Close()
+        # One whose code failed to load stands there as None.
+        if extension is not None:
+            extension.Close()
     parameters = runpy.run_path(str(HERE / "load.py"))["fresh"]("frameloom_td.parameters")
     parameters.add_pages(comp, td.ParMode)
     comp.par.Checkout = str(HERE.parents[1])

@@ -439,3 +439,24 @@ def test_the_rate_counts_from_the_start_where_all_had_come_at_the_first_look() -
     measured.note_output(40)
     measured.note_output(40)
     assert 4.5 < measured.fps() <= 5.0
+
+
+def test_a_file_named_like_a_module_in_the_current_folder_does_not_break_the_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bridge.commands.show import Client
+    from bridge.ring import RingReader
+    from tests.rings import fresh_channel, sweep
+
+    for name in ("bridge.py", "core.py", "numpy.py"):
+        (tmp_path / name).write_text("raise SystemExit('the wrong file')")
+    monkeypatch.chdir(tmp_path)
+    channel = fresh_channel()
+    client = Client(channel, ["world", "--fps", "30", "--size", "32x32", "--seed", "0"])
+    client.start()
+    try:
+        with RingReader(f"{channel}.in") as reader:
+            assert reader.read(timeout_s=60.0) is not None
+    finally:
+        client.stop()
+        sweep(channel)
