@@ -20,7 +20,9 @@ def input_of(frame: Frame) -> Input:
     colour, form = frame.planes[Kind.COLOUR], frame.formats[Kind.COLOUR]
 
     def upright(plane: Any) -> Any:
-        return as_tensor(np.ascontiguousarray(plane[::-1] if frame.origin == Origin.BOTTOM_LEFT else plane))
+        rows = plane[::-1] if frame.origin == Origin.BOTTOM_LEFT else plane
+        # `as_tensor` is for bytes; a plane of floats is copied, as memory of the ring cannot be written to.
+        return as_tensor(np.ascontiguousarray(rows)) if rows.dtype == np.uint8 else torch.from_numpy(np.array(rows))
 
     def downwards(plane: Any) -> Any:
         """Motion is towards higher rows of the plane: of one that was turned over, y is, too."""
