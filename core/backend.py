@@ -146,7 +146,7 @@ def _openvino_dtypes(device: torch.device) -> tuple[torch.dtype, ...]:
     return openvino_backend.dtypes(native_dtypes(device)) if device.type == "cpu" else ()
 
 
-def _on_cards(device: torch.device) -> tuple[torch.dtype, ...]:
+def on_cards(device: torch.device) -> tuple[torch.dtype, ...]:
     return native_dtypes(device) if device.type == "cuda" else ()
 
 
@@ -170,10 +170,10 @@ class Backend:
 
 BACKENDS: Mapping[str, Backend] = {
     "openvino": Backend(_openvino, openvino_backend.converted, _openvino_dtypes, engine=True),
-    "graphs": Backend(_graphs, dtypes=_on_cards),
+    "graphs": Backend(_graphs, dtypes=on_cards),
     "eager": Backend(_Torch),
     "compiled": Backend(_Compiled, measured=False),
-    "compiled+graphs": Backend(_compiled_graphs, dtypes=_on_cards, measured=False),
+    "compiled+graphs": Backend(_compiled_graphs, dtypes=on_cards, measured=False),
 }
 """The likely fastest first."""
 

@@ -119,7 +119,7 @@ def check_speed() -> Report:
 
         from bridge.commands.host import CACHE
         from bridge.host import tuning
-        from core.backend import BACKENDS, BackendError, executions
+        from core.backend import BACKENDS, BackendError, executions, on_cards
         from core.model import ModelError, load_model
         from core.params import params_for
         from core.tiny import WEIGHTS
@@ -127,7 +127,9 @@ def check_speed() -> Report:
         yield Check("bad", "back ends", f"cannot be loaded ({error})", "delete .venv and run python3 run.py doctor")
         return
     cpu = torch.device("cpu")
-    missing = [name for name, backend in BACKENDS.items() if not backend.dtypes(cpu)]
+    # What needs a card is no lack of the processor's.
+    here = {name: backend for name, backend in BACKENDS.items() if backend.dtypes is not on_cards}
+    missing = [name for name, backend in here.items() if not backend.dtypes(cpu)]
     if missing:
         yield Check(
             "warn",
@@ -135,7 +137,7 @@ def check_speed() -> Report:
             f"{', '.join(missing)} cannot be had on this machine; others do its work, more slowly",
             "use 64-bit Linux, Windows on x86, or a Mac with Apple's own processor",
         )
-    yield Check("ok", "back ends", ", ".join(name for name in BACKENDS if name not in missing))
+    yield Check("ok", "back ends", ", ".join(name for name in here if name not in missing))
     tuning.everything()
     try:
         model = load_model(WEIGHTS, cpu, torch.float32, "eager")

@@ -20,7 +20,7 @@ from core.stream import Stream, StreamConfig
 from core.tree import part
 from tests.random_model import SIZE_PX, random_frames, random_model
 
-BASE = Params().with_values(
+BASE = Params(steps=2).with_values(
     prompt="red ball, neon", negative_prompt="grey", strength=0.64, guidance_scale=1.6, delta=0.8
 )
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
