@@ -42,7 +42,7 @@ def test_no_words_show_the_help_and_fail(capsys: pytest.CaptureFixture[str]) -> 
         (["dmo"], "frameloom: no command 'dmo'; did you mean demo?"),
         (["zzzz"], "frameloom: no command 'zzzz'; known are demo, "),
         (["bench", "no-such"], "frameloom: no benchmark 'no-such'; "),
-        (["train", "huge"], "frameloom: no model to train 'huge'; known are tiny"),
+        (["train", "huge"], "frameloom: no model to train 'huge'; known are autoencoder"),
     ],
 )
 def test_unknown_words_get_one_clear_line(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
