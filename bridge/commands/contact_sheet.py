@@ -22,6 +22,7 @@ WIDEST_PX = 384
 MARGIN_PX = 8
 FONT_PX = 13
 LABEL_LINES = 3
+FORMATS = {"": "PNG", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 BACKGROUND = (24, 24, 28)
 INK = (228, 228, 232)
 
@@ -36,14 +37,18 @@ class Pair:
 
 
 def write_sheet(path: Path, pairs: Sequence[Pair], title: str) -> None:
-    """Write a PNG with one column per pair. The file is whole or not there at all.
+    """Write a picture with one column per pair, in the format that the path's suffix names; a PNG where it has none.
+    The file is whole or not there at all.
 
-    Raises OSError when it cannot be written and ValueError without any pair.
+    Raises OSError when it cannot be written and ValueError without any pair or for a suffix of no picture.
     """
     from PIL import Image, ImageDraw, ImageFont
 
     if not pairs:
         raise ValueError("a contact sheet needs at least one pair")
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise ValueError(f"a sheet cannot be a {path.suffix} file; use {', '.join(filter(None, FORMATS))}")
     rows, columns = pairs[0].input.shape[:2]
     scale = max(1.0, TILE_PX / columns)
     scale = min(scale, WIDEST_PX / columns)
@@ -70,7 +75,7 @@ def write_sheet(path: Path, pairs: Sequence[Pair], title: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        sheet.save(draft, format="PNG")
+        sheet.save(draft, format=kind)
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)

@@ -193,7 +193,7 @@ def show(args: argparse.Namespace, channel: str, stop: threading.Event) -> tuple
         client.stop()
         serving.stop()
         pairing.stop()
-    sheet = _sheet(args, pairing.pairs, measured) if pairing.pairs else None
+    sheet = _sheet(args, pairing.pairs, measured)
     loaded = serving.host.loaded
     summary = {
         "fps": measured.fps(),
@@ -284,6 +284,10 @@ def _progress(serving: Serving, pairing: Pairing, measured: Measured) -> str:
 
 def _sheet(args: argparse.Namespace, pairs: list[Pair], measured: Measured) -> str | None:
     """Write the contact sheet; its path, or None with a note when that cannot be."""
+    if not pairs:
+        if measured.first_output_s is not None:
+            say("no contact sheet: no picture came back whose input was still at hand; raise --frames")
+        return None
     size = f"{args.size[0]}x{args.size[1]}"
     title = (
         f"frameloom demo: {args.source} at {size}, {measured.fps():.1f} frames per second. Above: input. Below: output."

@@ -35,6 +35,19 @@ def test_inputs_are_above_their_outputs(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["sheet.png"]
 
 
+@pytest.mark.parametrize(("name", "kind"), [("a.webp", "WEBP"), ("a.JPG", "JPEG"), ("a", "PNG")])
+def test_the_suffix_names_the_format(tmp_path: Path, name: str, kind: str) -> None:
+    write_sheet(tmp_path / name, [Pair(RED, BLUE, "")], "")
+    with Image.open(tmp_path / name) as sheet:
+        assert sheet.format == kind
+
+
+def test_a_suffix_of_no_picture_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"\.txt file; use \.png"):
+        write_sheet(tmp_path / "a.txt", [Pair(RED, BLUE, "")], "")
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_pairs_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one pair"):
         write_sheet(tmp_path / "sheet.png", [], "none")

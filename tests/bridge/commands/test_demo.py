@@ -414,6 +414,15 @@ def test_a_sheet_without_a_name_is_one_line(capsys: pytest.CaptureFixture[str]) 
     assert "give another path with --sheet" in capsys.readouterr().err
 
 
+def test_a_sheet_without_pictures_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = argparse.Namespace(sheet=tmp_path / "sheet.png", size=(8, 8), source="world")
+    measured = Measured()
+    assert demo._sheet(args, [], measured) is None and "sheet" not in capsys.readouterr().err
+    measured.note_output(1)
+    assert demo._sheet(args, [], measured) is None
+    assert "raise --frames" in capsys.readouterr().err
+
+
 def test_a_sheet_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     args = argparse.Namespace(sheet=tmp_path / "file" / "sheet.png", size=(8, 8), source="world")
