@@ -79,9 +79,10 @@ def save_folder(folder: Path, unet: Any, vae: Any, encoder: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     unet.to(torch.float16).save_pretrained(folder / "unet")
     vae.to(torch.float16).save_pretrained(folder / "vae")
-    # diffusers writes this derived entry and then warns of it at every loading.
     config = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
-    config.pop("block_out_channels", None)
+    # diffusers writes where the weights once came from, and a derived entry of which it warns at every loading.
+    for entry in ("_name_or_path", "block_out_channels"):
+        config.pop(entry, None)
     (folder / "vae" / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     encoder.to(torch.float16).save_pretrained(folder / "text_encoder")
     build_tokenizer().save_pretrained(folder / "tokenizer")

@@ -264,6 +264,8 @@ def test_a_training_goes_on_from_a_folder(tmp_path):
 def test_a_trained_folder_loads_and_streams(tmp_path):
     """Text that scales every layer, no middle block, "sample" prediction, sixteen latent channels."""
     train(replace(TOY, steps=1), AUTOENCODER, tmp_path / "work", tmp_path / "out", CPU, lambda message: None)
+    configs = [path.read_text(encoding="utf-8") for path in (tmp_path / "out").rglob("*.json")]
+    assert len(configs) > 4 and not any("_name_or_path" in text for text in configs), "no path of this machine"
     source = as_bytes(dead_leaves(1, 64, torch.Generator().manual_seed(0)))
 
     def looks(backend):
