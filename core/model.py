@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from core.autoencoders import AUTOENCODERS, Autoencoder
 from core.backend import BACKENDS, Call, Execution, executions
 from core.bank import Layer, Read
+from core.batch import Together
 from core.codec import Codec, DecodeVae
 from core.denoiser import PREDICTIONS, SCALE, BankedCall, Banks, UnetDenoiser, keys_values
 from core.device import memory_format
@@ -161,7 +162,8 @@ class Model:
         if key not in self.forms:
             self.forms[key] = backend.convert(network, example, execution.store)
         if key not in self.calls:
-            self.calls[key] = backend.call(self.forms[key], example, execution)
+            call = backend.call(self.forms[key], example, execution)
+            self.calls[key] = Together(call, execution.callers) if execution.callers > 1 else call
         return self.calls[key]
 
 

@@ -30,12 +30,17 @@ class Loaded:
 
 class Models:
     """Loads models. Hosts that are given the same object and want the same model, run in the same way at the same
-    size, share one copy of its weights. May be called by several threads; one loads at a time."""
+    size, share one copy of its weights. May be called by several threads; one loads at a time.
+
+    channels: how many hosts there will be. On a card their calls of a network are answered together (`core.batch`); see
+    `TOGETHER`. together: overrides that."""
 
     preparing = threading.Lock()
     """Of `core.backend.Locks`, for all models of the process."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 1, together: bool | None = None) -> None:
+        self._channels = channels
+        self._together = together
         self._loaded: dict[HostConfig, Loaded] = {}
         self._lock = threading.Lock()
 
@@ -44,8 +49,15 @@ class Models:
         key = replace(config, channel="", directory=None, lossless=False)
         with self._lock:
             if key not in self._loaded:
-                self._loaded[key] = _load(config, params)
+                self._loaded[key] = self._shared(_load(config, params))
             return self._loaded[key]
+
+    def _shared(self, loaded: Loaded) -> Loaded:
+        together = loaded.card is not None if self._together is None else self._together
+        if self._channels == 1 or not together or loaded.backend_name == "passthrough":
+            return loaded
+        execution = replace(loaded.model.execution, callers=self._channels)
+        return replace(loaded, model=loaded.model.run_by(execution))
 
 
 def _load(config: HostConfig, params: Params) -> Loaded:
