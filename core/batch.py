@@ -71,7 +71,7 @@ class Together:
     """A `core.backend.Call` for several threads, of which one runs the network for all that wait.
 
     call: the network; its plain twin, with an answer equal within rounding. callers: how many threads there may be.
-    patience: see `PATIENCE`. A number of rows is only put together where the network was made ready for it, see `prepare`.
+    patience: see `PATIENCE`. A number of rows is only put together where the network was made ready for it (`prepare`).
 
     Nothing that one caller does reaches another one: where a joint call fails, each is made alone, and an error goes to
     the caller whose rows it is of.
