@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -59,8 +59,8 @@ class Part(Protocol):
 class Serving:
     """One host, its OSC server and its page, from `start` to `stop`. Raises `ServeError` with one plain sentence.
 
-    any_port: take a free port, with a note, when the wanted one is taken. page: see `page_options`. options: the
-    rest of `bridge.host.config.HostConfig`.
+    any_port: take a free port, with a note, when the wanted one is taken. page: see `page_options`. models: where hosts
+    that share weights have them from. options: the rest of `bridge.host.config.HostConfig`.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class Serving:
         osc_host: str = "127.0.0.1",
         any_port: bool = False,
         page: Mapping[str, Any] = MappingProxyType({}),
+        models: Any = None,
         **options: Any,
     ) -> None:
         from bridge.host.host import Host, HostConfig
@@ -88,6 +89,7 @@ class Serving:
                 HostConfig(channel, **options),
                 live=self.live,
                 statistics=self.statistics,
+                models=models,
                 on_failure=lambda _: self.ended.set(),
             )
         except RingError as error:
@@ -131,28 +133,29 @@ class Serving:
         except OscError as error:
             raise ServeError(str(error)) from None
         self._servers.append(osc)
-        say(f"OSC: {self._osc_host} port {osc.port}")
+        say(f"OSC of {self.channel}: {self._osc_host} port {osc.port}")
 
     def add(self, part: Part) -> None:
         """Start something that ends with the host."""
         self._servers.append(part)
         part.start()
 
-    def start_page(self, examples: Iterable[str] = ()) -> None:
-        """Serve the page, which offers `examples` as prompts. On an error nothing of this object is left running."""
+    def start_page(self, examples: Iterable[str] = (), others: Sequence[Serving] = ()) -> None:
+        """Serve the page, which offers `examples` as prompts, and shows other channels too. On an error nothing of this
+        object is left running."""
         try:
-            self._start_page(tuple(examples))
+            self._start_page(tuple(examples), others)
         except BaseException:
             self.stop()
             raise
 
-    def _start_page(self, examples: tuple[str, ...]) -> None:
+    def _start_page(self, examples: tuple[str, ...], others: Sequence[Serving]) -> None:
         from bridge.page.gateway import Channel, Gateway, GatewayError, GatewayPortInUse
 
-        channel = Channel(self.channel, self.live, self.statistics, examples, self.host)
+        channels = [Channel(one.channel, one.live, one.statistics, examples, one.host) for one in (self, *others)]
 
         def make(port: int) -> Gateway:
-            return Gateway([channel], port=port, **self._page)
+            return Gateway(channels, port=port, **self._page)
 
         note = "port {wanted} is taken; the page is on {port}" if self._any_port else None
         try:
@@ -276,7 +279,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="frameloom host", description="Repaint what a client writes into NAME.in; results go to NAME.out."
     )
-    parser.add_argument("--channel", help="NAME of the channel (default: made from the name in --input)")
+    parser.add_argument(
+        "--channel",
+        action="append",
+        help="NAME of the channel (default: made from the name in --input); repeat for more, which share the model",
+    )
     add_endpoint_options(parser)
     parser.add_argument("--size", type=parse_size, default=None, help="128 or 640x360 to work at (default: as it fits)")
     parser.add_argument("--lossless", action="store_true", help="take every frame and wait for both sides (offline)")
@@ -289,19 +296,53 @@ def main(argv: list[str] | None = None) -> int:
     page = page_options(parser, args)
     if args.channel is None and args.input is None:
         parser.error("--channel NAME is wanted, or --input of another program")
+    several = args.channel is not None and len(args.channel) > 1
+    if several and len(set(args.channel)) < len(args.channel):
+        parser.error("each --channel must have a name of its own")
     if args.lossless and (args.input is not None or args.output is not None):
         parser.error("--lossless is for rings; other programs' memory holds one picture and no number")
+    if several and (args.input is not None or args.output is not None):
+        parser.error("--input and --output are of one channel; start a host of its own for it")
     stop = StopRequest()
+    servings: list[Serving] = []
     try:
-        channel = args.channel if args.channel is not None else channel_name(args.input)
+        with contextlib.ExitStack() as undo:
+            servings = _serve(args, page, undo)
+            undo.pop_all()
+    except (ServeError, ParamError, AdaptorError, RingError) as error:
+        say(f"host: {error}")
+        return 1
+    try:
+        _watch(servings, stop.event)
+    finally:
+        for serving in servings:
+            serving.stop()
+        stop.restore()
+    failures = [serving.failure for serving in servings if serving.failure is not None]
+    for failure in failures:
+        say(f"host: {failure}")
+    if not failures:
+        say("stopped")
+    return 1 if failures else 0
+
+
+def _serve(args: argparse.Namespace, page: Mapping[str, Any], undo: contextlib.ExitStack) -> list[Serving]:
+    """Everything that runs, one `Serving` per channel; `undo` ends what was begun."""
+    from bridge.host.loading import Models
+
+    channels = args.channel if args.channel is not None else [channel_name(args.input)]
+    models = Models(len(channels))
+    servings = []
+    for number, channel in enumerate(channels):
         serving = Serving(
             channel,
             params_from(args.settings, params_for(args.model)),
             cache=args.cache,
             port=args.port,
-            osc_port=args.osc_port,
+            osc_port=args.osc_port and args.osc_port + number,
             osc_host=args.osc_host,
             page=page,
+            models=models,
             model=args.model,
             size=args.size,
             device=args.device,
@@ -310,44 +351,45 @@ def main(argv: list[str] | None = None) -> int:
             lossless=args.lossless,
             overlap=False if args.serial else None,
         )
-        with contextlib.ExitStack() as undo:
-            undo.callback(serving.stop)
-            # Opened before anything starts, so that mistakes in the words are answered at once.
-            ends = open_endpoints(args, channel, serving.live, serving.statistics, say, serving.host)
-            undo.callback(ends.stop)
-            serving.start()
-            serving.add(ends)
-            if not args.no_page:
-                serving.start_page()
-            undo.pop_all()
-    except (ServeError, ParamError, AdaptorError, RingError) as error:
-        say(f"host: {error}")
-        return 1
-    try:
-        _watch(serving, stop.event)
-    finally:
-        serving.stop()
-        stop.restore()
-    if serving.failure is not None:
-        say(f"host: {serving.failure}")
-        return 1
-    say("stopped")
-    return 0
+        undo.callback(serving.stop)
+        servings.append(serving)
+    first, *others = servings
+    # Opened before anything starts, so that mistakes in the words are answered at once.
+    ends = open_endpoints(args, first.channel, first.live, first.statistics, say, first.host)
+    undo.callback(ends.stop)
+    for serving in servings:
+        serving.start()
+    first.add(ends)
+    if not args.no_page:
+        first.start_page(others=others)
+    return servings
 
 
-def _watch(serving: Serving, stop: threading.Event) -> None:
-    """Report until the end: the loading, the waiting for a client, then the rates."""
+def _watch(servings: Sequence[Serving], stop: threading.Event) -> None:
+    """Report until the end of all: the loading, the waiting for a client, then the rates. Where one of several ends by
+    itself, the others go on."""
     started = told = time.monotonic()
-    ready = False
-    while not stop.wait(0.2) and not serving.ended.is_set():
+    ready: set[str] = set()
+    ended: set[str] = set()
+    while not stop.wait(0.2) and not all(serving.ended.is_set() for serving in servings):
         now = time.monotonic()
-        if not ready and serving.host.ready.is_set():
-            ready = True
+        for serving in servings:
+            of = f"{serving.channel}: " if len(servings) > 1 else ""
+            if serving.channel not in ready and serving.host.ready.is_set():
+                ready.add(serving.channel)
+                told = now
+                say(f"{of}ready on {serving.runs_on} after {now - started:.1f} s; taking frames")
+            if len(servings) > 1 and serving.channel not in ended and serving.ended.is_set():
+                ended.add(serving.channel)
+                say(f"{of}ended, the other channels go on: {serving.failure}")
+        if now - told >= (STATUS_S if ready else PROGRESS_S):
             told = now
-            say(f"ready on {serving.runs_on} after {now - started:.1f} s; taking frames")
-        elif now - told >= (STATUS_S if ready else PROGRESS_S):
-            told = now
-            say(status_line(serving) if ready else f"loading the model ({now - started:.0f} s)")
+            if not ready:
+                say(f"loading the model ({now - started:.0f} s)")
+            for serving in servings:
+                of = f"{serving.channel}: " if len(servings) > 1 else ""
+                if serving.channel in ready - ended:
+                    say(f"{of}{status_line(serving)}")
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ class Room:
         size = f"{args.size[0]}x{args.size[1]}"
         # The stages of all hosts share the cores; what each of them would take alone is not the question here.
         threads = max(1, (os.cpu_count() or 2) // (2 * args.hosts)) if args.device in (None, "auto", "cpu") else None
-        models = Models()
+        models = Models(args.hosts + 1)
         for number in range(args.hosts + 1):
             guest = number == args.hosts
             seed = args.seed + number

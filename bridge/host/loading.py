@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,8 +33,9 @@ class Models:
     """Loads models. Hosts that are given the same object and want the same model, run in the same way at the same
     size, share one copy of its weights. May be called by several threads; one loads at a time.
 
-    channels: how many hosts there will be. On a card their calls of a network are answered together (`core.batch`); see
-    `TOGETHER`. together: overrides that."""
+    channels: how many hosts there will be. On a card their calls of a network are answered together (`core.batch`); on
+    a processor, which takes as long for the rows of two channels in one call as in two, they are not. together:
+    overrides that."""
 
     preparing = threading.Lock()
     """Of `core.backend.Locks`, for all models of the process."""
@@ -49,15 +51,19 @@ class Models:
         key = replace(config, channel="", directory=None, lossless=False)
         with self._lock:
             if key not in self._loaded:
-                self._loaded[key] = self._shared(_load(config, params))
+                self._loaded[key] = self._shared(_load(config, params), config)
             return self._loaded[key]
 
-    def _shared(self, loaded: Loaded) -> Loaded:
-        together = loaded.card is not None if self._together is None else self._together
-        if self._channels == 1 or not together or loaded.backend_name == "passthrough":
+    def _shared(self, loaded: Loaded, config: HostConfig) -> Loaded:
+        if self._channels == 1 or config.model == "passthrough":
             return loaded
-        execution = replace(loaded.model.execution, callers=self._channels)
-        return replace(loaded, model=loaded.model.run_by(execution))
+        if loaded.card is None and config.overlap is None and self._channels >= (os.cpu_count() or 1):
+            # Other channels' stages fill the cores already; more threads would only wait longer for one.
+            loaded = replace(loaded, overlap=False)
+        if self._together if self._together is not None else loaded.card is not None:
+            execution = replace(loaded.model.execution, callers=self._channels)
+            loaded = replace(loaded, model=loaded.model.run_by(execution))
+        return loaded
 
 
 def _load(config: HostConfig, params: Params) -> Loaded:

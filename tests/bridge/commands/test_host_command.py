@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -15,7 +16,11 @@ import pytest
 
 from bridge.commands import host, signals
 from bridge.commands.host import ServeError, Serving, params_from
+from bridge.control.live import LiveParams
+from bridge.host.host import Host, HostConfig
+from bridge.host.loading import Models
 from bridge.ring import Kind, RingReader, RingWriter
+from core.batch import Together
 from core.params import ParamError, Params, params_for
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -185,3 +190,77 @@ def test_the_host_ends_tidily(number: signal.Signals, channel: str) -> None:
 def test_another_model_starts_at_a_strength_that_changes_the_picture() -> None:
     assert params_for("embedded") == Params()
     assert params_for("some/folder").strength > 2 * Params().strength
+
+
+def test_one_host_serves_several_channels(channel: str) -> None:
+    """Each with its own prompt by OSC, one page for all, one after the other in the statistics."""
+    names = [f"{channel}-a", f"{channel}-b"]
+    words = [word for name in names for word in ("--channel", name)]
+    command = [sys.executable, "-m", "bridge", "host", *words, "--model", "passthrough", "--port", "0", "--osc-port"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = probe.getsockname()[1]
+    process = subprocess.Popen([*command, str(min(free, 65000))], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        said: list[str] = []
+        assert process.stderr is not None
+        while sum("ready on" in line for line in said) < 2:
+            line = process.stderr.readline()
+            assert line, said
+            said.append(line)
+        assert [sum(f"OSC of {name}:" in line for line in said) for name in names] == [1, 1]
+        page = next(line.split()[-1] for line in said if "page:" in line)
+        with urllib.request.urlopen(f"{page}api/channels", timeout=20) as answer:
+            assert [entry["name"] for entry in json.load(answer)["channels"]] == names
+        for number, name in enumerate(names):
+            frame = np.full((16, 16, 4), 10 + number, np.uint8)
+            frame[..., 3] = 255
+            with RingReader(f"{name}.out") as results, RingWriter(f"{name}.in") as writer:
+                writer.write({Kind.COLOUR: frame}, source_frame_id=number + 1)
+                result = results.read(timeout_s=30)
+                assert result is not None and result.source_frame_id == number + 1
+                assert (result.planes[Kind.COLOUR][..., 0] == 10 + number).all()
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [
+        (["--channel", "a", "--channel", "a"], "a name of its own"),
+        (["--channel", "a", "--channel", "b", "--input", "td:x"], "start a host of its own"),
+    ],
+)
+def test_several_channels_that_cannot_be(words: list[str], fix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        host.main(words)
+    assert fix in capsys.readouterr().err
+
+
+def test_channels_of_one_model_are_answered_together_where_that_is_asked_for(channel: str) -> None:
+    """Two hosts, one set of weights, every call of both by way of `core.batch`."""
+    models, names = Models(2, together=True), [f"{channel}-a", f"{channel}-b"]
+    options = {"size": (64, 64), "backend": "eager", "dtype": "float32", "cache": None}
+    hosts = [
+        Host(HostConfig(name, **options), live=LiveParams(params_for("embedded")), models=models) for name in names
+    ]
+    try:
+        for one in hosts:
+            one.start()
+        for one in hosts:
+            assert one.ready.wait(120), one.failure
+        for name in names:
+            frame = np.random.default_rng(0).integers(0, 256, (64, 64, 4), np.uint8)
+            with RingReader(f"{name}.out") as results, RingWriter(f"{name}.in") as writer:
+                writer.write({Kind.COLOUR: frame}, source_frame_id=5)
+                result = results.read(timeout_s=60)
+                assert result is not None and result.source_frame_id == 5
+        first, second = (one.loaded for one in hosts)
+        assert first is not None and second is not None and first.model is second.model
+        calls = list(first.model.calls.values())
+        assert calls and all(isinstance(call, Together) and call.answered for call in calls)
+    finally:
+        for one in hosts:
+            one.stop()
+        assert all(one.join(30) for one in hosts)
