@@ -210,9 +210,14 @@ class UnetCall(nn.Module):
             t_R,
             timestep_cond=embedding.others.get(SCALE),
             encoder_hidden_states=embedding.tokens,
+            added_cond_kwargs=self.added(x_Rchw, embedding),
             cross_attention_kwargs=more or None,
             return_dict=False,
         )[0]
+
+    def added(self, x_Rchw: Tensor, embedding: Embedding) -> dict[str, Tensor] | None:
+        """What networks of a family read beside latent, timestep and tokens; none here."""
+        return None
 
 
 class BankedCall(nn.Module):

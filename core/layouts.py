@@ -32,8 +32,6 @@ def refuse_other_layouts(path: Path) -> None:
             )
         return
     if (path / "unet").is_dir():
-        if (path / "text_encoder_2").is_dir():
-            raise ModelError(f"{path} is a Stable Diffusion XL model, which is not supported; use one of 1.x or 2.x")
         return
     snapshots = sorted(p for p in path.glob("snapshots/*") if p.is_dir())
     if snapshots:
@@ -45,7 +43,8 @@ def refuse_other_layouts(path: Path) -> None:
         raise ModelError(f"{path} is a LoRA: it changes a model and is none; merge it into one, or give a whole model")
     if (path / "transformer").is_dir():
         raise ModelError(
-            f"{path} is a model with a transformer (Flux, SD 3, ...), which is not supported; use one of 1.x or 2.x"
+            f"{path} is a model with a transformer (Flux, SD 3, ...), which is not supported; use Stable Diffusion 1.x,"
+            " 2.x or XL"
         )
     if (path / "config.json").is_file() and (path.parent / "model_index.json").is_file():
         raise ModelError(f"{path} is one part of a model; give the folder above it: {path.parent}")

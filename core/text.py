@@ -51,11 +51,19 @@ class TextConditioner:
         if cached is not None:
             self._cache.move_to_end(text)
             return cached
-        length = min(self._tokenizer.model_max_length, self._encoder.config.max_position_embeddings)
-        tokens = self._tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        embedding = Embedding(self._encoder(tokens.input_ids.to(self._device))[0][0])
+        embedding = self._encode(text)
         self.encodings += 1
         self._cache[text] = embedding
         if len(self._cache) > CACHED_PROMPTS:
             self._cache.popitem(last=False)
         return embedding
+
+    def _encode(self, text: str) -> Embedding:
+        return Embedding(encoded(self._tokenizer, self._encoder, text, self._device)[0][0])
+
+
+def encoded(tokenizer: Any, encoder: Any, text: str, device: torch.device, **options: Any) -> Any:
+    """What a text encoder says of one text, padded or cut to the length that both take."""
+    length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+    tokens = tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return encoder(tokens.input_ids.to(device), **options)

@@ -39,12 +39,14 @@ def _fill(module: torch.nn.Module, seed: int, gain: float) -> None:
             parameter.data.copy_(0.05 * noise)
 
 
-def random_text(width: int, heads: int, tokens: int) -> tuple[Any, Any]:
-    """(text encoder of two layers, tokenizer of letters), as transformers makes them."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+def random_text(width: int, heads: int, tokens: int, pooled: int = 0) -> tuple[Any, Any]:
+    """(text encoder of two layers, tokenizer of letters), as transformers makes them. pooled: width of the projection
+    of the whole text; 0 for an encoder without one."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-    encoder = CLIPTextModel(
+    encoder = (CLIPTextModelWithProjection if pooled else CLIPTextModel)(
         CLIPTextConfig(
+            **({"projection_dim": pooled} if pooled else {}),
             vocab_size=128,
             hidden_size=width,
             intermediate_size=2 * width,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from core.families import stable_diffusion
+from core.families import stable_diffusion, stable_diffusion_xl
 from core.families.family import Family
 
 FAMILIES: Mapping[str, Family] = {
+    "stable-diffusion-xl": stable_diffusion_xl.FAMILY,
     "stable-diffusion": stable_diffusion.FAMILY,
 }
 """The first that claims a folder has it; the last one claims any."""

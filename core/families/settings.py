@@ -50,7 +50,7 @@ UNET: Settings = {
     ),
     # Of training; and of attention in plain arithmetic: the fused one, here as in diffusers, adds up in float32 anyway.
     **_harmless("dropout upcast_attention"),
-    # Networks that want more than latent, timestep and text: SDXL, unCLIP, upscalers, GLIGEN, Versatile Diffusion.
+    # Networks that want more than latent, timestep and text: unCLIP, upscalers, GLIGEN, Versatile Diffusion.
     **_only(
         "encoder_hid_dim encoder_hid_dim_type class_embed_type addition_time_embed_dim"
         " num_class_embeds projection_class_embeddings_input_dim num_attention_heads",
@@ -61,6 +61,12 @@ UNET: Settings = {
     **_only("dual_cross_attention class_embeddings_concat", False),
     **_only("attention_type", "default"),
     **_AVERAGED,
+}
+
+UNET_XL: Settings = {
+    **UNET,
+    **_honoured("addition_time_embed_dim projection_class_embeddings_input_dim"),
+    **_only("addition_embed_type", "text_time"),
 }
 
 _AUTOENCODER: Settings = {

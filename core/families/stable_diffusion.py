@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,20 @@ from core.folder import ModelError, check_weights, network, part, read_json
 from core.libraries import CLIPTextModel, CLIPTokenizer, UNet2DConditionModel
 from core.text import TextConditioner
 
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 _LEAST_SCALE_WIDTH = 4
 """Of the embedding that tells a U-Net the guidance scale: two frequencies."""
 
 
-def _check(folder: Path) -> None:
-    """Raise `ModelError` unless `folder` is a whole diffusers model folder."""
+def check_parts(folder: Path, unet: Settings, encoders: Mapping[str, str]) -> None:
+    """Raise `ModelError` unless `folder` is a whole diffusers model folder. unet: the settings that its U-Net may have.
+    encoders: the folders of the text encoders, each with that of its tokenizer."""
     if not folder.is_dir():
         raise ModelError(f"there is no model folder {folder}; name a folder in the diffusers layout, or 'embedded'")
-    for name in PARTS:
+    for name in ("unet", "vae", *encoders, *encoders.values(), "scheduler"):
         if not (folder / name).is_dir():
             raise ModelError(f"{folder} has no folder {name!r}; it is not a whole model in the diffusers layout")
-    for name, settings in (("unet", UNET), ("vae", None), ("text_encoder", TEXT_ENCODER)):
+    for name, settings in (("unet", unet), ("vae", None), *((encoder, TEXT_ENCODER) for encoder in encoders)):
         path = folder / name / "config.json"
         config = read_json(path)
         check_settings(path, config, settings or _settings_of_autoencoder(config))
@@ -37,8 +38,9 @@ def _check(folder: Path) -> None:
     path = folder / "scheduler" / "scheduler_config.json"
     check_settings(path, read_json(path), SCHEDULER)
     # A tokenizer without its words loads as an empty one, and every prompt would mean nothing.
-    if not any(all((folder / "tokenizer" / name).is_file() for name in names) for names in _VOCABULARIES):
-        raise ModelError(f"{folder / 'tokenizer'} holds no vocabulary; restore the model folder")
+    for tokenizer in encoders.values():
+        if not any(all((folder / tokenizer / name).is_file() for name in names) for names in _VOCABULARIES):
+            raise ModelError(f"{folder / tokenizer} holds no vocabulary; restore the model folder")
 
 
 def _settings_of_autoencoder(config: dict[str, Any]) -> Settings:
@@ -49,18 +51,19 @@ def _settings_of_autoencoder(config: dict[str, Any]) -> Settings:
     return AUTOENCODER_SETTINGS[kind]
 
 
-def _check_shape(folder: Path, unet: Any, vae: Any, encoder: Any, tokenizer: Any) -> None:
-    """Raise `ModelError` for parts that this project cannot run, or that do not belong together."""
+def check_shape(folder: Path, unet: Any, vae: Any, encoders: Sequence[Encoder], shape: str) -> None:
+    """Raise `ModelError` for parts that this project cannot run, or that do not belong together. shape: what they
+    should be, in words."""
     config = unet.config
     fits = (
         config.in_channels == config.out_channels == vae.config.latent_channels
-        and config.cross_attention_dim == encoder.config.hidden_size
-        and len(tokenizer) <= encoder.config.vocab_size
-        and isinstance(tokenizer.model_max_length, int)
+        and config.cross_attention_dim == sum(encoder.network.config.hidden_size for encoder in encoders)
+        and all(len(encoder.tokenizer) <= encoder.network.config.vocab_size for encoder in encoders)
+        and all(isinstance(encoder.tokenizer.model_max_length, int) for encoder in encoders)
         and isinstance(config.sample_size, int)
     )
     if not fits:
-        raise ModelError(f"{folder} is not shaped like Stable Diffusion 1.x or 2.x; use a model of that shape")
+        raise ModelError(f"{folder} is not shaped like {shape}; use a model of that shape")
     told = config.time_cond_proj_dim
     if told is not None and not (isinstance(told, int) and told >= _LEAST_SCALE_WIDTH):
         raise ModelError(f"{folder / 'unet'}: time_cond_proj_dim {told!r} is no width; use a model with 4 or more")
@@ -69,19 +72,31 @@ def _check_shape(folder: Path, unet: Any, vae: Any, encoder: Any, tokenizer: Any
         raise ModelError(f"{folder / 'vae'}: scaling_factor {scale!r}, shift_factor {shift!r} are no scale; restore it")
 
 
-def _load(folder: Path, dtype: torch.dtype) -> Parts:
+def unet_and_autoencoder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Of a folder that `check_parts` let pass."""
     kind = read_json(folder / "vae" / "config.json").get("_class_name", "AutoencoderKL")
     unet = network(folder / "unet", UNet2DConditionModel, torch_dtype=dtype, low_cpu_mem_usage=False)
-    vae = network(folder / "vae", AUTOENCODERS[kind].kind, torch_dtype=dtype, low_cpu_mem_usage=False)
-    encoder = network(folder / "text_encoder", CLIPTextModel, dtype=dtype)
-    tokenizer = part(folder / "tokenizer", CLIPTokenizer)
-    _check_shape(folder, unet, vae, encoder, tokenizer)
-    return Parts(unet, vae, (Encoder(encoder, tokenizer),))
+    return unet, network(folder / "vae", AUTOENCODERS[kind].kind, torch_dtype=dtype, low_cpu_mem_usage=False)
+
+
+def text_encoder(folder: Path, encoder: str, kind: Any, tokenizer: str, dtype: torch.dtype) -> Encoder:
+    """Likewise. encoder, tokenizer: names of folders in it. kind: the encoder's class."""
+    return Encoder(network(folder / encoder, kind, dtype=dtype), part(folder / tokenizer, CLIPTokenizer))
+
+
+_ENCODERS = {"text_encoder": "tokenizer"}
+
+
+def _load(folder: Path, dtype: torch.dtype) -> Parts:
+    unet, vae = unet_and_autoencoder(folder, dtype)
+    encoder = text_encoder(folder, "text_encoder", CLIPTextModel, "tokenizer", dtype)
+    check_shape(folder, unet, vae, [encoder], "Stable Diffusion 1.x or 2.x")
+    return Parts(unet, vae, (encoder,))
 
 
 FAMILY = Family(
     claims=lambda folder: True,
-    check=_check,
+    check=lambda folder: check_parts(folder, UNET, _ENCODERS),
     load=_load,
     text=lambda encoders, device: TextConditioner(encoders[0].tokenizer, encoders[0].network, device),
     call=UnetCall,

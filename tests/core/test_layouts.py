@@ -65,7 +65,6 @@ def folders(folder: Path, *names: str) -> Path:
         ),
         (lambda top: cache(top / "models--someone--sd-turbo"), "give the folder in its snapshots: .*0000"),
         (part_of_model, "is one part of a model; give the folder above it"),
-        (lambda top: folders(top / "xl", "unet", "text_encoder_2"), "Stable Diffusion XL model"),
         (lambda top: folders(top / "flux", "transformer", "vae"), "a model with a transformer"),
         (lambda top: Path("stabilityai/sd-turbo"), "hf download stabilityai/sd-turbo"),
     ],
