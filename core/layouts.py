@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from core.folder import ModelError
+from core.hub import HUB_ID
 
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 _OTHERS = {".gguf": "a GGUF file", ".onnx": "an ONNX file", ".engine": "a TensorRT engine", ".zip": "an archive"}
 _LORA_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "adapter_config.json")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CONVERT = (
     "turn it into a folder once, in Python: diffusers.StableDiffusionPipeline.from_single_file(FILE)"
     ".save_pretrained(FOLDER); then give that folder"
@@ -25,20 +24,17 @@ def refuse_other_layouts(path: Path) -> None:
     if path.is_file():
         raise ModelError(f"{path} is {_file(path)}")
     if not path.exists():
-        if _HUB_ID.fullmatch(path.as_posix()):
+        if HUB_ID.fullmatch(path.as_posix()):
             raise ModelError(
-                f"there is no folder {path}; if that is a model's name on the Hugging Face hub, download it first "
-                f"(hf download {path.as_posix()} --local-dir FOLDER) and give the folder: nothing is downloaded here"
+                f"there is no folder {path}; if that is a model's name on the Hugging Face hub, download it first:"
+                f" python3 run.py fetch {path.as_posix()}"
             )
         return
     if (path / "unet").is_dir():
         return
     snapshots = sorted(p for p in path.glob("snapshots/*") if p.is_dir())
     if snapshots:
-        whole = [p for p in snapshots if (p / "unet").is_dir()]
-        raise ModelError(
-            f"{path} is the hub's cache of a model; give the folder in its snapshots: {(whole or snapshots)[-1]}"
-        )
+        raise ModelError(f"{path} is the hub's cache of a model, and none in it is whole; download it again")
     if any((path / name).is_file() for name in _LORA_FILES):
         raise ModelError(f"{path} is a LoRA: it changes a model and is none; merge it into one, or give a whole model")
     if (path / "transformer").is_dir():

@@ -129,6 +129,7 @@ COMMANDS: dict[str, Command] = {
         "write the files for other languages anew, after a change of a definition",
         _module("bridge.commands.generate"),
     ),
+    "fetch": Command("fetch ORG/NAME", "download a model of the Hugging Face hub", _module("bridge.commands.fetch")),
     "train": Command("train autoencoder|painter [options]", "train a part of the embedded model", _train),
 }
 

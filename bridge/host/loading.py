@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from bridge.host.config import HostConfig, HostError
@@ -77,12 +76,13 @@ def _load(config: HostConfig, params: Params) -> Loaded:
     from core.backend import BackendError, Locks, executions
     from core.device import DeviceError, dtype_called, dtype_name, pick_device
     from core.folder import read_words
+    from core.hub import located
     from core.model import ModelError, load_model
     from core.tiny import WEIGHTS
     from core.tiny.vocabulary import words_of
 
     everything = tuning.everything()
-    folder = WEIGHTS if config.model == "embedded" else Path(config.model)
+    folder = WEIGHTS if config.model == "embedded" else located(str(config.model))
     store = None if config.cache is None else config.cache / "networks"
     try:
         device = pick_device(config.device)
