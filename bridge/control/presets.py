@@ -59,7 +59,7 @@ class Presets:
         """
         if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not 0.0 <= seconds <= MAX_MORPH_S:
             raise PresetError(f"morph: got {seconds!r} seconds; send a number from 0 to {MAX_MORPH_S:g}")
-        if easing not in EASINGS:
+        if not isinstance(easing, str) or easing not in EASINGS:
             raise PresetError(f"morph: unknown easing {str(easing)[:40]!r}; known are {', '.join(EASINGS)}")
         first = None if start == "" else self.shelf.get(start)
         last = self.shelf.get(name)
@@ -185,7 +185,7 @@ def _stop(presets: Presets) -> str:
 
 def _wanted(name: Any) -> str | int:
     """A preset by its name, or by its place: controllers send whole numbers, some of them as floats."""
-    if isinstance(name, float) and name == int(name):
+    if isinstance(name, float) and name.is_integer():
         return int(name)
     if isinstance(name, bool) or not isinstance(name, (str, int)):
         raise PresetError("send the name of a preset, or its place, counted from 1")

@@ -207,7 +207,7 @@ class Shelf:
 
     def reorder(self, names: Sequence[str]) -> None:
         """Bring presets into this order; those not named follow as they were. Raises `PresetError`."""
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
             raise PresetError("send the names of the presets in their new order")
         with self._lock:
             now = [preset.name for preset in self._contents().presets]

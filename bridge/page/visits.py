@@ -130,7 +130,10 @@ class Visits:
             )
 
     async def _preset(self, viewer: Visitor, message: dict[str, Any]) -> None:
-        about = {"id": message["id"]} if isinstance(message.get("id"), int) else {}
+        # Beside what every answer says, "do" tells the viewer that this is one about presets.
+        about: dict[str, Any] = {"do": str(message.get("do"))[:20]}
+        if isinstance(message.get("id"), int):
+            about["id"] = message["id"]
         presets = viewer.room.about.presets
         if presets is None:
             reason = f"no presets are kept for {viewer.side.channel} here; use the page of its own host"
