@@ -158,6 +158,16 @@ class Params:
         main=True,
         slow=True,
     )
+    prompt_to: str = _param(
+        "",
+        "str",
+        "A second prompt, which prompt_mix fades to.",
+        high=MAX_PROMPT_CHARS,
+        slow=True,
+    )
+    prompt_mix: float = _param(
+        0.0, "float", "Cross-fade from the prompt (0) to the second prompt (1).", low=0.0, high=1.0, step=0.02
+    )
     negative_prompt: str = _param(
         "",
         "str",

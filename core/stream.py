@@ -25,7 +25,7 @@ from core.codec import Codec, packed
 from core.denoiser import Denoiser, PromptText, RowInputs
 from core.device import downloaded, settle
 from core.flight import Carried, Flight, Tag
-from core.guidance import ROLES, Guidance, Row, Scales, active_guidance
+from core.guidance import POSITIVE, ROLES, Guidance, Row, Scales, active_guidance
 from core.input import Input
 from core.motion import GUIDED, Estimates, Follower, Guide, Pictures, planes_of
 from core.params import MAX_STEPS, ParamError, Params
@@ -232,6 +232,8 @@ class Stream(Generic[Tag]):
         coefficients = Coefficients.build(self._schedule, stages, self._device)
         noise_SFchw = self._noise_for(params.seed)
         prompts = {role: self._prompt(getattr(params, text)) for role, text in ROLES.items()}
+        if params.prompt_mix > 0.0:
+            prompts[POSITIVE] = _between(prompts[POSITIVE], self._prompt(params.prompt_to), params.prompt_mix)
         layouts: dict[tuple[str, ...], RowInputs] = {}
 
         def one_pass(of: range) -> Pass:
@@ -486,12 +488,25 @@ def _pure_noise(entering: Carried, turn: Pass) -> Carried:
     return entering._replace(estimate=latent, anchor=latent)
 
 
+def _between(first: PromptText, second: PromptText, share: float) -> PromptText:
+    """What lies between two prompts: keys and values are linear in the text encoder's output, so mixing them is mixing
+    that."""
+
+    def mixed(a: Tensor, b: Tensor) -> Tensor:
+        return torch.lerp(a, b, share)
+
+    return PromptText(
+        mapped(mixed, first.embedding, second.embedding), mapped(mixed, first.keys_values, second.keys_values)
+    )
+
+
 def _same_passes(a: Params, b: Params) -> bool:
     """True when both parameter values lead to the same passes (texts, noise, stages, mode and bank)."""
 
     def read(p: Params) -> tuple[Any, ...]:
         bank = (Form.of(p), p.bank_fusion, p.bank_threshold)
-        return p.stages(), p.seed, p.mode, p.prompt, p.negative_prompt, bank
+        mix = (p.prompt_mix, p.prompt_to if p.prompt_mix > 0.0 else "")
+        return p.stages(), p.seed, p.mode, p.prompt, mix, p.negative_prompt, bank
 
     return read(a) == read(b)
 

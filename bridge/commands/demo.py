@@ -166,6 +166,7 @@ def show(args: argparse.Namespace, channel: str, stop: threading.Event) -> tuple
         port=args.port,
         osc_port=args.osc_port,
         any_port=True,
+        presets=args.presets,
         model=args.model,
         size=args.size,
         device=args.device,

@@ -21,6 +21,8 @@ from bridge.commands.signals import StopRequest
 from bridge.commands.words import parse_size
 from bridge.control.access import is_loopback, new_token
 from bridge.control.live import LiveParams
+from bridge.control.presets import Presets
+from bridge.control.shelf import Shelf, users_folder
 from bridge.control.statistics import Statistics
 from bridge.interop.adaptor import AdaptorError
 from bridge.interop.adaptors import channel_name
@@ -61,6 +63,8 @@ class Serving:
 
     any_port: take a free port, with a note, when the wanted one is taken. page: see `page_options`. models: where hosts
     that share weights have them from. options: the rest of `bridge.host.config.HostConfig`.
+    any_port: take a free port, with a note, when the wanted one is taken. page: see `page_options`. presets:
+    the folder of the presets; None is the user's own. options: the rest of `bridge.host.config.HostConfig`.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Serving:
         any_port: bool = False,
         page: Mapping[str, Any] = MappingProxyType({}),
         models: Any = None,
+        presets: Path | None = None,
         **options: Any,
     ) -> None:
         from bridge.host.host import Host, HostConfig
@@ -96,6 +101,7 @@ class Serving:
             raise ServeError(str(error)) from None
         self.url = ""
         self.channel = channel
+        self.presets = presets_of(self.live, channel, Shelf(users_folder() if presets is None else presets))
         self._ports = (port, osc_port)
         self._osc_host = osc_host
         self._any_port = any_port
@@ -123,9 +129,11 @@ class Serving:
 
     def _start_osc(self) -> None:
         from bridge.control.osc import OscError, OscPortInUse, OscServer
+        from bridge.control.preset_osc import preset_commands
 
         def make(port: int) -> OscServer:
-            return OscServer(self.live, self.statistics, self._osc_host, port, refused=say)
+            commands = preset_commands(self.presets)
+            return OscServer(self.live, self.statistics, self._osc_host, port, commands=commands, refused=say)
 
         note = "UDP port {wanted} is taken; OSC listens on {port}" if self._any_port else None
         try:
@@ -152,7 +160,9 @@ class Serving:
     def _start_page(self, examples: tuple[str, ...], others: Sequence[Serving]) -> None:
         from bridge.page.gateway import Channel, Gateway, GatewayError, GatewayPortInUse
 
-        channels = [Channel(one.channel, one.live, one.statistics, examples, one.host) for one in (self, *others)]
+        channels = [
+            Channel(one.channel, one.live, one.statistics, examples, one.host, one.presets) for one in (self, *others)
+        ]
 
         def make(port: int) -> Gateway:
             return Gateway(channels, port=port, **self._page)
@@ -171,10 +181,22 @@ class Serving:
     def stop(self) -> None:
         """End everything and wait for it; harmless when it has ended already."""
         self.host.stop()
+        self.presets.stop()
         for server in reversed(self._servers):
             server.stop()
         self._servers.clear()
         self.host.join()
+
+
+def presets_of(live: LiveParams, channel: str, shelf: Shelf) -> Presets:
+    """The presets of a host, with thumbnails of its output."""
+
+    def look() -> bytes:
+        from bridge.page.thumbnail import thumbnail_of
+
+        return thumbnail_of(channel)
+
+    return Presets(live, shelf, look)
 
 
 def add_host_options(parser: argparse.ArgumentParser) -> None:
@@ -190,6 +212,13 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder for what one start leaves to the next")
     parser.add_argument("--port", type=int, default=PAGE_PORT, help=f"of the page (default {PAGE_PORT}; 0: any)")
     parser.add_argument("--osc-port", type=int, default=OSC_PORT, help=f"UDP (default {OSC_PORT}; 0: any)")
+    parser.add_argument(
+        "--presets",
+        type=Path,
+        default=None,
+        metavar="FOLDER",
+        help="where presets are kept, such as beside a project (default: the user's own folder)",
+    )
     parser.add_argument(
         "--set",
         dest="settings",
@@ -343,6 +372,7 @@ def _serve(args: argparse.Namespace, page: Mapping[str, Any], undo: contextlib.E
             osc_host=args.osc_host,
             page=page,
             models=models,
+            presets=args.presets,
             model=args.model,
             size=args.size,
             device=args.device,

@@ -22,12 +22,14 @@ from bridge.commands.host import (
     ServeError,
     add_page_options,
     page_options,
+    presets_of,
 )
 from bridge.commands.ports import PAGE_PORT, started
 from bridge.commands.show import PAIRS, STATUS_S, STUCK_S, Client, Heartbeat, Measured, captions, open_page
 from bridge.commands.signals import StopRequest
 from bridge.commands.words import parse_count, parse_fps, parse_seed, parse_size
 from bridge.control.live import LiveParams
+from bridge.control.shelf import Shelf, users_folder
 from bridge.control.statistics import Statistics, peak_memory_mb
 from bridge.ring import RingError
 from bridge.ring.leftovers import clear, sweep
@@ -141,7 +143,11 @@ class Room:
         from bridge.page.gateway import Channel, Gateway, GatewayError, GatewayPortInUse
 
         args = self._args
-        channels = [Channel(p.channel, p.live, p.statistics, p.examples, p.host) for p in self.painters]
+        shelf = Shelf(users_folder())
+        channels = [
+            Channel(p.channel, p.live, p.statistics, p.examples, p.host, presets_of(p.live, p.channel, shelf))
+            for p in self.painters
+        ]
 
         def make(port: int) -> Gateway:
             return Gateway(channels, port=port, start_page="scene/", **args.page)

@@ -51,9 +51,14 @@ class LiveParams:
         Raises `core.params.ParamError` for an unknown name, a wrong type or a value out of range; nothing has
         changed then. Callbacks run in the calling thread before this returns.
         """
+        return self.adjust(lambda _: values)
+
+    def adjust(self, change: Callable[[Params], Mapping[str, Any]]) -> Params:
+        """Like `update`, with values that `change` makes of the parameters in force; nobody sets any in between. It
+        must be quick and must not set any itself."""
         with self._writing:
             old, revision = self._state
-            new = old.with_values(**values)
+            new = old.with_values(**change(old))
             if new == old:
                 return old
             self._state = (new, revision + 1)

@@ -7,6 +7,7 @@ Addresses (the only OSC library user; every parameter address is derived from `c
     /ping                 answered by /pong
     /subscribe [port]     statistics as /stats/<name> <number> twice a second for a minute; send again to stay
     /unsubscribe [port]   ends it
+    /preset/...           see `bridge.control.preset_osc`, where presets are kept
     anything refused      answered by /error <address> <message>
 
 Time tags are ignored: a live parameter holds from the moment it arrives. The parameters in one bundle change
@@ -75,7 +76,7 @@ _BETWEEN = str.maketrans("[](),", " " * 5)
 """What stands around and between the numbers of a list that is sent as text."""
 _COMMANDS = ("/get", "/ping", "/subscribe", "/unsubscribe")
 # What servers like this one send. Answering it would let two of them talk to each other for ever.
-_ANSWERS = ("/error", "/value", "/pong", "/subscribed", "/stats/")
+_ANSWERS = ("/error", "/value", "/pong", "/subscribed", "/stats/", "/preset/done", "/preset/name")
 
 Sender = tuple[Any, ...]
 """A socket address as recvfrom gives it: (host, port) or, for IPv6, (host, port, flow, scope)."""
@@ -127,7 +128,8 @@ class OscServer:
 
     host: address to bind, loopback unless somebody asks for more; its counterpart of the other IP family is bound too
     where it can be. port: UDP port, 0 for any free one; the `port` attribute tells which. aliases: further addresses,
-    which go before those of parameters; one that ends in "/" stands for all that begin with it. reply_port: port of the
+    which go before those of parameters; one that ends in "/" stands for all that begin with it. commands: further
+    addresses that act by themselves, after whatever the same bundle sets before them. reply_port: port of the
     sender's machine for all answers; None answers to the port that was sent from. refused: is told, in a line, what was
     refused, for the user of this side; not more often than can be read. The statistics keep the newest.
     """
@@ -140,12 +142,14 @@ class OscServer:
         port: int = 9000,
         *,
         aliases: Mapping[str, Alias] | None = None,
+        commands: Mapping[str, Alias] | None = None,
         reply_port: int | None = None,
         refused: Callable[[str], None] | None = None,
     ) -> None:
         self.host = host
         self.port = port
         self._aliases = dict(aliases or {})
+        self._own = dict(commands or {})
         self._prefixes = tuple(address for address in self._aliases if address.endswith("/"))
         self._reply_port = reply_port
         self._live = live
@@ -232,12 +236,7 @@ class OscServer:
                 name = address[1:]
                 alias = self._alias(address)
                 if alias is not None:
-                    answer = alias(address, arguments)
-                    values.update({key: SPECS[key].check(value) for key, value in answer.values.items()})
-                    for reply in answer.replies:
-                        self._send(sender, *reply)
-                    if answer.error:
-                        self._refuse(sender, address, answer.error)
+                    values.update(self._done(alias, address, arguments, sender))
                 elif name in SPECS:
                     values[name] = SPECS[name].check(value_of(SPECS[name], arguments))
                 elif not address.startswith(_ANSWERS):
@@ -250,6 +249,16 @@ class OscServer:
                 self._refuse(sender, address, str(refused))
         self._live.update(values)
         return max(1, len(parts))
+
+    def _done(self, alias: Alias, address: str, arguments: list[Any], sender: Sender) -> dict[str, Any]:
+        """Do what an alias does, and answer; returns the parameters that it sets, checked."""
+        answer = alias(address, arguments)
+        values = {key: SPECS[key].check(value) for key, value in answer.values.items()}
+        for reply in answer.replies:
+            self._send(sender, *reply)
+        if answer.error:
+            self._refuse(sender, address, answer.error)
+        return values
 
     def _alias(self, address: str) -> Alias | None:
         found = self._aliases.get(address)
@@ -268,8 +277,10 @@ class OscServer:
             destination = _port_of(address, arguments, sender)
             self._subscribers.pop(destination, None)
             self._answer_to.pop(sender, None)
+        elif address in self._own:
+            self._live.update(self._done(self._own[address], address, arguments, sender))
         else:
-            known = ", ".join(dict.fromkeys([*(f"/{name}" for name in SPECS), *_COMMANDS, *self._aliases]))
+            known = ", ".join(dict.fromkeys([*(f"/{name}" for name in SPECS), *_COMMANDS, *self._own, *self._aliases]))
             raise OscRefused(address, f"unknown address; known are {known}")
 
     def _get(self, arguments: list[Any], sender: Sender) -> None:

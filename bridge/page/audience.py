@@ -71,6 +71,12 @@ class Audience:
             if viewer.side.channel == room.about.name:
                 viewer.tell("params", text)
 
+    def presets_changed(self, room: Room) -> None:
+        """Tell the viewers of a channel that its presets are others."""
+        for viewer in self.viewers:
+            if viewer.side.channel == room.about.name:
+                viewer.tell("presets", json.dumps({"type": "presets"}))
+
     async def tick(self) -> None:
         """Send the statistics, for ever."""
         while True:

@@ -9,6 +9,7 @@ described in clients/web/README.md.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import errno
 import json
@@ -171,6 +172,7 @@ class Gateway:
         application.router.add_get("/favicon.ico", self._no_icon)
         application.router.add_get("/api/channels", self._api_channels)
         application.router.add_get("/api/params", self._api_params)
+        application.router.add_get("/api/presets", self._api_presets)
         application.router.add_get("/api/stats", self._api_stats)
         streams = Streams(self._entrance, self._audience, self._leaving, self._ice_servers)
         application.router.add_get("/snapshot.jpg", streams.snapshot)
@@ -196,10 +198,16 @@ class Gateway:
             await streams.end()
 
     def _follow(self, room: Room) -> Callable[[], None]:
-        """Tell the viewers of a channel what anybody sets; returns what ends it."""
+        """Tell the viewers of a channel what anybody sets and saves; returns what ends it."""
         if room.about.live is None:
             return lambda: None
-        return room.about.live.subscribe(lambda params, revision: self._post(self._audience.params_changed, room))
+        ends = contextlib.ExitStack()
+        ends.callback(
+            room.about.live.subscribe(lambda params, revision: self._post(self._audience.params_changed, room))
+        )
+        if room.about.presets is not None:
+            ends.callback(room.about.presets.shelf.subscribe(lambda: self._post(self._audience.presets_changed, room)))
+        return ends.close
 
     def _leave(self) -> None:
         if self._leaving is not None:
@@ -295,6 +303,10 @@ class Gateway:
                 "far_url": self.far_url,
             }
         )
+
+    async def _api_presets(self, request: web.Request) -> web.StreamResponse:
+        room = self._entrance.room_of(request)
+        return web.json_response(await asyncio.to_thread(room.presets))
 
     async def _api_stats(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(self.snapshot(self._entrance.room_of(request).about.name))

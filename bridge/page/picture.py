@@ -107,6 +107,19 @@ def encode(picture: ShownPicture, codec: Encoding) -> Packet:
     return Packet((frame.generation, frame.sequence), b"".join((header.pack(), payload)))
 
 
+def thumbnail(picture: ShownPicture, side_px: int) -> bytes:
+    """A JPEG of `picture` whose longer side is at most `side_px`, each of its pixels the mean of a square of them."""
+    pixels = picture.pixels
+    step = -(-max(pixels.shape[:2]) // side_px)
+    height, width = (max(1, side // step) for side in pixels.shape[:2])
+    squares = pixels[: height * step, : width * step].astype(np.float32)
+    small = squares.reshape(height, min(step, pixels.shape[0]), width, min(step, pixels.shape[1]), -1).mean((1, 3))
+    jpeg: bytes = simplejpeg.encode_jpeg(
+        np.ascontiguousarray(small.round().astype(np.uint8)), JPEG_QUALITY, _JPEG_COLOURS[picture.layout], "420"
+    )
+    return jpeg
+
+
 def decode(jpeg: memoryview, size: tuple[int, int]) -> Pixels:
     """The RGB pixels of a JPEG, whose size must be `size` (height, width). Raises ValueError."""
     # The size is looked at before anything is decoded: a few bytes can announce gigabytes.

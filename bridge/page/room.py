@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import secrets
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from bridge.control.live import LiveParams
+from bridge.control.morph import EASINGS
+from bridge.control.presets import Presets
 from bridge.control.statistics import Statistics
 from bridge.page.ring_view import RingView
 from core.words import Words
@@ -30,6 +33,7 @@ class Channel:
 
     live, statistics: of its host, when that runs in this process; without them the pictures are shown and the
     parameters are not. examples: prompts that the page offers. host: the host itself, in this process.
+    presets: of its host; None where none are kept.
     """
 
     name: str
@@ -37,6 +41,7 @@ class Channel:
     statistics: Statistics | None = None
     examples: tuple[str, ...] = ()
     host: RunningHost | None = None
+    presets: Presets | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,29 @@ class Room:
         """The words that the model knows, as JSON-able values."""
         words = None if self.about.host is None else self.about.host.words
         return None if words is None else {"groups": dict(words.groups), "fillers": words.fillers}
+
+    def presets(self) -> dict[str, Any]:
+        """The presets in order, as JSON-able values; {"presets": None} where none are kept. Reads files."""
+        kept = self.about.presets
+        if kept is None:
+            return {"presets": None}
+        contents = kept.shelf.contents()
+        return {
+            "presets": [
+                {
+                    "name": preset.name,
+                    "digest": preset.digest,
+                    "saved": preset.saved,
+                    "prompt": preset.values.get("prompt", ""),
+                    "notes": preset.notes,
+                    "thumbnail": base64.b64encode(preset.thumbnail).decode(),
+                }
+                for preset in contents.presets
+            ],
+            "problems": contents.problems,
+            "folder": str(kept.shelf.folder),
+            "easings": list(EASINGS),
+        }
 
     def params(self) -> dict[str, Any]:
         """The message with the values in force; without a host in this process there are none."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+from bridge.control.presets import PresetError, from_fields
 from bridge.page import limits
 from bridge.page.audience import Audience
 from bridge.page.entrance import CLOSE_BAD_REQUEST, Entrance
@@ -118,11 +119,33 @@ class Visits:
             self._set(viewer, message, message["values"], None)
         elif kind == "get":
             viewer.tell("params", json.dumps(viewer.room.params()))
+        elif kind == "preset":
+            await self._preset(viewer, message)
         elif kind == "clock":
             about = {"id": message["id"]} if isinstance(message.get("id"), int) else {}
             viewer.reply("clock", now_ns=now_ns(), **about)
         else:
-            viewer.reply("error", message='unknown type; known are credit, set, update (with "values"), get and clock')
+            viewer.reply(
+                "error", message='unknown type; known are credit, set, update (with "values"), preset, get and clock'
+            )
+
+    async def _preset(self, viewer: Visitor, message: dict[str, Any]) -> None:
+        # Beside what every answer says, "do" tells the viewer that this is one about presets.
+        about: dict[str, Any] = {"do": str(message.get("do"))[:20]}
+        if isinstance(message.get("id"), int):
+            about["id"] = message["id"]
+        presets = viewer.room.about.presets
+        if presets is None:
+            reason = f"no presets are kept for {viewer.side.channel} here; use the page of its own host"
+            viewer.reply("error", message=reason, **about)
+            return
+        try:
+            # A slow disk must not hold up the pictures of everybody.
+            note = await asyncio.to_thread(from_fields, presets, message.get("do"), message)
+        except (PresetError, ParamError) as error:
+            viewer.reply("error", message=clip(str(error)), **about)
+        else:
+            viewer.reply("ok", revision=presets.live.revision, note=clip(note), **about)
 
     def _set(self, viewer: Visitor, message: dict[str, Any], values: dict[str, Any], name: str | None) -> None:
         about: dict[str, Any] = {} if name is None else {"name": name[:100]}

@@ -3,6 +3,7 @@
 import { buildControls } from "./page/controls.js";
 import { asked, byId, element, remember, remembered } from "./page/dom.js";
 import { drawGraphs, HISTORY_S } from "./page/figures.js";
+import { PresetList } from "./page/presets.js";
 import { styleOf, unknownWords, withStyle } from "./page/words.js";
 import { shortened } from "./prompts.js";
 import { PACKET } from "./ring_layout.js";
@@ -256,7 +257,11 @@ function showHealth() {
 }
 
 function hear(message) {
-  if (message.type === "params") {
+  if (message.type === "presets") {
+    page.presets.load();
+  } else if (message.do !== undefined) {
+    page.presets.heard(message);
+  } else if (message.type === "params") {
     takeValues(message.values, message.revision);
   } else if (message.type === "stats") {
     takeStatistics(message);
@@ -411,7 +416,8 @@ function pressed(event) {
   } else if (event.key === " ") {
     if (event.target.closest?.("button, input, summary, a")) return; // it presses that one
     togglePause();
-  } else if (event.key === "f") toggleFull();
+  } else if (/^[1-9]$/.test(event.key)) page.presets.recallAt(Number(event.key) - 1);
+  else if (event.key === "f") toggleFull();
   else if (event.key === "b") {
     byId("compare").value = Number(byId("compare").value) < 100 ? 100 : 50;
     comparison.show(page.sides.in.canvas);
@@ -475,6 +481,7 @@ async function describeHost() {
   buildPrompts(about.examples, about.words);
   byId("typing").hidden = about.specs.length === 0;
   for (const control of page.controls.values()) control.forget();
+  page.presets.forget();
   takeValues(about.values, about.revision);
   if (before !== null && about.specs.length && JSON.stringify(before) !== JSON.stringify(about.values)) offerBack(before);
   showHealth();
@@ -499,6 +506,7 @@ async function reconnect(side) {
 }
 
 function start() {
+  page.presets = new PresetList(page);
   for (const name of ["in", "out"]) page.sides[name] = new Side(name);
   byId("crisp").addEventListener("change", (event) => document.body.classList.toggle("crisp", event.target.checked));
   byId("while-typing").checked = page.whileTyping;

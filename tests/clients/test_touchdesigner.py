@@ -25,6 +25,9 @@ import pytest
 
 from bridge.control.live import LiveParams
 from bridge.control.osc import OscServer
+from bridge.control.preset_osc import preset_commands
+from bridge.control.presets import Presets
+from bridge.control.shelf import Shelf
 from bridge.control.statistics import Statistics
 from bridge.host.host import Host, HostConfig
 from bridge.ring import RingReader, RingWriter, State, WriterExists, now_ns, segment
@@ -130,11 +133,12 @@ def settle(channel: str) -> None:
 
 
 @contextlib.contextmanager
-def hosting(show: Show, **settings: Any) -> Iterator[Host]:
-    """A real host with its OSC server, on threads of this process."""
+def hosting(show: Show, folder: Path | None = None, **settings: Any) -> Iterator[Host]:
+    """A real host with its OSC server, on threads of this process. folder: of its presets."""
     live, statistics = LiveParams(Params(steps=1)), Statistics()
     host = Host(HostConfig(show.channel, model="passthrough", **settings), live=live, statistics=statistics)
-    osc = OscServer(live, statistics, port=show.port)
+    presets = None if folder is None else Presets(live, Shelf(folder))
+    osc = OscServer(live, statistics, port=show.port, commands=presets and preset_commands(presets))
     host.start()
     osc.start()
     try:
@@ -143,6 +147,8 @@ def hosting(show: Show, **settings: Any) -> Iterator[Host]:
         host.stop()
         host.join()
         osc.stop()
+        if presets is not None:
+            presets.stop()
 
 
 @contextlib.contextmanager
@@ -484,6 +490,31 @@ def test_parameters_reach_the_hosts_live_values(show: Show) -> None:
             show.run(
                 lambda field=field, wanted=wanted: vars(host.live.current)[field] == wanted, f"{name} never arrived"
             )
+
+
+def test_presets_are_saved_and_recalled_by_their_pulses(show: Show, tmp_path: Path) -> None:
+    with hosting(show, folder=tmp_path) as host:
+        par, ext = show.comp.par, show.comp.ext.FrameloomExt
+        show.run(lambda: host.live.current.prompt == par.Prompt.eval())
+        par.Seed = 5
+        show.run(lambda: host.live.current.seed == 5)
+        par.Preset = "Dawn"
+        ext.ParPulsed(par.Savepreset)
+        show.run(lambda: [p.name for p in Shelf(tmp_path).contents().presets] == ["Dawn"])
+        par.Seed, par.Strength = 6, 0.9
+        show.run(lambda: (host.live.current.seed, host.live.current.strength) == (6, 0.9))
+        ext.ParPulsed(par.Recallpreset)
+        show.run(lambda: host.live.current.seed == 5)
+        par.Steps = 2  # what is moved afterwards is sent, and nothing else
+        show.run(lambda: host.live.current.steps == 2)
+        assert host.live.current.seed == 5
+        par.Presetseconds = 0.2
+        ext.ParPulsed(par.Recallpreset)
+        show.run(lambda: host.live.current.steps == 1)
+        par.Preset = "Dusk"
+        par.Presetseconds = 0.0
+        ext.ParPulsed(par.Recallpreset)
+        show.says("no preset 'Dusk'")
 
 
 def test_what_the_host_refuses_is_on_the_status_line(show: Show) -> None:

@@ -27,6 +27,9 @@ import pytest
 from bridge.commands.generate import unity
 from bridge.control.live import LiveParams
 from bridge.control.osc import OscServer
+from bridge.control.preset_osc import preset_commands
+from bridge.control.presets import Presets
+from bridge.control.shelf import Shelf
 from bridge.control.statistics import Statistics
 from bridge.ring import Frame, RingReader, RingWriter, State, segment
 from bridge.ring.layout import HEADER, PLANE, PLANE_TABLE_OFFSET, RECORD, SLOT, ColourSpace, Format, Kind, Origin
@@ -512,6 +515,38 @@ def test_the_host_takes_what_the_control_sets(play: Callable[[], Player]) -> Non
     ]
     player.do("control", "port=70000")
     player.warning("control", "port 70000 is none; set Port to 1 to 65535")
+
+
+@needs_mono
+def test_presets_are_saved_and_recalled_from_a_script(play: Callable[[], Player], tmp_path: Path) -> None:
+    live = LiveParams()
+    presets = Presets(live, Shelf(tmp_path))
+    server = OscServer(live, Statistics(), port=0, commands=preset_commands(presets))
+    server.start()
+    player = play()
+    try:
+        player.do("control", f"port={server.port}", "seed=5", "prompt=comic style")
+        player.until(lambda state: live.current.seed == 5)
+        player.do("control", "seed=6")
+        player.do("save", "Dämmerung")  # with what was changed just before
+        player.until(lambda state: len(presets.shelf.contents().presets) == 1)
+        assert presets.shelf.get("Dämmerung").values["seed"] == 6
+        player.do("control", "seed=7", "strength=0.9")
+        player.until(lambda state: live.current.strength > 0.8)
+        player.do("recall", "Dämmerung")
+        player.until(lambda state: live.current.seed == 6)
+        revision = live.revision
+        player.do("frames", 30)
+        assert live.revision == revision  # the component does not take the recall back
+        player.do("control", "steps=3")
+        player.until(lambda state: live.current.steps == 3)
+        player.do("recall", "Dämmerung", 0.1)
+        player.until(lambda state: live.current.steps == 1)
+        player.do("recall", "nothing")
+        player.warning("control", "the host refused /preset/recall: no preset 'nothing'")
+    finally:
+        presets.stop()
+        server.stop()
 
 
 @needs_mono

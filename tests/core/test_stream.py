@@ -286,6 +286,30 @@ def test_cached_keys_and_values_equal_projecting_in_every_call(model):
             torch.testing.assert_close(latent, b[tag], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["throughput", "latency"])
+def test_a_cross_fade_of_prompts_runs_from_one_to_the_other(model, mode):
+    """Its ends are the two prompts, its middle is what the mixed embedding gives, and no text is encoded twice."""
+    first = BASE.with_values(prompt="red ball", prompt_to="blue box", mode=mode, steps=2)
+    frames = random_frames(4)
+
+    def latents(params, stream=None):
+        stream = stream or make(model)
+        return feed(stream, frames, stream.plan(params))[0]
+
+    one, other = latents(first), latents(first.with_values(prompt="blue box"))
+    live = make(model)
+    encodings = model.text.encodings
+    for share in (0.0, 0.25, 0.5, 1.0):
+        seen = latents(first.with_values(prompt_mix=share), live)
+        text = make(model, cache_text=False)
+        inputs = text.plan(first.with_values(prompt_mix=share)).passes[0].inputs.embedding.tokens[0]
+        ends = [model.text.embed(prompt).tokens for prompt in ("red ball", "blue box")]
+        torch.testing.assert_close(inputs, torch.lerp(*ends, share), **CLOSE)
+        apart = [(seen[2] - pure[2]).abs().max() for pure in (one, other)]
+        assert (apart[0] < 1e-4) == (share == 0.0) and (apart[1] < 1e-4) == (share == 1.0)
+    assert model.text.encodings == encodings
+
+
 class _Spy(TorchDispatchMode):
     """Collects the operators that are dispatched."""
 

@@ -145,14 +145,27 @@ class FrameloomExt:
             self.StartHost()
         elif par.name == "Stophost":
             self._host.stop()
+        elif par.name in ("Recallpreset", "Savepreset"):
+            self._preset("save" if par.name == "Savepreset" else "recall")
         elif par.name == "Savetox":
             self.comp.save(os.path.join(td.project.folder, "frameloom.tox"))
+
+    def _preset(self, do: str) -> None:
+        if self._link is None:
+            return
+        name, seconds = self.comp.par.Preset.eval(), float(self.comp.par.Presetseconds.eval())
+        if do == "recall" and seconds > 0.0:
+            self._link.ask("/preset/morph", name, seconds)
+        else:
+            self._link.ask(f"/preset/{do}", name)
 
     def StartHost(self) -> None:
         """Start a host for this channel with the present parameters; returns at once."""
         par = self.comp.par
         words = ["--channel", par.Channel.eval(), "--osc-port", str(par.Oscport.eval()), "--no-page"]
         words += ["--model", par.Model.eval(), *settings(self.comp)]
+        if par.Presetfolder.eval():
+            words += ["--presets", par.Presetfolder.eval()]
         try:
             words += shlex.split(par.Hostoptions.eval())
         except ValueError as error:

@@ -50,6 +50,10 @@ class HostLink:
         if values:
             self._send(osc.bundle(osc.encode(f"/{name}", value) for name, value in values.items()))
 
+    def ask(self, address: str, *values: Any) -> None:
+        """Send one command, such as /preset/recall."""
+        self._send(osc.encode(address, *values))
+
     def poll(self) -> bool:
         """Read what has arrived and keep the subscription alive. True when the host has just come up: it knows none of
         our parameters then."""

@@ -18,6 +18,23 @@ _OWN: tuple[tuple[str, str, str, Any, str], ...] = (
     ("Pulse", "Stophost", "Stop Host", None, "End the host that this component started."),
     ("StrMenu", "Model", "Model", "embedded", "Of a host started here: embedded, passthrough, or a diffusers folder."),
     ("Str", "Hostoptions", "Host Options", "", "More words for a host started here, such as --device cuda."),
+    ("Str", "Preset", "Preset", "", "The preset that Recall and Save mean, by its name."),
+    ("Float", "Presetseconds", "Preset Seconds", 0.0, "How long a recall takes: 0 changes at once, more fades over."),
+    (
+        "Pulse",
+        "Recallpreset",
+        "Recall Preset",
+        None,
+        "Set the host to the preset. The parameters here stay as they are.",
+    ),
+    ("Pulse", "Savepreset", "Save Preset", None, "Save what the host shows as the preset; an older one is kept aside."),
+    (
+        "Folder",
+        "Presetfolder",
+        "Preset Folder",
+        "",
+        "Where a host started here keeps presets, such as beside the project; empty: the user's own folder.",
+    ),
     ("Int", "Oscport", "OSC Port", 9000, "UDP port of the host's OSC server on this machine."),
     (
         "Toggle",
@@ -40,6 +57,8 @@ _OWN: tuple[tuple[str, str, str, Any, str], ...] = (
 OWN = tuple(name for _, name, _, _, _ in _OWN)
 _STYLES = {"str": "Str", "float": "Float", "int": "Int", "bool": "Toggle", "choice": "Menu", "ints": "Str"}
 _OSC_PORT_RANGE = (1, 65535)
+_MORPH_S = 600.0
+"""The longest that the host takes."""
 
 
 def add_pages(comp: Any, modes: Any) -> None:
@@ -57,6 +76,7 @@ def add_pages(comp: Any, modes: Any) -> None:
     comp.par.Status.readOnly = True
     comp.par.Model.menuNames = comp.par.Model.menuLabels = ["embedded", "passthrough"]
     _bound(comp.par.Oscport, *_OSC_PORT_RANGE)
+    _bound(comp.par.Presetseconds, 0.0, _MORPH_S)
     for title, main in (("Paint", True), ("More", False)):
         page = comp.appendCustomPage(title)
         for name, spec in LIVE.items():

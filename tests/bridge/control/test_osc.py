@@ -88,6 +88,8 @@ def peer(server):
 
 GOOD = {
     "prompt": ("wax style, green box", "wax style, green box"),
+    "prompt_to": ("ink style", "ink style"),
+    "prompt_mix": (0.25, 0.25),
     "negative_prompt": ("grey", "grey"),
     "strength": (0.5, 0.5),
     "steps": (4, 4),

@@ -335,7 +335,7 @@ internal static class Play
     private static string Pixels(Texture texture)
     {
         if (texture == null)
-            return "null";
+            return "ok";
         string pixels = BitConverter.ToString(Gpu.Pixels(texture)).Replace("-", "").ToLowerInvariant();
         return $"{{\"width\": {texture.width}, \"height\": {texture.height}, \"format\": \"{texture.graphicsFormat}\", \"pixels\": \"{pixels}\"}}";
     }
@@ -392,6 +392,12 @@ internal static class Play
             case "receiver":
             case "control":
                 return Component(words);
+            case "save":
+                control.SavePreset(words[1]);
+                return "ok";
+            case "recall":
+                control.RecallPreset(words[1], words.Length > 2 ? float.Parse(words[2], CultureInfo.InvariantCulture) : 0);
+                return "ok";
             case "inspect":
                 return Inspect(words[1]);
             case "frames":

@@ -96,6 +96,40 @@ namespace Frameloom
             socket = null;
         }
 
+        /// <summary>
+        /// Save what the host shows, as a preset of this name; an older one of that name is kept aside. The host's answer, where it
+        /// refuses, is in `warning`.
+        /// </summary>
+        public void SavePreset(string name)
+        {
+            AddChanges();
+            bundle.Add("/preset/save", name);
+            Send();
+        }
+
+        /// <summary>
+        /// Set the host to a preset, at once or over some seconds. `parameters` stay as they are: what changes there afterwards is sent.
+        /// </summary>
+        public void RecallPreset(string name, float seconds = 0)
+        {
+            AddChanges();
+            if (seconds > 0)
+                bundle.Add("/preset/morph", name, seconds);
+            else
+                bundle.Add("/preset/recall", name);
+            Send();
+        }
+
+        /// <summary>An empty bundle, then what was changed before: it goes first.</summary>
+        private void AddChanges()
+        {
+            bundle.Clear();
+            if (!hostAnswers)
+                return;
+            _parameters.AddChanges(sent, bundle);
+            sent.CopyFrom(_parameters);
+        }
+
         private void Update()
         {
             if (openHost != _host || openPort != _port)
@@ -125,6 +159,8 @@ namespace Frameloom
 
         private void Send()
         {
+            if (socket == null)
+                return;
             byte[] datagram = bundle.ToArray();
             try
             {

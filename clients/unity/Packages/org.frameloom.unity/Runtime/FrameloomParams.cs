@@ -67,6 +67,12 @@ namespace Frameloom
         [Tooltip("What the picture should show, and in which style."), TextArea]
         public string prompt = "neon style, red sphere, blue box";
 
+        [Tooltip("A second prompt, which prompt_mix fades to."), TextArea]
+        public string promptTo = "";
+
+        [Tooltip("Cross-fade from the prompt (0) to the second prompt (1)."), Range(0f, 1f)]
+        public float promptMix = 0f;
+
         [Tooltip("What to steer away from; used by guidance full and onetime-negative."), TextArea]
         public string negativePrompt = "";
 
@@ -157,6 +163,8 @@ namespace Frameloom
         public void AddAll(OscBundle to)
         {
             to.Add("/prompt", prompt);
+            to.Add("/prompt_to", promptTo);
+            to.Add("/prompt_mix", promptMix);
             to.Add("/negative_prompt", negativePrompt);
             to.Add("/strength", strength);
             to.Add("/steps", steps);
@@ -193,6 +201,10 @@ namespace Frameloom
         {
             if (prompt != sent.prompt)
                 to.Add("/prompt", prompt);
+            if (promptTo != sent.promptTo)
+                to.Add("/prompt_to", promptTo);
+            if (promptMix != sent.promptMix)
+                to.Add("/prompt_mix", promptMix);
             if (negativePrompt != sent.negativePrompt)
                 to.Add("/negative_prompt", negativePrompt);
             if (strength != sent.strength)
@@ -256,6 +268,8 @@ namespace Frameloom
         public void CopyFrom(FrameloomParams other)
         {
             prompt = other.prompt;
+            promptTo = other.promptTo;
+            promptMix = other.promptMix;
             negativePrompt = other.negativePrompt;
             strength = other.strength;
             steps = other.steps;

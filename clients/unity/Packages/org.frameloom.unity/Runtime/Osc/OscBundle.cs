@@ -61,6 +61,14 @@ namespace Frameloom
             End();
         }
 
+        public void Add(string address, string text, float value)
+        {
+            Begin(address, ",sf");
+            PutText(text);
+            PutInt(BitConverter.ToInt32(BitConverter.GetBytes(value), 0));
+            End();
+        }
+
         public void Add(string address, bool value)
         {
             Begin(address, value ? ",T" : ",F");

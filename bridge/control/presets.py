@@ -1,0 +1,238 @@
+"""The presets of one channel: what is saved, recalled and morphed, and the one table of what may be asked for.
+
+OSC (`/preset/recall NAME`) and the page (`{"type": "preset", "do": "recall", "name": NAME}`) both read `COMMANDS`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bridge.control.live import LiveParams
+from bridge.control.morph import EASINGS, PROMPT, USUAL_EASING, between
+from bridge.control.shelf import MAX_NAME_CHARS, PresetError, Shelf
+from core.params import Params
+
+MORPH_HZ = 30.0
+MAX_MORPH_S = 600.0
+
+__all__ = ["COMMANDS", "Command", "PresetError", "Presets", "from_fields", "from_words"]
+
+
+class Presets:
+    """The presets of `shelf` for the channel whose parameters are `live`.
+
+    look: gives a thumbnail of what the channel shows now, a small JPEG, or nothing; it may take a moment. Any thread
+    may call; all raise `PresetError` with a sentence, and nothing has changed then.
+    """
+
+    def __init__(self, live: LiveParams, shelf: Shelf, look: Callable[[], bytes] = bytes) -> None:
+        self.live = live
+        self.shelf = shelf
+        self._look = look
+        self._one_after_another = threading.RLock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.morphing = ""
+        """The preset that a morph is on its way to, or nothing."""
+
+    def save(self, name: str, replaces: str | None = None) -> str:
+        """Save the parameters in force; see `Shelf.save`."""
+        return self.shelf.save(name, self.live.current, self._look(), replaces).name
+
+    def recall(self, name: str | int) -> str:
+        """Set everything that a preset says, between the same two frames. Returns what could not be used, or ""."""
+        preset = self.shelf.get(name)
+        with self._one_after_another:
+            self.stop()
+            self.live.update(preset.values)
+        return "; ".join(preset.notes)
+
+    def morph(self, start: str | int, name: str | int, seconds: float, easing: str = USUAL_EASING) -> str:
+        """Go from one preset ("": from what is in force) to another in so many seconds; returns at once.
+
+        A parameter that somebody sets meanwhile is theirs from then on; a second morph, and a recall, end the first.
+        Returns what could not be used, or "".
+        """
+        if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not 0.0 <= seconds <= MAX_MORPH_S:
+            raise PresetError(f"morph: got {seconds!r} seconds; send a number from 0 to {MAX_MORPH_S:g}")
+        if not isinstance(easing, str) or easing not in EASINGS:
+            raise PresetError(f"morph: unknown easing {str(easing)[:40]!r}; known are {', '.join(EASINGS)}")
+        first = None if start == "" else self.shelf.get(start)
+        last = self.shelf.get(name)
+        notes = "; ".join([*(() if first is None else first.notes), *last.notes])
+        with self._one_after_another:
+            self.stop()
+            if first is not None:
+                self.live.update(first.values)
+            self._stop = threading.Event()
+            run = (last.name, dict(last.values), float(seconds), EASINGS[easing], self._stop)
+            self.morphing = last.name
+            self._thread = threading.Thread(target=self._morph, args=run, name="morph", daemon=True)
+            self._thread.start()
+        return notes
+
+    def stop(self) -> None:
+        """End a morph where it is; harmless when there is none."""
+        with self._one_after_another:
+            self._stop.set()
+            if self._thread is not None:
+                self._thread.join()
+            self._thread = None
+
+    def _morph(
+        self,
+        name: str,
+        last: dict[str, Any],
+        seconds: float,
+        easing: Callable[[float], float],
+        stop: threading.Event,
+    ) -> None:
+        glide = Glide(self.live.current, last)
+        began = time.monotonic()
+        try:
+            while not stop.is_set():
+                share = 1.0 if seconds == 0.0 else min(1.0, (time.monotonic() - began) / seconds)
+                eased = 1.0 if share == 1.0 else easing(share)
+                self.live.adjust(lambda now, eased=eased: glide.values(now, eased))  # type: ignore[misc]
+                if share == 1.0:
+                    return
+                stop.wait(1.0 / MORPH_HZ)
+        finally:
+            if self._stop is stop:
+                self.morphing = ""
+
+
+class Glide:
+    """A morph from what is in force to some values, without the parameters that somebody else sets on the way."""
+
+    def __init__(self, first: Params, last: Mapping[str, Any]) -> None:
+        self._first = asdict(first)
+        self._left = dict(last)
+        self._set: dict[str, Any] = {}
+
+    def values(self, now: Params, share: float) -> dict[str, Any]:
+        """What to set at `share` of the way, 0 to 1; `now` is in force."""
+        given_up = {name for name, value in self._set.items() if getattr(now, name) != value}
+        back: dict[str, Any] = {}
+        if given_up & set(PROMPT):
+            # Whoever writes a prompt in the middle of a cross-fade wants that prompt, and not a share of it.
+            back = {name: self._first[name] for name in PROMPT[1:] if name in self._set and name not in given_up}
+            given_up |= set(PROMPT)
+        for name in given_up:
+            self._left.pop(name, None)
+        self._set = between(self._first, self._left, share)
+        return {**back, **self._set}
+
+
+@dataclass(frozen=True)
+class Command:
+    """One thing that may be asked for.
+
+    fields: what it takes, in order; those after `needed` may be left out. run(presets, **fields) returns a sentence
+    about what could not be done, or "".
+    """
+
+    fields: tuple[str, ...]
+    needed: int
+    run: Callable[..., str]
+    changes: bool = False
+    """Whether it writes files, and so may take a while."""
+
+
+def _save(presets: Presets, name: Any, replaces: Any = None) -> str:
+    if replaces is not None and not isinstance(replaces, str):
+        raise PresetError('save: "replaces" is the digest of the preset to replace, or "" for none')
+    presets.save(name, replaces)
+    return ""
+
+
+def _rename(presets: Presets, name: Any, to: Any) -> str:
+    presets.shelf.rename(name, to)
+    return ""
+
+
+def _delete(presets: Presets, name: Any) -> str:
+    presets.shelf.delete(name)
+    return ""
+
+
+def _restore(presets: Presets, name: Any) -> str:
+    presets.shelf.restore(name)
+    return ""
+
+
+def _reorder(presets: Presets, names: Any) -> str:
+    presets.shelf.reorder(names)
+    return ""
+
+
+def _recall(presets: Presets, name: Any) -> str:
+    return presets.recall(_wanted(name))
+
+
+def _morph(presets: Presets, start: Any, name: Any, seconds: Any, easing: Any = USUAL_EASING) -> str:
+    return presets.morph(_wanted(start), _wanted(name), seconds, easing)
+
+
+def _stop(presets: Presets) -> str:
+    presets.stop()
+    return ""
+
+
+def _wanted(name: Any) -> str | int:
+    """A preset by its name, or by its place: controllers send whole numbers, some of them as floats."""
+    if isinstance(name, float) and name.is_integer():
+        return int(name)
+    if isinstance(name, bool) or not isinstance(name, (str, int)):
+        raise PresetError("send the name of a preset, or its place, counted from 1")
+    return name
+
+
+COMMANDS: Mapping[str, Command] = {
+    "save": Command(("name", "replaces"), 1, _save, changes=True),
+    "recall": Command(("name",), 1, _recall),
+    "morph": Command(("start", "name", "seconds", "easing"), 3, _morph),
+    "stop": Command((), 0, _stop),
+    "rename": Command(("name", "to"), 2, _rename, changes=True),
+    "delete": Command(("name",), 1, _delete, changes=True),
+    "restore": Command(("name",), 1, _restore, changes=True),
+    "reorder": Command(("names",), 1, _reorder, changes=True),
+}
+_LAST_IS_A_LIST = frozenset({"reorder"})
+_ONE_NAME = frozenset({"recall", "save", "delete", "restore"})
+"""Those whose words are all of one name: patchers send every word of a text as an argument of its own."""
+
+
+def from_words(presets: Presets, do: str, words: Sequence[Any]) -> str:
+    """Run a command whose fields come in order, as OSC sends them: see `Command.run`."""
+    command = _known(do)
+    if do in _LAST_IS_A_LIST:
+        words = [list(words)]
+    elif do in _ONE_NAME and len(words) > 1:
+        words = [" ".join(map(str, words))]
+    elif do == "morph" and len(words) == 2:
+        words = ["", *words]  # from what is in force
+    if not command.needed <= len(words) <= len(command.fields):
+        takes = " ".join(field.upper() for field in command.fields[: command.needed]) or "nothing"
+        raise PresetError(f"{do}: got {len(words)} values; send {takes}")
+    return command.run(presets, **dict(zip(command.fields, words, strict=False)))
+
+
+def from_fields(presets: Presets, do: Any, fields: Mapping[str, Any]) -> str:
+    """Run a command whose fields come by name, as the page sends them: see `Command.run`."""
+    command = _known(do)
+    given = {name: fields[name] for name in command.fields if name in fields}
+    lacking = [name for name in command.fields[: command.needed] if name not in given]
+    if lacking:
+        raise PresetError(f"{do}: send {', '.join(lacking)}, too")
+    return command.run(presets, **given)
+
+
+def _known(do: Any) -> Command:
+    if not isinstance(do, str) or do not in COMMANDS:
+        raise PresetError(f"unknown command {str(do)[:MAX_NAME_CHARS]!r} for presets; known are {', '.join(COMMANDS)}")
+    return COMMANDS[do]
