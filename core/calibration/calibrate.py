@@ -220,9 +220,11 @@ def calibrate_recording(
     passes: int = 2,
     settings: Settings = DEFAULTS,
     progress: Callable[[float], None] = lambda share: None,
+    after_pass: Callable[[Rig], None] = lambda rig: None,
 ) -> Calibration:
     """`calibrate` on the pairs of a recording. In a second pass pictures and scans are paired anew by the offset found,
-    so that the flow has to bridge less than one picture. Raises `ClockError`, too."""
+    so that the flow has to bridge less than one picture; `after_pass` is told what each pass found. Raises
+    `ClockError`, too."""
     result: Calibration | None = None
     T, offset = np.asarray(T_start, float), offset_s
     for number in range(passes):
@@ -235,6 +237,26 @@ def calibrate_recording(
         result = found if result is None else replace(found, start=result.start, trace=result.trace + found.trace)
         if not found.rig.accepted or found.rig.offset_ns is None:
             break
+        after_pass(found.rig)
         T, offset = found.rig.T_cam_lidar, found.rig.offset_s
     assert result is not None and CHUNK == len(PARAMETERS)
     return result
+
+
+def loss_curves(
+    pairs: Sequence[Pair], rig: Rig, half_widths: Sequence[float], count: int = 41, settings: Settings = DEFAULTS
+) -> list[tuple[Floats, Floats]]:
+    """Per unknown, steps (count,) up to `half_widths` (radians, metres, seconds) to either side of the rig, and the
+    loss there without the other unknowns moving."""
+    solver = Solver(pairs, rig.K, State(rig.T_cam_lidar, rig.offset_s), settings)
+    s = solver.problem.sample(solver.rng, 600, 300, 0.75)
+    how = Weighting(10.0, 1.0, solver.band(solver.start, s))
+    curves = []
+    for k, half in enumerate(half_widths):
+        steps = np.linspace(-half, half, count)
+        step = np.zeros(CHUNK)
+        cost = []
+        for step[k] in steps:
+            cost.append(evaluate(solver.problem, solver.start.stepped(step), s, how, settings.sigma_px).cost)
+        curves.append((steps, np.array(cost)))
+    return curves

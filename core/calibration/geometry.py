@@ -83,6 +83,13 @@ def moved(T: Floats, points: Floats) -> Floats:
     return points @ T[:3, :3].T + T[:3, 3]
 
 
+def twist_between(T_world_before: Floats, T_world_after: Floats, seconds: float) -> Floats:
+    """(6,) velocity m/s, then turning rate rad/s, that static points have in the frame of a camera that was in two
+    poses (4,4) so many seconds apart."""
+    step = inverse(T_world_after) @ T_world_before
+    return np.concatenate([step[:3, 3], rotation_vector(step[:3, :3])]) / seconds
+
+
 def pixels(K: Floats, points_cam: Floats) -> Floats:
     """Camera points (n,3) in front of the camera to pixels (n,2)."""
     z = points_cam[:, 2]

@@ -128,20 +128,20 @@ def match(
     return [(int(nearest[j]), int(j), float(camera[nearest[j]] - lidar[j]) * 1e-9) for j in kept]
 
 
+def pair_at(recording: Recording, picture: int, number: int, lag_s: float) -> Pair:
+    """One picture and one scan of a recording."""
+    scan = recording.scan(number)
+    ages = None if scan.ages_s is None else scan.ages_s[scan.chosen]
+    return Pair(
+        recording.mask(picture),
+        scan.points[scan.chosen],
+        lag_s,
+        ages,
+        recording.twist(picture),
+        recording.flow(picture),
+    )
+
+
 def pair(recording: Recording, offset_s: float = 0.0, count: int = 20) -> list[Pair]:
     """Pairs of a recording when the clocks differ by about `offset_s`. Raises as `match`."""
-    pairs = []
-    for picture, number, lag_s in match(recording.camera_ns, recording.lidar_ns, offset_s, count):
-        scan = recording.scan(number)
-        ages = None if scan.ages_s is None else scan.ages_s[scan.chosen]
-        pairs.append(
-            Pair(
-                recording.mask(picture),
-                scan.points[scan.chosen],
-                lag_s,
-                ages,
-                recording.twist(picture),
-                recording.flow(picture),
-            )
-        )
-    return pairs
+    return [pair_at(recording, *found) for found in match(recording.camera_ns, recording.lidar_ns, offset_s, count)]

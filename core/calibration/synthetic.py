@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.calibration.flow import Flow
-from core.calibration.geometry import Floats, inverse, moved, rigid, rotation, rotation_vector
+from core.calibration.geometry import Floats, inverse, moved, rigid, rotation, twist_between
 from core.calibration.recording import Scan
 from core.opencv import opencv
 
@@ -353,8 +353,7 @@ class Sequence:
     def true_twist(self, picture: int) -> Floats:
         """(6,) of static points in the camera frame."""
         now, h = self._camera_s[picture], 1e-3
-        step = inverse(self.T_world_cam(now + h)) @ self.T_world_cam(now - h)
-        return np.concatenate([step[:3, 3], rotation_vector(step[:3, :3])]) / (2 * h)
+        return twist_between(self.T_world_cam(now - h), self.T_world_cam(now + h), 2 * h)
 
     def twist(self, picture: int) -> Floats | None:
         if not self._moving:
@@ -576,8 +575,10 @@ def room(
     largest_offset_s: float = 0.1,
     estimated_flow: bool = False,
     seconds: float = 10.0,
+    camera: Pinhole | None = None,
+    camera_hz: float = 30.0,
 ) -> Sequence:
-    """An installation: a fixed camera of 640 x 360 pixels at 30 Hz, a fixed depth camera or LiDAR half a metre away,
+    """An installation: a fixed camera, of 640 x 360 pixels by default, a fixed depth camera or LiDAR half a metre away,
     and people who walk about.
 
     sensor: `depth` (160 x 144 at 30 Hz) or `lidar` (129 beams at 10 Hz). estimated_flow: the flow is DIS between
@@ -637,7 +638,7 @@ def room(
         ),
         float(rng.uniform(-largest_offset_s, largest_offset_s)),
     )
-    camera_s = np.arange(round(seconds * 30)) / 30.0
+    camera_s = np.arange(round(seconds * camera_hz)) / camera_hz
     rate = 30.0 if sensor == "depth" else 10.0
     lidar_s = np.linspace(0.4, seconds - 0.4, frames)
     # Scans do not fall on the camera's moments, but on those of a clock of their own.
@@ -647,7 +648,7 @@ def room(
     return Sequence(
         seed,
         truth,
-        Pinhole(640, 360, 500.0),
+        camera or Pinhole(640, 360, 500.0),
         DEPTH_CAMERA if sensor == "depth" else ROOM_LIDAR,
         solids,
         lambda s: pose,
