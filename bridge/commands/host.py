@@ -62,9 +62,8 @@ class Serving:
     """One host, its OSC server and its page, from `start` to `stop`. Raises `ServeError` with one plain sentence.
 
     any_port: take a free port, with a note, when the wanted one is taken. page: see `page_options`. models: where hosts
-    that share weights have them from. options: the rest of `bridge.host.config.HostConfig`.
-    any_port: take a free port, with a note, when the wanted one is taken. page: see `page_options`. presets:
-    the folder of the presets; None is the user's own. options: the rest of `bridge.host.config.HostConfig`.
+    that share weights have them from. presets: the folder of the presets; None is the user's own. options: the rest of
+    `bridge.host.config.HostConfig`.
     """
 
     def __init__(
