@@ -129,7 +129,7 @@ def _read(name: str, fix: str) -> Look | Check:
         if pointer is None:
             return _absent(name, placement, fix)
         generation = pointer.generation
-        if not placement.writer_lock().taken_elsewhere():
+        if not _alive(placement, pointer):
             return Check(
                 "bad",
                 name,
@@ -155,6 +155,14 @@ def _read(name: str, fix: str) -> Look | Check:
         "nobody announced",
         RESTART_MEND,
     )
+
+
+def _alive(placement: segment.Placement, pointer: segment.Pointer) -> bool:
+    try:
+        return placement.lock_of_writer(pointer).taken_elsewhere()
+    except FileNotFoundError:
+        # The record points nowhere; the lock of the channel says whether for a moment only.
+        return placement.writer_lock().taken_elsewhere()
 
 
 def _read_segment(

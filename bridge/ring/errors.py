@@ -43,6 +43,10 @@ class NoSpace(RingError):
     """Shared memory is full, or a size limit of the process forbids the segment."""
 
 
+class OutOfResources(RingError):
+    """The process has no file descriptor or no memory left for this; nothing was lost, the next call tries again."""
+
+
 class FrameTooLarge(RingError, ValueError):
     """The frame is beyond the largest capacity that this writer may grow to."""
 

@@ -26,6 +26,7 @@ from bridge.ring.layout import (
     Format,
     Kind,
     Origin,
+    SegmentState,
 )
 from bridge.ring.segment import Placement, Pointer, check_version
 
@@ -35,6 +36,8 @@ STATE_32 = HEADER.offset("state") // 4
 WRITER_WAITING_32 = HEADER.offset("writer_waiting") // 4
 HEARTBEAT_64 = HEADER.offset("heartbeat_ns") // 8
 WAKE_32 = HEADER.offset("wake") // 4
+_FIXED_END = HEADER.offset("waiting")
+"""End of the words that always lie in the same place; the rest of the header is where its offsets say."""
 
 KIND_32 = READER.offset("kind") // 4
 PIN_32 = READER.offset("pin") // 4
@@ -138,7 +141,8 @@ def check_header(data: bytes, pointer: Pointer, true_size: int, placement: Place
         first_sequence=h["first_sequence"],
     )
     g = geometry
-    table_end = g.reader_table_offset + READER_ENTRIES * READER.size
+    table, table_end = g.reader_table_offset, g.reader_table_offset + READER_ENTRIES * READER.size
+    waiting, waiting_end = g.waiting_offset, g.waiting_offset + HEADER["waiting"].size
     problems = (
         (g.generation != pointer.generation, f"generation {g.generation:016x} under another name"),
         (g.header_size < HEADER.size or g.header_size % PAGE, f"header size {g.header_size}"),
@@ -149,13 +153,20 @@ def check_header(data: bytes, pointer: Pointer, true_size: int, placement: Place
         (g.segment_size != g.header_size + g.slot_count * g.slot_stride, "sizes that do not add up"),
         (g.policy > 1, f"policy {g.policy}"),
         (g.reader_entries != READER_ENTRIES or h["reader_stride"] != READER.size, "an unknown reader table"),
-        (g.reader_table_offset % READER.size or table_end > g.header_size, f"reader table at {g.reader_table_offset}"),
-        (g.waiting_offset % 64 or g.waiting_offset + 4 * READER_ENTRIES > g.header_size, "a misplaced waiting line"),
+        (table % READER.size or table < _FIXED_END or table_end > g.header_size, f"reader table at {table}"),
+        (waiting % 64 or waiting < _FIXED_END or waiting_end > g.header_size, f"its waiting words at {waiting}"),
+        (table < waiting_end and waiting < table_end, "a reader table over its waiting words"),
         (h["first_sequence"] == 0 or h["first_sequence"] >> 56, f"first sequence {h['first_sequence']}"),
     )
     for wrong, text in problems:
         if wrong:
             raise MalformedHeader(f"{what} has {text}; {fix}")
     if true_size < g.segment_size:
-        raise TruncatedSegment(f"{what} is {true_size} bytes long, its header says {g.segment_size}; {fix}")
+        raise TruncatedSegment(f"{what} has {true_size} bytes of memory, its header says {g.segment_size}; {fix}")
     return geometry
+
+
+def is_closed(data: bytes) -> bool:
+    """Whether the writer had left in order when these header bytes were copied: such a ring has no news."""
+    at = STATE_32 * 4
+    return int.from_bytes(data[at : at + 4], "little") == SegmentState.CLOSED

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
 VERSION_MAJOR = 1
-VERSION_MINOR = 0
+VERSION_MINOR = 1
 VERSION = VERSION_MAJOR << 16 | VERSION_MINOR
 
 MAGIC = b"FLRING\r\n"
@@ -29,6 +29,8 @@ MAX_PLANES = 8
 READER_ENTRIES = 16
 LOSSLESS_ENTRY = 0
 """Entry 0 of the reader table belongs to the one lossless reader; it never pins."""
+WRITER_LOCK_OFFSET = 0
+"""The byte of the segment file that its writer holds while it lives, where locks are bytes of that file."""
 MAX_SIDE = 1 << 24
 MAX_CHANNEL_BYTES = 48
 MAX_SEGMENT_BYTES = 1 << 40

@@ -5,9 +5,10 @@ A ring under a lasting name needs none of this: its next writer takes over. Know
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
-from bridge.ring import RingWriter, WriterExists
+from bridge.ring import RingError, RingWriter, WriterExists
 from bridge.ring.segment import place
 
 
@@ -24,9 +25,17 @@ def clear(ring: str) -> bool:
 
 
 def sweep(prefix: str) -> list[str]:
-    """Clear every ring whose name begins with `prefix` and whose writer is dead; returns the names of those cleared."""
+    """Clear every ring whose name begins with `prefix` and whose writer is dead; returns the names of those cleared.
+
+    What cannot be cleared is left, such as a file that another user planted under such a name.
+    """
     example = place(f"{prefix}x")
     head = example.prefix.removesuffix("x")
     found = Path(example.folder).glob(f"{head}*.lock")
     names = sorted(prefix + path.name.removeprefix(head).removesuffix(".lock") for path in found)
-    return [name for name in names if clear(name)]
+    cleared = []
+    for name in names:
+        with contextlib.suppress(RingError):
+            if clear(name):
+                cleared.append(name)
+    return cleared

@@ -17,6 +17,9 @@ import time
 import weakref
 from typing import Protocol
 
+from bridge.ring.errors import AccessDenied, NotARing
+from bridge.ring.files import access_error, open_file
+
 if sys.platform != "win32":
     import fcntl
 
@@ -28,7 +31,10 @@ RETRY_S = 0.25
 
 
 class Lock(Protocol):
-    """One lock. A lock held by a dead process is free."""
+    """One lock. A lock held by a dead process is free.
+
+    The methods raise AccessDenied for a file that is another user's or no file, and OutOfResources.
+    """
 
     held: bool
 
@@ -40,6 +46,9 @@ class Lock(Protocol):
 
     def remove(self) -> None:
         """Give the lock back and leave nothing of it behind; harmless when it is not held."""
+
+    def current(self) -> bool:
+        """Whether others still meet this lock: False once somebody else removed or replaced its file."""
 
     def taken_elsewhere(self) -> bool:
         """Whether another holder is alive. Never blocks, never keeps the lock."""
@@ -87,21 +96,22 @@ if sys.platform != "win32":
         def _open(self, create: bool) -> bool:
             """Open the file of that name; False when there is none and none is to be made."""
             self.abandon()
-            flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
             try:
-                self._fd = os.open(self.path, flags, 0o600)
+                self._fd = open_file(self.path, os.O_RDWR | (os.O_CREAT if create else 0))
             except FileNotFoundError:
-                if create or not self._create:
+                if not self._create:
                     raise
                 return False
+            except NotARing as error:
+                raise AccessDenied(str(error)) from error
             return True
 
-        def _current(self) -> bool:
+        def current(self) -> bool:
             if not self._create:
                 return True
             try:
                 return os.path.samestat(os.fstat(self._fd), os.stat(self.path))
-            except FileNotFoundError:
+            except OSError:
                 return False
 
         def _try(self) -> bool:
@@ -121,7 +131,7 @@ if sys.platform != "win32":
                     self._open(self._create)
                 if not self._try():
                     return False
-                if self._current():
+                if self.current():
                     self.held = True
                     _held_fds.add(self)
                     return True
@@ -135,9 +145,10 @@ if sys.platform != "win32":
         def remove(self) -> None:
             """Give the lock back and delete its file, so that nothing is left of an orderly end."""
             if self.held:
-                # Gone already when somebody cleaned up by hand.
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self.path)
+                # Somebody who cleaned up by hand may have made room for another holder, whose file stays.
+                if self.current():
+                    with contextlib.suppress(OSError):
+                        os.unlink(self.path)
                 self.release()
 
         def taken_elsewhere(self) -> bool:
@@ -146,7 +157,7 @@ if sys.platform != "win32":
             if self._fd >= 0 and self._tested():
                 return True
             # Free, or a file that is no longer the one of this name.
-            if self._fd < 0 or not self._current():
+            if self._fd < 0 or not self.current():
                 return self._open(False) and self._tested()
             return False
 
@@ -173,7 +184,7 @@ if sys.platform != "win32":
             except OSError as error:
                 if error.errno in (errno.EACCES, errno.EAGAIN):
                     return False
-                raise
+                raise access_error(self.path, error) from error
             return True
 
         def _give(self) -> None:
@@ -234,7 +245,7 @@ else:
         def acquire(self) -> bool:
             handle = _kernel32().CreateMutexW(None, 0, self._name)
             if not handle:
-                raise ctypes.WinError(ctypes.get_last_error())
+                raise access_error(self._name, ctypes.WinError(ctypes.get_last_error()))
             if ctypes.get_last_error() == _ERROR_ALREADY_EXISTS:
                 _kernel32().CloseHandle(handle)
                 return False
@@ -250,6 +261,9 @@ else:
 
         def remove(self) -> None:
             self.release()
+
+        def current(self) -> bool:
+            return True
 
         def taken_elsewhere(self) -> bool:
             if self.held:
@@ -267,7 +281,8 @@ else:
         """Windows, file-backed rings: byte 0 of a file of its own."""
 
         def __init__(self, path: str) -> None:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_BINARY | os.O_NOINHERIT, 0o600)
+            self._fd = -1
+            self._fd = open_file(path, os.O_RDWR | os.O_CREAT)
             self.held = False
 
         def acquire(self) -> bool:
@@ -289,6 +304,9 @@ else:
             # An open file cannot be deleted here; it is empty and stays.
             self.release()
 
+        def current(self) -> bool:
+            return True
+
         def taken_elsewhere(self) -> bool:
             if self.held:
                 return False
@@ -298,4 +316,5 @@ else:
             return False
 
         def __del__(self) -> None:
-            os.close(self._fd)
+            if self._fd >= 0:
+                os.close(self._fd)

@@ -19,6 +19,7 @@ from bridge.ring.errors import (
     BufferMismatch,
     MalformedHeader,
     MalformedSlot,
+    OutOfResources,
     ReaderExists,
     RingClosed,
     TruncatedSegment,
@@ -37,6 +38,7 @@ from bridge.ring.header import (
     Geometry,
     State,
     check_header,
+    is_closed,
 )
 from bridge.ring.layout import (
     HEADER,
@@ -102,7 +104,10 @@ class _Known:
 class _Attachment:
     """One mapped generation and this reader's entries in it."""
 
-    def __init__(self, placement: segment.Placement, mapping: segment.Mapping, geometry: Geometry) -> None:
+    def __init__(
+        self, placement: segment.Placement, mapping: segment.Mapping, geometry: Geometry, writer_lock: Lock
+    ) -> None:
+        self.writer_lock = writer_lock
         self.placement = placement
         self.mapping = mapping
         self.geometry = geometry
@@ -116,7 +121,8 @@ class _Attachment:
         self._held: dict[int, Lock] = {}
         self._wait_index: int | None = None
         self._wake: Wake | None = None
-        self._late = 0
+        self._unwoken = 0
+        self._wakes = False
         self._pin_word: int | None = None
         self._pin_sought = False
 
@@ -151,23 +157,24 @@ class _Attachment:
                 self._wake = Naps(self.mapping, WAKE_32)
         return self._wake, self._wait_index
 
-    def woke(self, late: bool) -> None:
-        """Count whole sleeps in which a frame came without a wake-up; after two in a row we nap.
+    def slept(self, woken: bool | None, changed: bool) -> None:
+        """Judge one sleep: by two in a row to whose end a frame came without a wake-up we nap from then on.
 
-        The writer cannot wake us then; one alone may have ended just as the frame came.
+        The writer cannot wake us then; one alone may have ended just as the frame came. One that woke us once can.
         """
-        self._late = self._late + 1 if late else 0
-        if self._late == 2:
+        self._wakes = self._wakes or woken is True
+        self._unwoken = self._unwoken + 1 if woken is False and changed else 0
+        if self._unwoken == 2 and not self._wakes:
             self._wake = Naps(self.mapping, WAKE_32)
 
     def pin_word(self) -> int | None:
         """Our pin word, or None when all entries that may pin are owned by others."""
         if not self._pin_sought:
-            self._pin_sought = True
             for index in self.geometry.pin_entries:
                 if index in self._held or self.claim(index, ReaderKind.NEWEST):
                     self._pin_word = self.geometry.entry_32(index) + PIN_32
                     break
+            self._pin_sought = True
         return self._pin_word
 
     def detach(self) -> None:
@@ -190,8 +197,8 @@ class RingReader:
 
     lossless: register as the one lossless reader, which gets every frame in order; else every call gives the newest.
     directory: that of the writer. One object serves one thread at a time. Everything is found lazily: the methods raise
-    NotARing, VersionMismatch, TruncatedSegment, MalformedHeader, MalformedSlot, AccessDenied, ReaderExists (lossless)
-    and RingClosed; after each of them the next call looks afresh.
+    NotARing, VersionMismatch, TruncatedSegment, MalformedHeader, MalformedSlot, AccessDenied, NoSpace, OutOfResources,
+    ReaderExists (lossless) and RingClosed; after each of them the next call looks afresh.
     """
 
     def __init__(
@@ -202,8 +209,8 @@ class RingReader:
         self._placement = segment.place(channel, directory)
         self._release, self._acquire = fence()
         self._at: _Attachment | None = None
+        self._generation = 0
         self._waited_s = LOOK_S
-        self._writer_lock: Lock | None = None
         self._pid = os.getpid()
         self._look_at = 0.0
         self._held: tuple[Frame, _Attachment, int | None, int, int] | None = None
@@ -212,25 +219,34 @@ class RingReader:
 
     @property
     def generation(self) -> int:
-        """Generation of the mapped segment; 0 before the first."""
-        return self._at.geometry.generation if self._at else 0
+        """Generation that was mapped last; 0 before the first."""
+        return self._generation
 
     @property
     def state(self) -> State:
         """What is known of the writer now. A slow or stopped writer is LIVE; a killed one is gone at once."""
-        at = self._attached() or self._at
+        at = self._attached()
         if at is None:
-            return State.NO_WRITER
-        closed = at.u32[STATE_32] == SegmentState.CLOSED
-        return State.LIVE if not closed and self._writer_alive() else State.WRITER_GONE
+            return State.WRITER_GONE if self._generation else State.NO_WRITER
+        return State.WRITER_GONE if self._gone(at, at.u32[STATE_32]) else State.LIVE
 
-    def _writer_alive(self) -> bool:
-        if self._writer_lock is None:
-            self._writer_lock = self._placement.writer_lock()
+    def _gone(self, at: _Attachment, state: int) -> bool:
+        """Whether the writer that made `at`, whose `state` it had, writes no more."""
+        if state == SegmentState.CLOSED:
+            return True
+        if state != SegmentState.SUPERSEDED:
+            return not at.writer_lock.taken_elsewhere()
+        # It has gone on to what the record points to.
+        pointer = segment.read_pointer(self._placement)
+        return pointer is None or self._lock_of_live_writer(pointer) is None
+
+    def _lock_of_live_writer(self, pointer: segment.Pointer) -> Lock | None:
+        """The lock that the writer of what the record points to holds; None when it is dead."""
         try:
-            return self._writer_lock.taken_elsewhere()
-        except OSError as error:
-            raise segment.access_error(self._placement.lock_path, error) from error
+            lock = self._placement.lock_of_writer(pointer)
+        except FileNotFoundError:
+            return None
+        return lock if lock.taken_elsewhere() else None
 
     def _attached(self) -> _Attachment | None:
         """The attachment to read from now, following the writer to a newer generation where there is one."""
@@ -238,44 +254,61 @@ class RingReader:
             # Closed, or inherited by a forked child, whose parent owns the reader entries.
             raise RingClosed(f"channel {self.channel}: this reader is closed or a parent process's; make a new one")
         at = self._at
-        if at is not None:
-            if not at.mapping.whole():
-                self._detach()
-                raise TruncatedSegment(
-                    f"channel {self.channel}: its segment was cut by somebody; start the writer again"
-                )
-            if at.u64[NEWEST_64] >> 8 > at.last:
-                return at
-            now = time.monotonic()
-            if at.u32[STATE_32] == _LIVE and now < self._look_at:
-                return at
-            self._look_at = now + LOOK_S
+        if at is None:
+            return self._attach(None)
+        if not at.mapping.whole():
+            self._detach()
+            raise TruncatedSegment(f"channel {self.channel}: its segment was cut by somebody; start the writer again")
+        if at.u64[NEWEST_64] >> 8 > at.last:
+            return at
+        now = time.monotonic()
+        state = at.u32[STATE_32]
+        if state == _LIVE and now < self._look_at:
+            return at
+        self._look_at = now + LOOK_S
+        gone = self._gone(at, state)
+        # What was published before it left must not be lost by leaving, too.
+        if at.u64[NEWEST_64] >> 8 > at.last:
+            return at
+        new = self._attach(at)
+        if new is at and gone:
+            # Its memory is given back: the next writer may need it, and nothing more comes in it.
+            self._detach()
+            return None
+        return new
+
+    def _attach(self, at: _Attachment | None) -> _Attachment | None:
+        """An attachment to what the record points to, instead of `at`; `at` itself where there is nothing newer."""
         pointer = segment.read_pointer(self._placement)
         if pointer is None or (at is not None and pointer.generation == at.geometry.generation):
             return at
         # A dead writer's last picture is not news: nobody attaches to it.
-        if not self._writer_alive():
+        lock = self._lock_of_live_writer(pointer)
+        found = segment.peek(self._placement, pointer, HEADER.size) if lock is not None else None
+        if lock is None or found is None:
             return at
         # Frames published between our look at `newest` and the retirement must not be lost by following.
         if at is not None and at.u64[NEWEST_64] >> 8 > at.last:
-            return at
-        found = segment.peek(self._placement, pointer, HEADER.size)
-        if found is None:
+            _close(found[2])
             return at
         data, size, fd = found
         try:
             geometry = check_header(data, pointer, size, self._placement)
         except BaseException:
-            if fd >= 0:
-                os.close(fd)
+            _close(fd)
             raise
+        if is_closed(data):
+            # Its writer is just leaving; we may have had all that is in it.
+            _close(fd)
+            return at
         mapping = segment.attach(self._placement, pointer, geometry.segment_size, fd)
-        new = _Attachment(self._placement, mapping, geometry)
+        new = _Attachment(self._placement, mapping, geometry, lock)
         # Before the old entry is given back: the writer takes a moment without either for our death.
         if self.lossless and not self._register(new):
             return at
         self._detach()
         self._at = new
+        self._generation = geometry.generation
         self._look_at = time.monotonic() + LOOK_S
         return new
 
@@ -347,36 +380,38 @@ class RingReader:
         left_s = deadline - time.monotonic()
         nap_s = NAP_S
         while left_s > 0:
-            at = self._at
-            if at is None or at.u32[STATE_32] != _LIVE:
+            if self._at is None or self._at.u32[STATE_32] != _LIVE:
                 time.sleep(min(nap_s, left_s))
                 nap_s = min(0.01, nap_s * 1.5)
             else:
-                wake, word = at.waiter()
-                u32 = at.u32
-                # SYNC POINT R4: the wake word is read before `newest`, so that a publication in between makes the sleep
-                # return at once. Meets W4.
-                seen = u32[WAKE_32]
-                if word is not None:
-                    u32[word] = 1
-                # SYNC POINT R5: `waiting` is visible before the last look. Meets W5.
-                self._release()
-                self._acquire()
-                if at.u64[NEWEST_64] >> 8 <= at.last and u32[STATE_32] == _LIVE:
-                    asleep = time.monotonic()
-                    wake.wait(seen, min(left_s, LOOK_S))
-                    # Cut while we slept, the ring has no words left to touch.
-                    if not at.mapping.whole():
-                        return self._ready()
-                    if u32[WAKE_32] != seen:
-                        at.woke(late=left_s >= LOOK_S and time.monotonic() - asleep >= LOOK_S)
-                if word is not None:
-                    u32[word] = 0
+                self._sleep_on(self._at, left_s)
             ready = self._ready()
             if ready is not None:
                 return ready
             left_s = deadline - time.monotonic()
         return None
+
+    def _sleep_on(self, at: _Attachment, left_s: float) -> None:
+        """One sleep, at most `LOOK_S` long. (A call of its own: between sleeps nothing may keep the memory mapped.)"""
+        wake, word = at.waiter()
+        u32 = at.u32
+        # SYNC POINT R4: the wake word is read before `newest`, so that a publication in between makes the sleep
+        # return at once. Meets W4.
+        seen = u32[WAKE_32]
+        if word is not None:
+            u32[word] = 1
+        # SYNC POINT R5: `waiting` is visible before the last look. Meets W5.
+        self._release()
+        self._acquire()
+        if at.u64[NEWEST_64] >> 8 <= at.last and u32[STATE_32] == _LIVE:
+            woken = wake.wait(seen, min(left_s, LOOK_S))
+            # Cut while we slept, the ring has no words left to touch.
+            if not at.mapping.whole():
+                return
+            if left_s >= LOOK_S:
+                at.slept(woken, changed=u32[WAKE_32] != seen)
+        if word is not None:
+            u32[word] = 0
 
     # Finding a frame
 
@@ -519,7 +554,13 @@ class RingReader:
             head, known = found
             start = at.slot_starts[place[1]]
             if buffer is None:
-                arrays = {kind: shown.copy() for kind, shown in known.views.items()}
+                try:
+                    arrays = {kind: shown.copy() for kind, shown in known.views.items()}
+                except MemoryError as error:
+                    raise OutOfResources(
+                        f"channel {self.channel}: no memory for a copy of {known.width} x {known.height} pixels; "
+                        "close other programs, or use latest()"
+                    ) from error
             else:
                 source = known.views.get(_COLOUR)
                 try:
@@ -606,7 +647,6 @@ class RingReader:
     def close(self) -> None:
         """Let go of the ring. Views that are still held stay mapped. Harmless when closed already."""
         self._detach()
-        self._writer_lock = None
         self._pid = 0
 
     def __enter__(self) -> RingReader:
@@ -616,6 +656,11 @@ class RingReader:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _close(fd: int) -> None:
+    if fd >= 0:
+        os.close(fd)
 
 
 class _Latest:

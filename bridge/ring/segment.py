@@ -13,7 +13,6 @@ import mmap
 import os
 import re
 import secrets
-import stat
 import sys
 import tempfile
 import time
@@ -21,7 +20,6 @@ from dataclasses import dataclass
 
 from bridge.ring import lock
 from bridge.ring.errors import (
-    AccessDenied,
     InvalidChannel,
     MalformedHeader,
     NoSpace,
@@ -29,7 +27,17 @@ from bridge.ring.errors import (
     TruncatedSegment,
     VersionMismatch,
 )
-from bridge.ring.layout import MAX_CHANNEL_BYTES, PAGE, RECORD, RECORD_MAGIC, VERSION, VERSION_MAJOR
+from bridge.ring.files import access_error, open_file
+from bridge.ring.layout import (
+    MAX_CHANNEL_BYTES,
+    PAGE,
+    READER_ENTRIES,
+    RECORD,
+    RECORD_MAGIC,
+    VERSION,
+    VERSION_MAJOR,
+    WRITER_LOCK_OFFSET,
+)
 
 _CHANNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -92,19 +100,36 @@ class Placement:
             return lock.NamedMutex(f"Local\\{self.prefix}-writer") if self.named_section else lock.LockedByte(path)
         return lock.ByteLock(path) if sys.platform == "linux" else lock.WholeFileLock(path)
 
+    def generation_lock(self, generation: int) -> lock.Lock:
+        """The lock that the writer of this generation holds while it lives.
+
+        Raises FileNotFoundError on Linux when the generation's file is gone.
+        """
+        return self._lock_in(generation, "w", "writer", WRITER_LOCK_OFFSET)
+
     def reader_lock(self, generation: int, index: int, offset: int) -> lock.Lock:
         """The lock that the owner of reader entry `index` (at byte `offset` of the segment) holds.
 
         Raises FileNotFoundError on Linux when the generation's file is gone.
         """
+        return self._lock_in(generation, f"r{index}", f"r{index}", offset)
+
+    def _lock_in(self, generation: int, ending: str, name: str, offset: int) -> lock.Lock:
         if sys.platform == "win32" and self.named_section:
-            return lock.NamedMutex(f"Local\\{self.segment_name(generation)}-r{index}")
+            return lock.NamedMutex(f"Local\\{self.segment_name(generation)}-{name}")
         path = self.segment_path(generation)
         if sys.platform == "linux":
             return lock.ByteLock(path, offset, create=False)
-        return (
-            lock.LockedByte(f"{path}.r{index}") if sys.platform == "win32" else lock.WholeFileLock(f"{path}.r{index}")
-        )
+        path = f"{path}.{ending}"
+        return lock.LockedByte(path) if sys.platform == "win32" else lock.WholeFileLock(path)
+
+    def lock_of_writer(self, pointer: Pointer) -> lock.Lock:
+        """The lock that tells whether the writer of what a record points to lives.
+
+        Raises FileNotFoundError on Linux when the generation's file is gone.
+        """
+        # Version 1.0 knew the lock of the channel only, which the next writer of a dead ring holds, too.
+        return self.generation_lock(pointer.generation) if pointer.minor >= 1 else self.writer_lock()
 
 
 def place(channel: str, directory: str | os.PathLike[str] | None = None) -> Placement:
@@ -125,51 +150,25 @@ def place(channel: str, directory: str | os.PathLike[str] | None = None) -> Plac
     return Placement(_home(), f"frameloom-{_user()}-{channel}", sys.platform == "win32")
 
 
-def access_error(path: str, error: OSError) -> Exception:
-    """The error to raise for a failed open: AccessDenied with the fix, or `error` itself."""
-    if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR):
-        return AccessDenied(
-            f"{path}: {error.strerror}; run as the user who owns it, or remove it, or use another channel"
-        )
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return AccessDenied(f"{path}: {error.strerror}; make the folder first or give an existing one")
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpace(f"{path}: {error.strerror}; free some room in {os.path.dirname(path)}")
-    return error
-
-
-def _check_file(path: str, status: os.stat_result) -> None:
-    """Only files of this user or of root: a reader would wait for ever on a pipe that somebody planted."""
-    if not stat.S_ISREG(status.st_mode):
-        raise NotARing(f"{path} is not a file; remove it and start the writer again")
-    if sys.platform != "win32" and status.st_uid not in (os.getuid(), 0):
-        raise AccessDenied(f"{path}: belongs to user id {status.st_uid}; ask for its removal or use another channel")
-
-
 @dataclass(frozen=True)
 class Pointer:
-    """What the rendezvous record says."""
+    """What the rendezvous record says; `minor` is the minor version of the segment."""
 
     generation: int
     segment_size: int
     writer_pid: int
-
-
-def _open_record(path: str, flags: int) -> int:
-    if sys.platform == "win32":
-        return os.open(path, flags)
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    minor: int
 
 
 def read_pointer(placement: Placement) -> Pointer | None:
     """The rendezvous record, or None when there is none.
 
-    Raises NotARing, VersionMismatch or MalformedHeader for a damaged record and AccessDenied for somebody else's.
+    Raises NotARing, VersionMismatch, TruncatedSegment or MalformedHeader for a damaged record, AccessDenied for
+    somebody else's, OutOfResources.
     """
     path = placement.record_path
     try:
-        with open(path, "rb", opener=_open_record) as file:
-            _check_file(path, os.fstat(file.fileno()))
+        with open(open_file(path, os.O_RDONLY), "rb") as file:
             data = file.read(PAGE)
     except FileNotFoundError:
         return None
@@ -183,7 +182,9 @@ def read_pointer(placement: Placement) -> Pointer | None:
     check_version(path, values["version"])
     if values["generation"] == 0:
         raise MalformedHeader(f"{path} names generation 0; remove it and start the writer again")
-    return Pointer(values["generation"], values["segment_size"], values["writer_pid"])
+    if not RECORD.size <= values["record_size"] <= PAGE:
+        raise MalformedHeader(f"{path} says it has {values['record_size']} bytes; remove it and start the writer again")
+    return Pointer(values["generation"], values["segment_size"], values["writer_pid"], values["version"] & 0xFFFF)
 
 
 def check_version(what: str, version: int) -> None:
@@ -195,8 +196,8 @@ def check_version(what: str, version: int) -> None:
         )
 
 
-def swing_pointer(placement: Placement, generation: int, segment_size: int, now_ns: int) -> None:
-    """Point the well-known name at a generation, atomically."""
+def swing_pointer(placement: Placement, generation: int, segment_size: int, now_ns: int) -> FileIdentity:
+    """Point the well-known name at a generation, atomically; returns the identity of the new record."""
     record = RECORD.pack(
         magic=RECORD_MAGIC,
         version=VERSION,
@@ -207,32 +208,49 @@ def swing_pointer(placement: Placement, generation: int, segment_size: int, now_
         created_ns=now_ns,
     )
     temporary = f"{placement.record_path}.{generation:016x}.tmp"
+    fd = open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(fd, "wb") as file:
             file.write(record)
+        identity = identity_of(temporary)
     except OSError as error:
-        raise NoSpace(f"{temporary}: {error.strerror}; free some room in {placement.folder}") from error
+        os.unlink(temporary)
+        raise access_error(temporary, error) from error
     for attempt in range(100):
         try:
             os.replace(temporary, placement.record_path)
-            return
+            return identity
         except OSError as error:
             # Windows refuses to replace a file that a reader has open at this moment.
             if sys.platform != "win32" or attempt == 99:
                 os.unlink(temporary)
                 raise access_error(placement.record_path, error) from error
             time.sleep(0.005)
+    raise AssertionError("the last attempt returns or raises")
+
+
+FileIdentity = tuple[int, int, int] | None
+"""What tells a file from others of its name: device, inode and time of its writing (inodes come again); None: gone."""
+
+
+def identity_of(path: str) -> FileIdentity:
+    """The identity of the file of that name now. Needs no descriptor."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def remove_leftovers(placement: Placement, keep: int = 0) -> int:
     """Delete files of generations other than `keep`; only the holder of the writer lock may. Returns their number."""
     pattern = re.compile(
         re.escape(placement.prefix)
-        + r"(-(?P<generation>[0-9a-f]{16})\.seg(\.r\d+|\.sharedarray)?|\.ring\.[0-9a-f]{16}\.tmp)"
+        + r"(-(?P<generation>[0-9a-f]{16})\.seg(\.w|\.r\d+|\.sharedarray)?|\.ring\.[0-9a-f]{16}\.tmp)"
     )
     removed = 0
-    with contextlib.suppress(FileNotFoundError):
+    # Without a descriptor for the folder they stay until the next start.
+    with contextlib.suppress(OSError):
         for entry in os.scandir(placement.folder):
             found = pattern.fullmatch(entry.name)
             if found and (found["generation"] is None or int(found["generation"], 16) != keep):
@@ -241,6 +259,15 @@ def remove_leftovers(placement: Placement, keep: int = 0) -> int:
                     os.unlink(entry.path)
                     removed += 1
     return removed
+
+
+def remove_generation(placement: Placement, generation: int) -> None:
+    """Delete the files of one generation; its name is nobody else's. Needs no descriptor."""
+    path = placement.segment_path(generation)
+    for name in (path, path + ".w", path + ".sharedarray", *(f"{path}.r{i}" for i in range(READER_ENTRIES))):
+        # A mapped file cannot be deleted on Windows; the next start gets it.
+        with contextlib.suppress(OSError):
+            os.unlink(name)
 
 
 def remove_pointer(placement: Placement) -> None:
@@ -286,6 +313,11 @@ class Mapping:
         self.close()
 
 
+def nothing() -> Mapping:
+    """Private memory in the place of a segment that was let go of."""
+    return Mapping(mmap.mmap(-1, PAGE), -1)
+
+
 def _reserve(fd: int, size: int) -> None:
     """Give the file `size` bytes that really exist, so that a full disk is an error here and not a SIGBUS later."""
     if sys.platform == "linux":
@@ -305,16 +337,17 @@ def create(placement: Placement, generation: int, size: int) -> Mapping:
         except OSError as error:
             raise NoSpace(_no_space(placement, size, error)) from error
     path = placement.segment_path(generation)
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise access_error(path, error) from error
+    fd = open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
         _reserve(fd, size)
+        if true_size(fd) < size:
+            raise OSError(errno.ENOSPC, "its file system reserves no room for files; give another folder")
         return Mapping(_map(fd, size), fd)
     except (OSError, OverflowError) as error:
         os.close(fd)
         os.unlink(path)
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise access_error(path, error) from error
         raise NoSpace(_no_space(placement, size, error)) from error
 
 
@@ -343,21 +376,25 @@ def peek(placement: Placement, pointer: Pointer, count: int) -> tuple[bytes, int
         return _peek_section(placement, pointer, count)
     path = placement.segment_path(pointer.generation)
     try:
-        if sys.platform == "win32":
-            fd = os.open(path, os.O_RDWR | os.O_BINARY | os.O_NOINHERIT)
-        else:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = open_file(path, os.O_RDWR)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise access_error(path, error) from error
     try:
-        status = os.fstat(fd)
-        _check_file(path, status)
-        return os.read(fd, count), status.st_size, fd
-    except BaseException:
+        data, size = os.read(fd, count), true_size(fd)
+    except OSError as error:
         os.close(fd)
-        raise
+        raise access_error(path, error) from error
+    return data, size, fd
+
+
+def true_size(fd: int) -> int:
+    """Bytes of a segment that have memory behind them, from its start.
+
+    A hole does not count on Linux, where every writer reserves its segment: reading one would allocate it, up to the
+    death of the process where there is no room.
+    """
+    status = os.fstat(fd)
+    return min(status.st_size, status.st_blocks * 512) if sys.platform == "linux" else status.st_size
 
 
 if sys.platform == "win32":
@@ -399,4 +436,6 @@ def attach(placement: Placement, pointer: Pointer, size: int, fd: int) -> Mappin
         what = placement.segment_path(pointer.generation)
         if isinstance(error, ValueError):
             raise TruncatedSegment(f"{what} was cut by somebody; start the writer again") from error
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise access_error(what, error) from error
         raise NoSpace(f"{what}: {size} bytes cannot be mapped ({error}); close other programs") from error

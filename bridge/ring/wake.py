@@ -7,6 +7,7 @@ and is not run by this project's tests.
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
 import platform
 import sys
@@ -15,10 +16,12 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from bridge.ring.files import access_error
 from bridge.ring.segment import Mapping
 
 _FUTEX_WAIT = 0
 _FUTEX_WAKE = 1
+_WAIT_TIMEOUT = 258
 _FUTEX_NUMBERS = {
     "x86_64": 202,
     "aarch64": 98,
@@ -50,8 +53,11 @@ def fence() -> tuple[Callable[[], object], Callable[[], object]]:
 class Wake(Protocol):
     """Sleep on one 32-bit word of a segment, and wake those who do."""
 
-    def wait(self, expected: int, timeout_s: float) -> None:
-        """Sleep until the word may differ from `expected`, at most `timeout_s` seconds. May return early."""
+    def wait(self, expected: int, timeout_s: float) -> bool | None:
+        """Sleep until the word may differ from `expected`, at most `timeout_s` seconds. May return early.
+
+        True: somebody woke us; False: nobody did until the end; None: neither is known.
+        """
 
     def wake(self) -> None:
         """Wake every sleeper."""
@@ -86,12 +92,14 @@ if sys.platform == "linux":
             self._timeout = _Timespec()
             self._timeout_at = ctypes.addressof(self._timeout)
 
-        def wait(self, expected: int, timeout_s: float) -> None:
+        def wait(self, expected: int, timeout_s: float) -> bool | None:
             ns = int(timeout_s * 1e9)
             self._timeout.tv_sec, self._timeout.tv_nsec = divmod(ns, 1_000_000_000)
             # The kernel compares the word after a full barrier, so a change between the caller's last look and here
             # returns at once. Interrupted, changed and timed out all mean: look again.
-            self._sleep(self._number, self._address, _FUTEX_WAIT, expected, self._timeout_at)
+            if self._sleep(self._number, self._address, _FUTEX_WAIT, expected, self._timeout_at) == 0:
+                return True
+            return False if ctypes.get_errno() == errno.ETIMEDOUT else None
 
         def wake(self) -> None:
             self._wake(self._number, self._address, _FUTEX_WAKE, 0x7FFFFFFF)
@@ -136,10 +144,12 @@ if sys.platform == "win32":
         def __init__(self, name: str) -> None:
             self._handle = _kernel32().CreateEventW(None, 0, 0, name)
             if not self._handle:
-                raise ctypes.WinError(ctypes.get_last_error())
+                raise access_error(name, ctypes.WinError(ctypes.get_last_error()))
 
-        def wait(self, expected: int, timeout_s: float) -> None:
-            _kernel32().WaitForSingleObject(self._handle, max(1, int(timeout_s * 1000)))
+        def wait(self, expected: int, timeout_s: float) -> bool | None:
+            return {0: True, _WAIT_TIMEOUT: False}.get(
+                _kernel32().WaitForSingleObject(self._handle, max(1, int(timeout_s * 1000)))
+            )
 
         def wake(self) -> None:
             _kernel32().SetEvent(self._handle)

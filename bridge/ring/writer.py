@@ -65,7 +65,7 @@ from bridge.ring.layout import (
     SlotFlag,
     segment_bytes,
 )
-from bridge.ring.lock import Lock, acquire_patiently
+from bridge.ring.lock import RETRY_S, Lock, acquire_patiently
 from bridge.ring.slot import (
     INTRINSICS_AT,
     INTRINSICS_CODEC,
@@ -81,7 +81,8 @@ from bridge.ring.slot import (
 )
 from bridge.ring.wake import STRONG, Wake, fence, wake_for
 
-DEFAULT_CAPACITY_BYTES = 1920 * 1080 * 4
+DEFAULT_CAPACITY_BYTES = 512 * 512 * 4
+"""The first larger frame makes a ring of its size; a container's shared memory may have room for few others."""
 DEFAULT_MAX_CAPACITY_BYTES = 1 << 30
 _NOBODY = bytes(4 * READER_ENTRIES)
 _WAITING = HEADER.offset("waiting")
@@ -89,6 +90,8 @@ _WAITING_END = _WAITING + len(_NOBODY)
 _POSE, _INTRINSICS = int(SlotFlag.POSE), int(SlotFlag.INTRINSICS)
 _EVERYTHING = 1 << 63
 _NAP_S = 0.05
+_LOOK_NS = 1_000_000_000
+"""How often a writer looks whether its files are still there."""
 
 
 class SlotInHand:
@@ -120,8 +123,9 @@ class RingWriter:
     readers may hold zero-copy views at once. directory: an existing folder for a file-backed ring instead of the
     system's usual place. timeout_s: how long a lossless writer waits for its reader.
 
-    Raises InvalidChannel, WriterExists while another live writer holds the channel, NoSpace, AccessDenied. A stale ring
-    of a dead writer is taken over. One object serves one thread at a time.
+    Raises InvalidChannel, WriterExists while another live writer holds the channel, NoSpace, AccessDenied,
+    OutOfResources. A stale ring of a dead writer is taken over. Files that somebody removes by hand are put back within
+    a second. One object serves one thread at a time.
     """
 
     def __init__(
@@ -154,32 +158,46 @@ class RingWriter:
         self._release, self._acquire = fence()
         self._sequence = 0
         self.generation = 0
+        self._in_hand = False
         self._wake: Wake | None = None
         self._events: dict[int, Wake] = {}
         self._progress_wake: Wake | None = None
         self._reader_locks: list[Lock] = []
         self._let_go = False
         self._plans: dict[object, tuple[SlotPlan, dict[int, dict[Kind, Array]]]] = {}
+        self._generation_lock: Lock | None = None
+        self._record: segment.FileIdentity = None
+        self._segment_lost = False
+        self._look_at_ns = 0
         self._lock = self._placement.writer_lock()
-        try:
-            if not acquire_patiently(self._lock):
-                raise WriterExists(self._who_writes())
-        except OSError as error:
-            raise segment.access_error(self._placement.lock_path, error) from error
+        if not acquire_patiently(self._lock):
+            raise WriterExists(self._who_writes())
         try:
             stale = self._map_stale()
             segment.remove_leftovers(self._placement)
+            with contextlib.suppress(NoSpace):
+                self._open_generation(capacity_bytes, stale)
+                return
             if stale is not None:
-                with contextlib.suppress(NoSpace):
-                    self._open_generation(capacity_bytes, stale)
-                    return
                 # Its memory is ours to give back: a killed writer must not need room for two rings to start again.
                 self._retire(*stale, SegmentState.CLOSED)
                 stale = None
-            self._open_generation(capacity_bytes, None)
+            self._open_patiently(capacity_bytes)
         except BaseException:
             self._lock.remove()
             raise
+
+    def _open_patiently(self, capacity_bytes: int) -> None:
+        """Readers give the memory of a ring that is closed or dead back within moments."""
+        deadline = time.monotonic() + RETRY_S
+        while True:
+            try:
+                self._open_generation(capacity_bytes, None)
+                return
+            except NoSpace:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.01)
 
     def _who_writes(self) -> str:
         pid: object = "unknown"
@@ -192,7 +210,8 @@ class RingWriter:
         """The segment that a dead writer left, if it is a sound one: its readers must be told where to go."""
         try:
             pointer = segment.read_pointer(self._placement)
-            # The lock is held again, so a reader that comes now would take the dead writer's last picture for news.
+            # Readers of version 1.0 go by the lock of the channel, which is held again: they would take the last
+            # picture of the dead writer for news.
             segment.remove_pointer(self._placement)
             found = segment.peek(self._placement, pointer, HEADER.size) if pointer else None
             if pointer is None or found is None:
@@ -234,12 +253,25 @@ class RingWriter:
         )
         self._order()
         mapping.u32[VERSION_32] = VERSION
+        # Everything that may fail comes before the record: from there on this is the ring.
+        generation_lock: Lock | None = None
         try:
-            segment.swing_pointer(self._placement, generation, size, now_ns())
-        except RingError:
-            segment.remove_leftovers(self._placement, keep=self.generation)
+            generation_lock = self._placement.generation_lock(generation)
+            if not acquire_patiently(generation_lock):
+                raise WriterExists(self._who_writes())
+            # The newest of the lossless reader's locks tells whether it lives, the older whether it may still follow.
+            reader_lock = self._placement.reader_lock(
+                generation, LOSSLESS_ENTRY, READER_TABLE_OFFSET + LOSSLESS_ENTRY * READER.size
+            )
+            self._record = segment.swing_pointer(self._placement, generation, size, now_ns())
+        except BaseException:
+            mapping.close()
+            if generation_lock is not None:
+                generation_lock.release()
+            segment.remove_generation(self._placement, generation)
             raise
         followed = self._locks_to_follow() if self._lossless and self.generation else []
+        left, self._generation_lock = self._generation_lock, generation_lock
         self.generation = generation
         self._mapping = mapping
         self._geometry = Geometry(
@@ -273,13 +305,13 @@ class RingWriter:
         self._tables = [b""] * self.slots
         if previous is not None:
             self._retire(*previous, SegmentState.SUPERSEDED)
+        if left is not None:
+            left.release()
         segment.remove_leftovers(self._placement, keep=generation)
         self._events.clear()
         self._progress_wake = None
         if self._lossless:
-            # The newest of these tells whether the reader lives, the older one whether it may still follow.
-            lock = self._placement.reader_lock(generation, LOSSLESS_ENTRY, self._reader_32 * 4)
-            self._reader_locks = [*followed, lock]
+            self._reader_locks = [*followed, reader_lock]
 
     def _retire(self, mapping: segment.Mapping, geometry: Geometry, state: SegmentState) -> None:
         """Tell the readers of a segment that nothing more will come in it."""
@@ -336,7 +368,8 @@ class RingWriter:
         and channels unless `formats` names it. capture_ns: ring clock, now when None. frame_id: the sequence when None.
         T_world_camera: 4x4. intrinsics: fx, fy, cx, cy. timeout_s: for a lossless writer, instead of the object's own.
 
-        Raises InvalidFrame, FrameTooLarge, NoSpace, ReaderTimeout (lossless), TruncatedSegment, RingClosed.
+        Raises InvalidFrame, FrameTooLarge, NoSpace, OutOfResources, ReaderTimeout (lossless), TruncatedSegment,
+        RingClosed; RuntimeError inside a `slot` block.
         """
         key: object = None
         try:
@@ -423,7 +456,8 @@ class RingWriter:
 
     def _make_room(self, data_size: int, timeout_s: float | None) -> None:
         self._check_open()
-        if data_size <= self.capacity_bytes:
+        self._check_free()
+        if data_size <= self.capacity_bytes and not self._segment_lost:
             return
         if data_size > self._max_capacity:
             raise FrameTooLarge(
@@ -432,13 +466,38 @@ class RingWriter:
             )
         if self._lossless:
             self._await_registration(self.timeout_s if timeout_s is None else timeout_s)
-        self._open_generation(data_size, (self._mapping, self._geometry))
+        self._look_after_files()
+        self._check_open()
+        self._open_generation(max(data_size, self.capacity_bytes), (self._mapping, self._geometry))
+        self._segment_lost = False
+
+    def _look_after_files(self) -> None:
+        """Put back what somebody removed by hand, or leave when another writer has come in the meantime."""
+        if not self._lock.current():
+            again = self._placement.writer_lock()
+            if not acquire_patiently(again):
+                self.close()
+                return
+            self._lock.release()
+            self._lock = again
+        path = self.segment_path
+        if path is not None and not os.path.exists(path):
+            # The next frame makes the next generation.
+            self._segment_lost = True
+            self._plans.clear()
+        elif segment.identity_of(self._placement.record_path) != self._record:
+            self._record = segment.swing_pointer(self._placement, self.generation, self.segment_size, now_ns())
 
     def _check_open(self) -> None:
         if not self._lock.held:
             raise RingClosed(
-                f"channel {self.channel}: this writer is closed or belongs to a parent process; make a new one"
+                f"channel {self.channel}: this writer is closed, or another took the channel after its files had been "
+                "removed, or it belongs to a parent process; make a new one"
             )
+
+    def _check_free(self) -> None:
+        if self._in_hand:
+            raise RuntimeError(f"channel {self.channel}: leave the previous slot() block first")
 
     def _check_whole(self) -> None:
         if not self._mapping.whole():
@@ -448,6 +507,8 @@ class RingWriter:
         """Choose a slot that is neither the newest nor pinned and mark it as being written."""
         if not self._lock.held:
             self._check_open()
+        if self._in_hand:
+            self._check_free()
         self._check_whole()
         u64, u32, pins = self._u64, self._u32, self._pin_words
         mark = 2 * self._sequence + 1
@@ -472,12 +533,14 @@ class RingWriter:
                             break
                     else:
                         self._slot = slot
+                        self._in_hand = True
                         return slot
             if self._lossless:
                 self._await_reader(taken, self.timeout_s if timeout_s is None else timeout_s)
             # Otherwise a reader moved its pin between our two looks: there are fewer pins than slots, look again.
 
     def _abandon(self) -> None:
+        self._in_hand = False
         self._u64[self._slot_words[self._slot]] = 0
 
     def _commit(
@@ -543,6 +606,7 @@ class RingWriter:
         u64[NEWEST_64] = sequence << 8 | slot
         self._sequence = sequence
         self._newest_slot = slot
+        self._in_hand = False
         # SYNC POINT W4: `newest` before the wake word. Meets R4.
         if not STRONG:
             self._order()
@@ -552,7 +616,15 @@ class RingWriter:
         self._acquire()
         if not STRONG or memory[_WAITING:_WAITING_END] != _NOBODY:
             self._wake_readers()
+        if now >= self._look_at_ns:
+            self._look_soon(now)
         return sequence
+
+    def _look_soon(self, now: int) -> None:
+        self._look_at_ns = now + _LOOK_NS
+        # The frame is published; what cannot be put back now is tried again in a second.
+        with contextlib.suppress(RingError):
+            self._look_after_files()
 
     def _wake_readers(self) -> None:
         if self._wake is not None:
@@ -631,20 +703,41 @@ class RingWriter:
 
     def beat(self) -> None:
         """Refresh the heartbeat, for display, while there is nothing to write."""
-        if self._mapping.whole():
-            self._u64[HEARTBEAT_64] = now_ns()
+        if not self._lock.held or not self._mapping.whole():
+            return
+        now = self._u64[HEARTBEAT_64] = now_ns()
+        if now >= self._look_at_ns:
+            self._look_soon(now)
 
     def close(self) -> None:
-        """Leave the channel: readers see the writer gone, the files are removed. Harmless when closed already."""
+        """Leave the channel: readers see the writer gone, the files are removed. Harmless when closed already.
+
+        Only this writer's own files: after somebody removed them by hand another may write here.
+        """
         if not self._lock.held:
             return
-        self._retire(self._mapping, self._geometry, SegmentState.CLOSED)
-        segment.remove_pointer(self._placement)
-        segment.remove_leftovers(self._placement)
-        for lock in self._reader_locks:
-            lock.release()
+        try:
+            ours = self._lock.current()
+            self._retire(self._mapping, self._geometry, SegmentState.CLOSED)
+            if segment.identity_of(self._placement.record_path) == self._record:
+                segment.remove_pointer(self._placement)
+            segment.remove_generation(self._placement, self.generation)
+            if ours:
+                segment.remove_leftovers(self._placement)
+        finally:
+            for lock in (*self._reader_locks, self._generation_lock):
+                if lock is not None:
+                    lock.release()
+            self._lock.remove()
+            self._forget()
+
+    def _forget(self) -> None:
+        """Let go of the memory, also of an object that is kept; views that somebody holds stay mapped."""
         self._plans.clear()
-        self._lock.remove()
+        self._events.clear()
+        self._wake = self._progress_wake = None
+        self._mapping = segment.nothing()
+        self._u32, self._u64 = self._mapping.u32, self._mapping.u64
 
     def __enter__(self) -> RingWriter:
         return self

@@ -13,7 +13,8 @@
  * other POSIX systems, Windows. Machines must be little-endian.
  *
  * Every call that can fail takes a frameloom_error (or NULL) and leaves a message in it that names the mend. One object
- * serves one thread at a time. Timeouts are milliseconds, times nanoseconds of frameloom_now_ns, sizes bytes or pixels.
+ * serves one thread at a time. A forked child may only close what it inherited; its parent's locks die with the parent
+ * (by pthread_atfork: link with -pthread where the C library is older than glibc 2.34). Timeouts are milliseconds, times nanoseconds of frameloom_now_ns, sizes bytes or pixels.
  *
  * FRAMELOOM_API before the functions: "static inline" unless defined otherwise. With FRAMELOOM_DECLARE_ONLY only the
  * declarations are here, for programs that link the shared library (frameloom_c.c).
@@ -55,10 +56,10 @@ typedef enum frameloom_status {
     FRAMELOOM_INVALID_FRAME = 12,     /* the planes given cannot be a frame */
     FRAMELOOM_BUFFER_MISMATCH = 13,   /* the caller's buffer is too small; the frame is not consumed */
     FRAMELOOM_READER_TIMEOUT = 14,    /* the lossless reader did not free a slot in time */
-    FRAMELOOM_RING_CLOSED = 15,       /* the object belongs to a parent process */
+    FRAMELOOM_RING_CLOSED = 15,       /* the object belongs to a parent process, or its channel to another writer */
     FRAMELOOM_ACCESS_DENIED = 16,     /* the ring's files belong to somebody else or cannot be opened */
     FRAMELOOM_MISUSE = 17,            /* calls in the wrong order, or a wrong argument */
-    FRAMELOOM_OUT_OF_MEMORY = 18
+    FRAMELOOM_OUT_OF_RESOURCES = 18   /* no file descriptor or no memory is left for this; try again later */
 } frameloom_status;
 
 typedef struct frameloom_error {
@@ -105,7 +106,7 @@ typedef struct frameloom_frame {
 /* Everything 0 or NULL gives the defaults in brackets. */
 typedef struct frameloom_writer_options {
     const char *directory;       /* UTF-8; an existing folder for a file-backed ring [the system's place] */
-    uint64_t capacity_bytes;     /* plane bytes that a slot holds at first [1920 * 1080 * 4] */
+    uint64_t capacity_bytes;     /* plane bytes that a slot holds at first [512 * 512 * 4] */
     uint64_t max_capacity_bytes; /* larger frames make next generations up to here [2^30] */
     uint32_t slots;              /* 4 to 64; slots - 2 readers may hold views at once [4] */
     uint32_t policy;             /* FRAMELOOM_POLICY_* [NEWEST] */
@@ -157,7 +158,8 @@ FRAMELOOM_API void frameloom_abandon(frameloom_writer *writer);
 /* Publish one frame with one copy of its planes. frame_id 0 means the sequence, capture_ns 0 means now. */
 FRAMELOOM_API frameloom_status frameloom_write(frameloom_writer *writer, const frameloom_frame *frame,
                                                frameloom_error *error);
-/* Refresh the heartbeat, for display, while there is nothing to write. */
+/* Refresh the heartbeat, for display, while there is nothing to write. Once a second this and every frame put back files
+ * that somebody removed by hand. */
 FRAMELOOM_API void frameloom_beat(frameloom_writer *writer);
 FRAMELOOM_API uint64_t frameloom_writer_generation(const frameloom_writer *writer);
 

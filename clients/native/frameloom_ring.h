@@ -64,6 +64,9 @@ static inline frameloom_status frameloom_i_check_header(const frameloom_i_place 
     g->waiting_offset = frameloom_i_load32(h + FRAMELOOM_AT_HEADER_WAITING_OFFSET);
     g->first_sequence = frameloom_i_load64(h + FRAMELOOM_AT_HEADER_FIRST_SEQUENCE);
     uint64_t table_end = (uint64_t)g->reader_table_offset + FRAMELOOM_READER_ENTRIES * FRAMELOOM_BYTES_ENTRY;
+    uint64_t waiting_end = (uint64_t)g->waiting_offset + 4 * FRAMELOOM_READER_ENTRIES;
+    /* Up to here words always lie in the same place; the rest of the header is where its offsets say. */
+    const uint32_t fixed_end = FRAMELOOM_AT_HEADER_WAITING;
     if (g->generation != generation) wrong = "another generation than its name";
     else if (g->header_size < FRAMELOOM_BYTES_HEADER || g->header_size % FRAMELOOM_PAGE) wrong = "a wrong header size";
     else if (g->slot_count < FRAMELOOM_MIN_SLOTS || g->slot_count > FRAMELOOM_MAX_SLOTS) wrong = "a wrong number of slots";
@@ -77,20 +80,23 @@ static inline frameloom_status frameloom_i_check_header(const frameloom_i_place 
     else if (frameloom_i_load32(h + FRAMELOOM_AT_HEADER_READER_ENTRIES) != FRAMELOOM_READER_ENTRIES ||
              frameloom_i_load32(h + FRAMELOOM_AT_HEADER_READER_STRIDE) != FRAMELOOM_BYTES_ENTRY)
         wrong = "an unknown reader table";
-    else if (g->reader_table_offset % FRAMELOOM_BYTES_ENTRY || table_end > g->header_size) wrong = "a misplaced reader table";
-    else if (g->waiting_offset % 64 || (uint64_t)g->waiting_offset + 4 * FRAMELOOM_READER_ENTRIES > g->header_size)
-        wrong = "a misplaced waiting line";
+    else if (g->reader_table_offset % FRAMELOOM_BYTES_ENTRY || g->reader_table_offset < fixed_end || table_end > g->header_size)
+        wrong = "a misplaced reader table";
+    else if (g->waiting_offset % 64 || g->waiting_offset < fixed_end || waiting_end > g->header_size)
+        wrong = "its waiting words in a wrong place";
+    else if (g->reader_table_offset < waiting_end && g->waiting_offset < table_end) wrong = "a reader table over its waiting words";
     else if (g->first_sequence == 0 || g->first_sequence >> 56) wrong = "a wrong first sequence";
     if (wrong)
         return frameloom_i_fail(error, FRAMELOOM_MALFORMED_HEADER, "%s has %s; start the writer again", what, wrong);
     if (true_size < g->segment_size)
         return frameloom_i_fail(error, FRAMELOOM_TRUNCATED_SEGMENT,
-                                "%s is %llu bytes long, its header says %llu; start the writer again", what,
+                                "%s has %llu bytes of memory, its header says %llu; start the writer again", what,
                                 (unsigned long long)true_size, (unsigned long long)g->segment_size);
     return FRAMELOOM_OK;
 }
 
-/* Open, check and map the segment that the record points to; NOTHING_NEW when it is gone. */
+/* Open, check and map the segment that the record points to; NOTHING_NEW when it is gone, or its writer is just leaving it:
+ * a reader may have had all that is in it. */
 static inline frameloom_status frameloom_i_map_checked(const frameloom_i_place *p, uint64_t generation,
                                                        frameloom_i_mapping *m, frameloom_i_geometry *g,
                                                        frameloom_error *error) {
@@ -99,6 +105,8 @@ static inline frameloom_status frameloom_i_map_checked(const frameloom_i_place *
     frameloom_status status = frameloom_i_peek(p, generation, page, &got, m, error);
     if (status != FRAMELOOM_OK) return status;
     status = frameloom_i_check_header(p, page, got, generation, m->size, g, error);
+    if (status == FRAMELOOM_OK && frameloom_i_load32(page + FRAMELOOM_AT_HEADER_STATE) == FRAMELOOM_STATE_CLOSED)
+        status = FRAMELOOM_NOTHING_NEW;
     if (status != FRAMELOOM_OK) {
         frameloom_i_unpeek(m);
         return status;
@@ -170,7 +178,8 @@ struct frameloom_reader {
     int lossless;
     uint64_t pid;
     uint64_t look_ns; /* when to look at the record again */
-    frameloom_i_lock writer_lock;
+    int known; /* a generation was mapped once */
+    frameloom_i_lock writer_lock; /* that of the writer of the mapped generation */
     frameloom_i_mapping mapping; /* memory NULL: not attached */
     frameloom_i_geometry g;
     uint64_t last; /* newest sequence taken in this generation */
@@ -178,6 +187,7 @@ struct frameloom_reader {
     frameloom_i_wake wake;
     int waiter; /* our entry in `waiting`; 0: not sought, -1: none was free, so we nap */
     int unwoken; /* how often in a row a new frame was there without a wake-up; from the second on we nap */
+    int wakes; /* the writer woke us once, so it can */
     int pinner; /* our entry that pins; 0: not sought, -1: none was free */
     int holding; /* 1: a view is out, 2: a copy instead of one */
     uint32_t held_slot;
@@ -236,9 +246,10 @@ static inline void frameloom_i_detach(frameloom_reader *r) {
         /* The lock of an entry goes with its generation; only the writer deletes its file. */
         frameloom_i_lock_give(&r->entries[i], 0);
     }
+    frameloom_i_lock_drop(&r->writer_lock);
     frameloom_i_wake_close(&r->wake);
     frameloom_i_unmap(&r->mapping);
-    r->waiter = r->pinner = r->holding = r->unwoken = 0;
+    r->waiter = r->pinner = r->holding = r->unwoken = r->wakes = 0;
     r->last = 0;
 }
 
@@ -262,14 +273,89 @@ static inline frameloom_status frameloom_i_register(frameloom_reader *r, framelo
     return FRAMELOOM_OK;
 }
 
-static inline frameloom_status frameloom_i_writer_alive(frameloom_reader *r, int *alive, frameloom_error *error) {
-    *alive = frameloom_i_lock_elsewhere(&r->writer_lock);
-    return *alive < 0 ? frameloom_i_denied(error, r->writer_lock.path) : FRAMELOOM_OK;
+/* Whether the writer of what the record points to lives, by `lock`, which it holds then. */
+static inline frameloom_status frameloom_i_writer_alive(const frameloom_i_place *p, const frameloom_i_pointer *pointer,
+                                                        frameloom_i_lock *lock, int *alive, frameloom_error *error) {
+    /* Version 1.0 knew the lock of the channel only, which the next writer of a dead ring holds, too. */
+    if (pointer->minor >= 1)
+        frameloom_i_lock_generation(lock, p, pointer->generation);
+    else
+        frameloom_i_lock_writer(lock, p);
+    *alive = frameloom_i_lock_elsewhere(lock);
+    frameloom_status status = *alive < 0 ? frameloom_i_denied(error, lock->path) : FRAMELOOM_OK;
+    if (*alive != 1) frameloom_i_lock_drop(lock);
+    return status;
+}
+
+/* Whether the writer of the mapped generation, whose `state` that was, writes no more. */
+static inline frameloom_status frameloom_i_gone(frameloom_reader *r, uint32_t state, int *gone, frameloom_error *error) {
+    frameloom_i_pointer pointer;
+    frameloom_i_lock lock;
+    int alive = 0;
+    *gone = 1;
+    if (state == FRAMELOOM_STATE_CLOSED) return FRAMELOOM_OK;
+    if (state != FRAMELOOM_STATE_SUPERSEDED) {
+        alive = frameloom_i_lock_elsewhere(&r->writer_lock);
+        *gone = alive == 0;
+        return alive < 0 ? frameloom_i_denied(error, r->writer_lock.path) : FRAMELOOM_OK;
+    }
+    /* It has gone on to what the record points to. */
+    frameloom_status status = frameloom_i_read_record(&r->place, &pointer, error);
+    if (status == FRAMELOOM_NOTHING_NEW) return FRAMELOOM_OK;
+    if (status == FRAMELOOM_OK) status = frameloom_i_writer_alive(&r->place, &pointer, &lock, &alive, error);
+    if (status != FRAMELOOM_OK) return status;
+    if (alive) frameloom_i_lock_drop(&lock);
+    *gone = !alive;
+    return FRAMELOOM_OK;
+}
+
+/* Attach to what the record points to; NOTHING_NEW where that is nothing newer. */
+static inline frameloom_status frameloom_i_attach_newer(frameloom_reader *r, frameloom_error *error) {
+    frameloom_i_pointer pointer;
+    frameloom_i_lock lock;
+    int alive = 0;
+    frameloom_status status = frameloom_i_read_record(&r->place, &pointer, error);
+    if (status != FRAMELOOM_OK) return status;
+    if (r->mapping.memory && pointer.generation == r->g.generation) return FRAMELOOM_NOTHING_NEW;
+    /* A dead writer's last picture is not news: nobody attaches to it. */
+    status = frameloom_i_writer_alive(&r->place, &pointer, &lock, &alive, error);
+    if (status != FRAMELOOM_OK) return status;
+    if (!alive) return FRAMELOOM_NOTHING_NEW;
+    /* Frames published between our look at `newest` and the retirement must not be lost by following. */
+    if (r->mapping.memory && frameloom_i_newest(r) >> 8 > r->last) {
+        frameloom_i_lock_drop(&lock);
+        return FRAMELOOM_NOTHING_NEW;
+    }
+    frameloom_reader old = *r;
+    status = frameloom_i_map_checked(&r->place, pointer.generation, &r->mapping, &r->g, error);
+    if (status != FRAMELOOM_OK) {
+        frameloom_i_lock_drop(&lock);
+        *r = old;
+        return status;
+    }
+    r->writer_lock = lock;
+    memset(r->entries, 0, sizeof r->entries);
+    for (uint32_t i = 0; i < FRAMELOOM_READER_ENTRIES; i++) r->entries[i].file = FRAMELOOM_I_NONE;
+    memset(&r->wake, 0, sizeof r->wake);
+    r->waiter = r->pinner = r->unwoken = r->wakes = 0;
+    r->last = 0;
+    r->look_ns = frameloom_i_now_ns() + FRAMELOOM_I_LOOK_MS * 1000000u;
+    /* Before the old entry is given back: the writer takes a moment without either for our death. */
+    if (r->lossless) status = frameloom_i_register(r, error);
+    if (status != FRAMELOOM_OK) {
+        frameloom_i_detach(r);
+        *r = old;
+        return status;
+    }
+    r->known = 1;
+    frameloom_i_detach(&old);
+    return FRAMELOOM_OK;
 }
 
 /* Follow the writer to a newer generation where there is one. OK: attached to some generation; NOTHING_NEW: to none. */
 static inline frameloom_status frameloom_i_follow(frameloom_reader *r, frameloom_error *error) {
-    frameloom_status unchanged = r->mapping.memory ? FRAMELOOM_OK : FRAMELOOM_NOTHING_NEW;
+    int gone = 0;
+    frameloom_status status;
     if (r->mapping.memory) {
         if (!frameloom_i_whole(&r->mapping)) {
             frameloom_i_detach(r);
@@ -278,42 +364,20 @@ static inline frameloom_status frameloom_i_follow(frameloom_reader *r, frameloom
         }
         if (r->holding || frameloom_i_newest(r) >> 8 > r->last) return FRAMELOOM_OK;
         uint64_t now_ns = frameloom_i_now_ns();
-        if (frameloom_i_state(r) == FRAMELOOM_STATE_LIVE && now_ns < r->look_ns) return FRAMELOOM_OK;
+        uint32_t state = frameloom_i_state(r);
+        if (state == FRAMELOOM_STATE_LIVE && now_ns < r->look_ns) return FRAMELOOM_OK;
         r->look_ns = now_ns + FRAMELOOM_I_LOOK_MS * 1000000u;
+        status = frameloom_i_gone(r, state, &gone, error);
+        if (status != FRAMELOOM_OK) return status;
+        /* What was published before it left must not be lost by leaving, too. */
+        if (frameloom_i_newest(r) >> 8 > r->last) return FRAMELOOM_OK;
     }
-    frameloom_i_pointer pointer;
-    int alive = 0;
-    frameloom_status status = frameloom_i_read_record(&r->place, &pointer, error);
-    if (status == FRAMELOOM_NOTHING_NEW || (status == FRAMELOOM_OK && r->mapping.memory && pointer.generation == r->g.generation))
-        return unchanged;
-    /* A dead writer's last picture is not news: nobody attaches to it. */
-    if (status == FRAMELOOM_OK) status = frameloom_i_writer_alive(r, &alive, error);
-    if (status != FRAMELOOM_OK) return status;
-    if (!alive) return unchanged;
-    /* Frames published between our look at `newest` and the retirement must not be lost by following. */
-    if (r->mapping.memory && frameloom_i_newest(r) >> 8 > r->last) return FRAMELOOM_OK;
-
-    frameloom_reader old = *r;
-    status = frameloom_i_map_checked(&r->place, pointer.generation, &r->mapping, &r->g, error);
-    if (status != FRAMELOOM_OK) {
-        *r = old;
-        return status == FRAMELOOM_NOTHING_NEW ? unchanged : status;
-    }
-    memset(r->entries, 0, sizeof r->entries);
-    for (uint32_t i = 0; i < FRAMELOOM_READER_ENTRIES; i++) r->entries[i].file = FRAMELOOM_I_NONE;
-    memset(&r->wake, 0, sizeof r->wake);
-    r->waiter = r->pinner = r->unwoken = 0;
-    r->last = 0;
-    r->look_ns = frameloom_i_now_ns() + FRAMELOOM_I_LOOK_MS * 1000000u;
-    /* Before the old entry is given back: the writer takes a moment without either for our death. */
-    if (r->lossless) status = frameloom_i_register(r, error);
-    if (status != FRAMELOOM_OK) {
-        frameloom_i_detach(r);
-        *r = old;
-        return status == FRAMELOOM_NOTHING_NEW ? unchanged : status;
-    }
-    frameloom_i_detach(&old);
-    return FRAMELOOM_OK;
+    status = frameloom_i_attach_newer(r, error);
+    if (status != FRAMELOOM_NOTHING_NEW || !r->mapping.memory) return status;
+    if (!gone || frameloom_i_newest(r) >> 8 > r->last) return FRAMELOOM_OK;
+    /* Its memory is given back: the next writer may need it, and nothing more comes in it. */
+    frameloom_i_detach(r);
+    return FRAMELOOM_NOTHING_NEW;
 }
 
 /* OK when a newer frame can be read now, else NOTHING_NEW or an error. */
@@ -347,7 +411,7 @@ static inline frameloom_status frameloom_i_sleep(frameloom_reader *r, uint32_t t
         uint64_t left_ms = (deadline - now_ns) / 1000000u + 1;
         int live = r->mapping.memory && frameloom_i_state(r) == FRAMELOOM_STATE_LIVE;
         int waiter = live ? frameloom_i_waiter(r) : -1;
-        if (waiter < 0 || r->unwoken > 1) {
+        if (waiter < 0 || (r->unwoken > 1 && !r->wakes)) {
             frameloom_i_nap_ms(nap_ms < left_ms ? nap_ms : (uint32_t)left_ms);
             nap_ms += nap_ms < 10;
             continue;
@@ -361,15 +425,13 @@ static inline frameloom_status frameloom_i_sleep(frameloom_reader *r, uint32_t t
         frameloom_i_fence();
         if (frameloom_i_newest(r) >> 8 <= r->last && frameloom_i_state(r) == FRAMELOOM_STATE_LIVE) {
             uint32_t wait_ms = left_ms < FRAMELOOM_I_LOOK_MS ? (uint32_t)left_ms : FRAMELOOM_I_LOOK_MS;
-            frameloom_i_wake_wait(&r->wake, word, seen, wait_ms);
+            int woken = frameloom_i_wake_wait(&r->wake, word, seen, wait_ms);
             /* Cut while we slept, the ring has no words left to touch. */
             if (!frameloom_i_whole(&r->mapping)) continue;
-            /* A whole sleep in which a frame came without a wake-up, twice in a row: this writer cannot wake us (section 7,
-             * Wine). A shorter one may well end just as a frame comes. */
-            if (frameloom_i_get32(word) != seen) {
-                int late = wait_ms == FRAMELOOM_I_LOOK_MS && frameloom_i_now_ns() - now_ns >= FRAMELOOM_I_LOOK_MS * 1000000u;
-                r->unwoken = late ? r->unwoken + 1 : 0;
-            }
+            /* A whole sleep to whose end a frame came without a wake-up, twice in a row: this writer cannot wake us (section
+             * 7, Wine). One alone may have ended just as the frame came; a writer that woke us once can. */
+            r->wakes |= woken == 1;
+            if (wait_ms == FRAMELOOM_I_LOOK_MS) r->unwoken = woken == 0 && frameloom_i_get32(word) != seen ? r->unwoken + 1 : 0;
         }
         frameloom_i_put32(frameloom_i_waiting(r, waiter), 0);
     }
@@ -469,7 +531,7 @@ static inline frameloom_status frameloom_i_copy(frameloom_reader *r, void *buffe
                 r->copy = need <= SIZE_MAX ? (uint8_t *)malloc((size_t)need) : NULL;
                 r->copy_bytes = r->copy ? (size_t)need : 0;
                 if (!r->copy)
-                    return frameloom_i_fail(error, FRAMELOOM_OUT_OF_MEMORY, "no memory for a copy of %llu bytes; close other programs",
+                    return frameloom_i_fail(error, FRAMELOOM_OUT_OF_RESOURCES, "no memory for a copy of %llu bytes; close other programs",
                                             (unsigned long long)need);
             }
             to = r->copy;
@@ -509,7 +571,7 @@ FRAMELOOM_API frameloom_reader *frameloom_reader_open(const char *channel, const
                                                       frameloom_error *error) {
     frameloom_reader *r = (frameloom_reader *)calloc(1, sizeof *r);
     if (!r) {
-        frameloom_i_fail(error, FRAMELOOM_OUT_OF_MEMORY, "no memory for a reader; close other programs");
+        frameloom_i_fail(error, FRAMELOOM_OUT_OF_RESOURCES, "no memory for a reader; close other programs");
         return NULL;
     }
     if (frameloom_i_place_of(&r->place, channel, directory, error) != FRAMELOOM_OK) {
@@ -519,7 +581,7 @@ FRAMELOOM_API frameloom_reader *frameloom_reader_open(const char *channel, const
     r->lossless = lossless != 0;
     r->pid = frameloom_i_pid();
     r->mapping.file = FRAMELOOM_I_NONE;
-    frameloom_i_lock_writer(&r->writer_lock, &r->place);
+    r->writer_lock.file = FRAMELOOM_I_NONE;
     for (uint32_t i = 0; i < FRAMELOOM_READER_ENTRIES; i++) r->entries[i].file = FRAMELOOM_I_NONE;
     return r;
 }
@@ -527,7 +589,6 @@ FRAMELOOM_API frameloom_reader *frameloom_reader_open(const char *channel, const
 FRAMELOOM_API void frameloom_reader_close(frameloom_reader *reader) {
     if (!reader) return;
     frameloom_i_detach(reader);
-    frameloom_i_lock_drop(&reader->writer_lock);
     free(reader->copy);
     free(reader);
 }
@@ -599,14 +660,13 @@ FRAMELOOM_API frameloom_status frameloom_wait(frameloom_reader *reader, uint32_t
 
 FRAMELOOM_API frameloom_status frameloom_reader_state(frameloom_reader *reader, frameloom_writer_state *state,
                                                       frameloom_error *error) {
-    int alive = 0;
-    *state = FRAMELOOM_NO_WRITER;
+    int gone = 0;
     frameloom_status status = frameloom_i_follow(reader, error);
+    *state = reader->known ? FRAMELOOM_WRITER_GONE : FRAMELOOM_NO_WRITER;
     if (status == FRAMELOOM_NOTHING_NEW) return FRAMELOOM_OK;
-    if (status == FRAMELOOM_OK) status = frameloom_i_writer_alive(reader, &alive, error);
-    if (status != FRAMELOOM_OK) return status;
-    *state = alive && frameloom_i_state(reader) != FRAMELOOM_STATE_CLOSED ? FRAMELOOM_LIVE : FRAMELOOM_WRITER_GONE;
-    return FRAMELOOM_OK;
+    if (status == FRAMELOOM_OK) status = frameloom_i_gone(reader, frameloom_i_state(reader), &gone, error);
+    if (status == FRAMELOOM_OK && !gone) *state = FRAMELOOM_LIVE;
+    return status;
 }
 
 /* ---- Writer ---- */
@@ -614,7 +674,10 @@ FRAMELOOM_API frameloom_status frameloom_reader_state(frameloom_reader *reader, 
 struct frameloom_writer {
     frameloom_i_place place;
     uint64_t pid;
-    frameloom_i_lock lock;
+    frameloom_i_lock lock, generation_lock;
+    int lost;             /* another has the channel, after our files were removed */
+    int segment_lost;     /* the file of this generation was removed: the next frame makes the next one */
+    uint64_t look_ns;     /* when to look after the files again */
     frameloom_i_mapping mapping;
     frameloom_i_geometry g;
     uint64_t sequence, max_capacity;
@@ -693,12 +756,21 @@ static inline frameloom_status frameloom_i_open_generation(frameloom_writer *w, 
     frameloom_i_store32(h + FRAMELOOM_AT_HEADER_STATE, FRAMELOOM_STATE_LIVE);
     frameloom_i_store64(h + FRAMELOOM_AT_HEADER_HEARTBEAT_NS, frameloom_i_now_ns());
     frameloom_i_put32(h + FRAMELOOM_AT_HEADER_VERSION, FRAMELOOM_VERSION);
-    status = frameloom_i_swing_record(&w->place, g.generation, g.segment_size, error);
+    /* Everything that may fail comes before the record: from there on this is the ring. */
+    frameloom_i_lock generation_lock, reader_lock;
+    frameloom_i_lock_generation(&generation_lock, &w->place, g.generation);
+    frameloom_i_lock_entry(&reader_lock, &w->place, g.generation, FRAMELOOM_LOSSLESS_ENTRY, g.reader_table_offset);
+    if (frameloom_i_lock_take_patiently(&generation_lock) != 1) status = frameloom_i_denied(error, generation_lock.path);
+    /* Opened now: the file is deleted with its generation, and its lock must be seen for longer. */
+    if (status == FRAMELOOM_OK && w->policy == FRAMELOOM_POLICY_LOSSLESS && !w->place.named &&
+        !frameloom_i_lock_open(&reader_lock, FRAMELOOM_I_ANY))
+        status = frameloom_i_denied(error, reader_lock.path);
+    if (status == FRAMELOOM_OK) status = frameloom_i_swing_record(&w->place, g.generation, g.segment_size, error);
     if (status != FRAMELOOM_OK) {
-        char path[FRAMELOOM_I_PATH];
+        frameloom_i_lock_drop(&reader_lock);
+        frameloom_i_lock_give(&generation_lock, 0);
         frameloom_i_unmap(&m);
-        frameloom_i_segment_file(&w->place, path, g.generation);
-        frameloom_i_delete(path);
+        frameloom_i_remove_generation(&w->place, g.generation);
         return status;
     }
     for (uint32_t i = 0; i < FRAMELOOM_READER_ENTRIES; i++) frameloom_i_wake_close(&w->wakes[i]);
@@ -715,16 +787,63 @@ static inline frameloom_status frameloom_i_open_generation(frameloom_writer *w, 
         }
     }
     if (old->memory) frameloom_i_retire(w, old, old_g, FRAMELOOM_STATE_SUPERSEDED);
+    frameloom_i_lock_give(&w->generation_lock, 0);
+    w->generation_lock = generation_lock;
+    w->reader_lock = reader_lock;
+    w->segment_lost = 0;
     w->mapping = m;
     w->g = g;
     w->newest_slot = slots - 1;
     frameloom_i_remove_leftovers(&w->place, g.generation);
-    if (w->policy == FRAMELOOM_POLICY_LOSSLESS) {
-        frameloom_i_lock_entry(&w->reader_lock, &w->place, g.generation, FRAMELOOM_LOSSLESS_ENTRY, g.reader_table_offset);
-        /* Opened now: the file is deleted with its generation, and its lock must be seen for longer. */
-        if (!w->place.named) w->reader_lock.file = frameloom_i_open(w->reader_lock.path, FRAMELOOM_I_ANY);
-    }
     return FRAMELOOM_OK;
+}
+
+/* Leave the channel: delete what is still ours, tell the readers, give the locks back. */
+static inline void frameloom_i_leave(frameloom_writer *w) {
+    char path[FRAMELOOM_I_PATH];
+    frameloom_i_pointer pointer;
+    int ours = frameloom_i_lock_current(&w->lock);
+    frameloom_i_retire(w, &w->mapping, &w->g, FRAMELOOM_STATE_CLOSED);
+    if (frameloom_i_read_record(&w->place, &pointer, NULL) == FRAMELOOM_OK && pointer.generation == w->g.generation) {
+        frameloom_i_file(&w->place, path, ".ring");
+        frameloom_i_delete(path);
+    }
+    frameloom_i_remove_generation(&w->place, w->g.generation);
+    if (ours) frameloom_i_remove_leftovers(&w->place, 0);
+    frameloom_i_lock_give(&w->generation_lock, 0);
+    frameloom_i_lock_give(&w->lock, 1);
+}
+
+/* Once a second: put back what somebody removed by hand, or leave when another writer has come in the meantime. */
+static inline void frameloom_i_look_after_files(frameloom_writer *w) {
+    char path[FRAMELOOM_I_PATH];
+    frameloom_i_pointer pointer;
+    w->look_ns = frameloom_i_now_ns() + 1000000000u;
+    if (!frameloom_i_lock_current(&w->lock)) {
+        frameloom_i_lock again;
+        frameloom_i_lock_writer(&again, &w->place);
+        if (frameloom_i_lock_take_patiently(&again) != 1) {
+            frameloom_i_lock_drop(&again);
+            frameloom_i_leave(w);
+            w->lost = 1;
+            return;
+        }
+        frameloom_i_lock_drop(&w->lock);
+        w->lock = again;
+    }
+    frameloom_i_segment_file(&w->place, path, w->g.generation);
+    if (!w->place.named && !frameloom_i_exists(path))
+        w->segment_lost = 1;
+    else if (frameloom_i_read_record(&w->place, &pointer, NULL) != FRAMELOOM_OK || pointer.generation != w->g.generation)
+        frameloom_i_swing_record(&w->place, w->g.generation, w->g.segment_size, NULL);
+}
+
+static inline frameloom_status frameloom_i_closed(const frameloom_writer *w, frameloom_error *error) {
+    if (w->pid == frameloom_i_pid() && !w->lost) return FRAMELOOM_OK;
+    return frameloom_i_fail(error, FRAMELOOM_RING_CLOSED,
+                            "channel %s: this writer is a parent process's, or another took the channel after its files had "
+                            "been removed; open a new one",
+                            w->place.channel);
 }
 
 FRAMELOOM_API frameloom_writer *frameloom_writer_open(const char *channel, const frameloom_writer_options *options,
@@ -732,7 +851,7 @@ FRAMELOOM_API frameloom_writer *frameloom_writer_open(const char *channel, const
     frameloom_writer_options o;
     memset(&o, 0, sizeof o);
     if (options) o = *options;
-    if (!o.capacity_bytes) o.capacity_bytes = 1920u * 1080u * 4u;
+    if (!o.capacity_bytes) o.capacity_bytes = 512u * 512u * 4u;
     if (!o.max_capacity_bytes) o.max_capacity_bytes = 1u << 30;
     if (o.max_capacity_bytes < o.capacity_bytes) o.max_capacity_bytes = o.capacity_bytes;
     if (!o.slots) o.slots = FRAMELOOM_MIN_SLOTS;
@@ -746,7 +865,7 @@ FRAMELOOM_API frameloom_writer *frameloom_writer_open(const char *channel, const
     }
     frameloom_writer *w = (frameloom_writer *)calloc(1, sizeof *w);
     if (!w) {
-        frameloom_i_fail(error, FRAMELOOM_OUT_OF_MEMORY, "no memory for a writer; close other programs");
+        frameloom_i_fail(error, FRAMELOOM_OUT_OF_RESOURCES, "no memory for a writer; close other programs");
         return NULL;
     }
     frameloom_status status = frameloom_i_place_of(&w->place, channel, o.directory, error);
@@ -758,7 +877,7 @@ FRAMELOOM_API frameloom_writer *frameloom_writer_open(const char *channel, const
     w->max_capacity = o.max_capacity_bytes;
     w->policy = o.policy;
     w->timeout_ms = o.timeout_ms;
-    w->mapping.file = w->reader_lock.file = w->previous_reader_lock.file = FRAMELOOM_I_NONE;
+    w->mapping.file = w->reader_lock.file = w->previous_reader_lock.file = w->generation_lock.file = FRAMELOOM_I_NONE;
     frameloom_i_lock_writer(&w->lock, &w->place);
     int got = frameloom_i_lock_take_patiently(&w->lock);
     frameloom_i_pointer pointer;
@@ -775,7 +894,8 @@ FRAMELOOM_API frameloom_writer *frameloom_writer_open(const char *channel, const
         frameloom_i_geometry stale_g;
         memset(&stale, 0, sizeof stale);
         int left = frameloom_i_read_record(&w->place, &pointer, NULL) == FRAMELOOM_OK;
-        /* The lock is held again, so a reader that comes now would take the dead writer's last picture for news. */
+        /* Readers of version 1.0 go by the lock of the channel, which is held again: they would take the last picture of the
+         * dead writer for news. */
         if (left) {
             frameloom_i_file(&w->place, path, ".ring");
             frameloom_i_delete(path);
@@ -785,9 +905,11 @@ FRAMELOOM_API frameloom_writer *frameloom_writer_open(const char *channel, const
             stale.memory = NULL;
         frameloom_i_remove_leftovers(&w->place, 0);
         status = frameloom_i_open_generation(w, o.capacity_bytes, o.slots, &stale, &stale_g, error);
-        if (status == FRAMELOOM_NO_SPACE && stale.memory) {
-            /* Its memory is ours to give back: a killed writer must not need room for two rings to start again. */
-            frameloom_i_retire(w, &stale, &stale_g, FRAMELOOM_STATE_CLOSED);
+        /* Its memory is ours to give back: a killed writer must not need room for two rings to start again. */
+        if (status == FRAMELOOM_NO_SPACE && stale.memory) frameloom_i_retire(w, &stale, &stale_g, FRAMELOOM_STATE_CLOSED);
+        /* Readers give the memory of a ring that is closed or dead back within moments. */
+        for (int look = 0; status == FRAMELOOM_NO_SPACE && look < 25; look++) {
+            if (look) frameloom_i_nap_ms(10);
             if (error) memset(error, 0, sizeof *error);
             status = frameloom_i_open_generation(w, o.capacity_bytes, o.slots, &stale, &stale_g, error);
         }
@@ -801,22 +923,17 @@ FRAMELOOM_API frameloom_writer *frameloom_writer_open(const char *channel, const
 
 FRAMELOOM_API void frameloom_writer_close(frameloom_writer *writer) {
     frameloom_writer *w = writer;
-    char path[FRAMELOOM_I_PATH];
     if (!w) return;
-    int child = w->pid != frameloom_i_pid();
     for (uint32_t i = 0; i < FRAMELOOM_READER_ENTRIES; i++) frameloom_i_wake_close(&w->wakes[i]);
     frameloom_i_wake_close(&w->progress_wake);
     frameloom_i_lock_drop(&w->reader_lock);
     frameloom_i_lock_drop(&w->previous_reader_lock);
-    if (child) {
+    if (w->pid != frameloom_i_pid()) {
         frameloom_i_unmap(&w->mapping);
+        frameloom_i_lock_drop(&w->generation_lock);
         frameloom_i_lock_drop(&w->lock);
-    } else {
-        frameloom_i_retire(w, &w->mapping, &w->g, FRAMELOOM_STATE_CLOSED);
-        frameloom_i_file(&w->place, path, ".ring");
-        frameloom_i_delete(path);
-        frameloom_i_remove_leftovers(&w->place, 0);
-        frameloom_i_lock_give(&w->lock, 1);
+    } else if (!w->lost) {
+        frameloom_i_leave(w);
     }
     free(w);
 }
@@ -961,12 +1078,11 @@ FRAMELOOM_API frameloom_status frameloom_begin(frameloom_writer *writer, const f
     frameloom_writer *w = writer;
     frameloom_plane laid[FRAMELOOM_MAX_PLANES];
     uint64_t offsets[FRAMELOOM_MAX_PLANES], data_size = 0;
-    if (w->pid != frameloom_i_pid())
-        return frameloom_i_fail(error, FRAMELOOM_RING_CLOSED,
-                                "channel %s: this writer is a parent process's; open a new one", w->place.channel);
+    frameloom_status status = frameloom_i_closed(w, error);
+    if (status != FRAMELOOM_OK) return status;
     if (w->in_hand)
         return frameloom_i_fail(error, FRAMELOOM_MISUSE, "channel %s: commit or abandon the previous slot first", w->place.channel);
-    frameloom_status status = frameloom_i_lay_out(planes, count, laid, offsets, &data_size, error);
+    status = frameloom_i_lay_out(planes, count, laid, offsets, &data_size, error);
     if (status != FRAMELOOM_OK) return status;
     if (data_size > w->max_capacity)
         return frameloom_i_fail(error, FRAMELOOM_FRAME_TOO_LARGE,
@@ -974,14 +1090,18 @@ FRAMELOOM_API frameloom_status frameloom_begin(frameloom_writer *writer, const f
                                 "a larger max_capacity_bytes",
                                 (unsigned long long)data_size, (unsigned long long)w->max_capacity);
     if (!frameloom_i_whole(&w->mapping)) return frameloom_i_cut(w, error);
-    if (data_size > w->g.slot_stride - w->g.slot_header_size) {
+    uint64_t capacity = w->g.slot_stride - w->g.slot_header_size;
+    if (data_size > capacity || w->segment_lost) {
         frameloom_i_mapping old = w->mapping;
         frameloom_i_geometry old_g = w->g;
         if (w->policy == FRAMELOOM_POLICY_LOSSLESS) {
             status = frameloom_i_await_registration(w, error);
             if (status != FRAMELOOM_OK) return status;
         }
-        status = frameloom_i_open_generation(w, data_size, w->g.slot_count, &old, &old_g, error);
+        frameloom_i_look_after_files(w);
+        status = frameloom_i_closed(w, error);
+        if (status != FRAMELOOM_OK) return status;
+        status = frameloom_i_open_generation(w, data_size > capacity ? data_size : capacity, w->g.slot_count, &old, &old_g, error);
         if (status != FRAMELOOM_OK) return status;
     }
     status = frameloom_i_choose(w, error);
@@ -1010,9 +1130,8 @@ FRAMELOOM_API void frameloom_abandon(frameloom_writer *writer) {
 
 FRAMELOOM_API frameloom_status frameloom_commit(frameloom_writer *writer, const frameloom_frame *frame, frameloom_error *error) {
     frameloom_writer *w = writer;
-    if (w->pid != frameloom_i_pid())
-        return frameloom_i_fail(error, FRAMELOOM_RING_CLOSED,
-                                "channel %s: this writer is a parent process's; open a new one", w->place.channel);
+    frameloom_status status = frameloom_i_closed(w, error);
+    if (status != FRAMELOOM_OK) return status;
     if (!w->in_hand)
         return frameloom_i_fail(error, FRAMELOOM_MISUSE, "channel %s: begin a slot before you commit it", w->place.channel);
     if (frame->origin > FRAMELOOM_ORIGIN_BOTTOM_LEFT || frame->colour_space > FRAMELOOM_COLOUR_SPACE_LINEAR) {
@@ -1067,6 +1186,7 @@ FRAMELOOM_API frameloom_status frameloom_commit(frameloom_writer *writer, const 
         frameloom_i_wake_all(&w->wakes[i], h + FRAMELOOM_AT_HEADER_WAKE);
         if (!w->place.named) break; /* one word wakes all */
     }
+    if (now_ns >= w->look_ns) frameloom_i_look_after_files(w);
     return FRAMELOOM_OK;
 }
 
@@ -1097,8 +1217,10 @@ FRAMELOOM_API frameloom_status frameloom_write(frameloom_writer *writer, const f
 }
 
 FRAMELOOM_API void frameloom_beat(frameloom_writer *writer) {
-    if (frameloom_i_whole(&writer->mapping))
-        frameloom_i_put64(writer->mapping.memory + FRAMELOOM_AT_HEADER_HEARTBEAT_NS, frameloom_i_now_ns());
+    uint64_t now_ns = frameloom_i_now_ns();
+    if (frameloom_i_closed(writer, NULL) != FRAMELOOM_OK || !frameloom_i_whole(&writer->mapping)) return;
+    frameloom_i_put64(writer->mapping.memory + FRAMELOOM_AT_HEADER_HEARTBEAT_NS, now_ns);
+    if (now_ns >= writer->look_ns && !writer->in_hand) frameloom_i_look_after_files(writer);
 }
 
 FRAMELOOM_API uint64_t frameloom_writer_generation(const frameloom_writer *writer) { return writer->g.generation; }
@@ -1117,7 +1239,7 @@ FRAMELOOM_API const char *frameloom_status_name(frameloom_status status) {
     static const char *const names[] = {
         "Ok",           "NothingNew",     "InvalidChannel", "NotARing",     "VersionMismatch", "TruncatedSegment", "MalformedHeader",
         "MalformedSlot", "WriterExists",  "ReaderExists",   "NoSpace",      "FrameTooLarge",   "InvalidFrame",     "BufferMismatch",
-        "ReaderTimeout", "RingClosed",    "AccessDenied",   "Misuse",       "OutOfMemory",
+        "ReaderTimeout", "RingClosed",    "AccessDenied",   "Misuse",       "OutOfResources",
     };
     return (unsigned)status < sizeof names / sizeof names[0] ? names[status] : "Unknown";
 }

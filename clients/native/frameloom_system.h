@@ -28,6 +28,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -302,10 +303,20 @@ static inline frameloom_status frameloom_i_denied(frameloom_error *error, const 
         return frameloom_i_fail(error, FRAMELOOM_ACCESS_DENIED,
                                 "%.300s: no such file or folder; make the folder first or give an existing one", path);
 #ifdef _WIN32
+    if (GetLastError() == ERROR_TOO_MANY_OPEN_FILES || GetLastError() == ERROR_NOT_ENOUGH_MEMORY)
+        return frameloom_i_fail(error, FRAMELOOM_OUT_OF_RESOURCES, "%.300s: Windows error %lu; close other programs", path,
+                                (unsigned long)GetLastError());
     return frameloom_i_fail(error, FRAMELOOM_ACCESS_DENIED,
                             "%.300s: Windows error %lu; run as the user who owns it, or remove it, or use another channel",
                             path, (unsigned long)GetLastError());
 #else
+    if (errno == EMFILE || errno == ENFILE)
+        return frameloom_i_fail(error, FRAMELOOM_OUT_OF_RESOURCES, "%.300s: %s; close some files or raise the limit (ulimit -n)",
+                                path, strerror(errno));
+    if (errno == ENOSPC || errno == EDQUOT)
+        return frameloom_i_fail(error, FRAMELOOM_NO_SPACE, "%.300s: %s; free some room there", path, strerror(errno));
+    if (errno == ENXIO) /* a socket; a pipe that nobody reads says so, too */
+        return frameloom_i_fail(error, FRAMELOOM_NOT_A_RING, "%.300s is not a file; remove it and start the writer again", path);
     return frameloom_i_fail(error, FRAMELOOM_ACCESS_DENIED,
                             "%.300s: %s; run as the user who owns it, or remove it, or use another channel", path,
                             strerror(errno));
@@ -320,6 +331,19 @@ static inline uint64_t frameloom_i_length(frameloom_i_handle file) {
 #else
     off_t end = lseek(file, 0, SEEK_END);
     return end < 0 ? 0 : (uint64_t)end;
+#endif
+}
+
+/* Bytes of a segment that have memory behind them. On Linux, where every writer reserves its segment, a hole does not count:
+ * reading one would allocate it. */
+static inline uint64_t frameloom_i_true_size(frameloom_i_handle file) {
+#ifdef __linux__
+    struct stat status;
+    if (fstat(file, &status)) return 0;
+    uint64_t reserved = (uint64_t)status.st_blocks * 512, size = (uint64_t)status.st_size;
+    return reserved < size ? reserved : size;
+#else
+    return frameloom_i_length(file);
 #endif
 }
 
@@ -380,6 +404,7 @@ typedef struct frameloom_i_lock {
     int named;
     int create; /* make the file; else it must be there */
     int held;
+    uint64_t pid; /* who opened `file`; a forked child finds it closed */
     frameloom_i_handle file;
 } frameloom_i_lock;
 
@@ -396,31 +421,95 @@ static inline void frameloom_i_lock_writer(frameloom_i_lock *lock, const framelo
     memcpy(lock->path, path, sizeof path);
 }
 
-static inline void frameloom_i_lock_entry(frameloom_i_lock *lock, const frameloom_i_place *p, uint64_t generation,
-                                          uint32_t index, uint64_t offset) {
+/* A lock that belongs to one generation. `who`: "writer", or "r3" for reader entry 3; `offset`: its byte of the segment file,
+ * where locks are such bytes. */
+static inline void frameloom_i_lock_in(frameloom_i_lock *lock, const frameloom_i_place *p, uint64_t generation, const char *who,
+                                       uint64_t offset) {
     char suffix[64], path[FRAMELOOM_I_PATH];
     memset(lock, 0, sizeof *lock);
     lock->file = FRAMELOOM_I_NONE;
     lock->named = p->named;
     if (p->named) {
-        snprintf(suffix, sizeof suffix, "-r%u", index);
+        snprintf(suffix, sizeof suffix, "-%s", who);
         frameloom_i_object(p, path, generation, suffix);
     } else if (p->segment_byte) {
         lock->offset = offset;
         frameloom_i_segment_file(p, path, generation);
     } else {
         lock->create = 1;
-        snprintf(suffix, sizeof suffix, "-%016llx.seg.r%u", (unsigned long long)generation, index);
+        snprintf(suffix, sizeof suffix, "-%016llx.seg.%s", (unsigned long long)generation, strcmp(who, "writer") ? who : "w");
         frameloom_i_file(p, path, suffix);
     }
     memcpy(lock->path, path, sizeof path);
 }
 
+/* What the writer of a generation holds while it lives. */
+static inline void frameloom_i_lock_generation(frameloom_i_lock *lock, const frameloom_i_place *p, uint64_t generation) {
+    frameloom_i_lock_in(lock, p, generation, "writer", FRAMELOOM_WRITER_LOCK_OFFSET);
+}
+
+static inline void frameloom_i_lock_entry(frameloom_i_lock *lock, const frameloom_i_place *p, uint64_t generation,
+                                          uint32_t index, uint64_t offset) {
+    char who[16];
+    snprintf(who, sizeof who, "r%u", index);
+    frameloom_i_lock_in(lock, p, generation, who, offset);
+}
+
+#ifndef _WIN32
+/* Both kinds of lock belong to the open file, which a forked child shares: without closing its copies a child would keep
+ * its dead parent's locks alive. The descriptors of all locks of this process, plus one; 0: free. */
+#define FRAMELOOM_I_FORK_FILES 256
+static int frameloom_i_fork_files[FRAMELOOM_I_FORK_FILES];
+
+static inline void frameloom_i_forked(void) {
+    for (int i = 0; i < FRAMELOOM_I_FORK_FILES; i++) {
+        int file = __atomic_exchange_n(&frameloom_i_fork_files[i], 0, __ATOMIC_ACQ_REL);
+        if (file) close(file - 1);
+    }
+}
+
+/* Put `now` in the place of `before`. */
+static inline void frameloom_i_fork_note(int before, int now) {
+    static int watching;
+    if (!__atomic_exchange_n(&watching, 1, __ATOMIC_ACQ_REL)) pthread_atfork(NULL, NULL, frameloom_i_forked);
+    for (int i = 0; i < FRAMELOOM_I_FORK_FILES; i++) {
+        int expected = before;
+        if (__atomic_compare_exchange_n(&frameloom_i_fork_files[i], &expected, now, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) return;
+    }
+}
+#endif
+
 /* Close the descriptor. In a forked child this leaves the parent its lock. */
 static inline void frameloom_i_lock_drop(frameloom_i_lock *lock) {
+#ifdef _WIN32
     frameloom_i_close(lock->file);
+#else
+    if (lock->file != FRAMELOOM_I_NONE && lock->pid == frameloom_i_pid()) {
+        frameloom_i_fork_note(lock->file + 1, 0);
+        frameloom_i_close(lock->file);
+    }
+#endif
     lock->file = FRAMELOOM_I_NONE;
     lock->held = 0;
+}
+
+/* Open the lock's file. Only a plain file of ours or root's: in a shared folder another user may have planted it. */
+static inline int frameloom_i_lock_open(frameloom_i_lock *lock, int how) {
+    lock->file = frameloom_i_open(lock->path, how);
+#ifndef _WIN32
+    struct stat status;
+    if (lock->file == FRAMELOOM_I_NONE) {
+        if (errno == ENXIO) errno = EPERM;
+        return 0;
+    }
+    lock->pid = frameloom_i_pid();
+    frameloom_i_fork_note(0, lock->file + 1);
+    if (fstat(lock->file, &status) || !S_ISREG(status.st_mode) || (status.st_uid != getuid() && status.st_uid != 0)) {
+        frameloom_i_lock_drop(lock);
+        errno = EPERM;
+    }
+#endif
+    return lock->file != FRAMELOOM_I_NONE;
 }
 
 /* 1: got it, 0: another has it, -1: cannot tell. shared: a test, which other tests do not disturb. */
@@ -480,6 +569,7 @@ static inline void frameloom_i_lock_release(frameloom_i_lock *lock) {
 
 /* Whether the name still leads to the file that is open: its owner may delete it in leaving. */
 static inline int frameloom_i_lock_current(const frameloom_i_lock *lock) {
+    if (lock->named) return 1;
 #ifdef _WIN32
     BY_HANDLE_FILE_INFORMATION ours, named;
     frameloom_i_handle other = frameloom_i_open(lock->path, FRAMELOOM_I_EXISTING);
@@ -513,9 +603,8 @@ static inline int frameloom_i_lock_take(frameloom_i_lock *lock) {
     }
 #endif
     for (;;) {
-        if (lock->file == FRAMELOOM_I_NONE)
-            lock->file = frameloom_i_open(lock->path, lock->create ? FRAMELOOM_I_ANY : FRAMELOOM_I_EXISTING);
-        if (lock->file == FRAMELOOM_I_NONE) return -1;
+        if (lock->file == FRAMELOOM_I_NONE && !frameloom_i_lock_open(lock, lock->create ? FRAMELOOM_I_ANY : FRAMELOOM_I_EXISTING))
+            return -1;
         int got = frameloom_i_lock_try(lock, 0);
         if (got != 1) return got;
         if (frameloom_i_lock_current(lock)) return lock->held = 1;
@@ -545,8 +634,8 @@ static inline int frameloom_i_lock_elsewhere(frameloom_i_lock *lock) {
     }
 #endif
     for (int look = 0; look < 2; look++) {
-        if (lock->file == FRAMELOOM_I_NONE) lock->file = frameloom_i_open(lock->path, FRAMELOOM_I_EXISTING);
-        if (lock->file == FRAMELOOM_I_NONE) return frameloom_i_absent() ? 0 : -1;
+        if (lock->file == FRAMELOOM_I_NONE && !frameloom_i_lock_open(lock, FRAMELOOM_I_EXISTING))
+            return frameloom_i_absent() ? 0 : -1;
         int got = frameloom_i_lock_try(lock, 1);
         if (got != 1) return got == 0 ? 1 : -1;
 #if !defined(__linux__)
@@ -566,7 +655,8 @@ static inline void frameloom_i_lock_give(frameloom_i_lock *lock, int remove) {
         /* Windows keeps an open file's name until it is closed; the empty file stays. */
         (void)remove;
 #else
-        if (remove) unlink(lock->path);
+        /* Somebody who cleaned up by hand may have made room for another holder, whose file stays. */
+        if (remove && frameloom_i_lock_current(lock)) unlink(lock->path);
 #endif
         frameloom_i_lock_undo(lock);
     }
@@ -578,6 +668,7 @@ static inline void frameloom_i_lock_give(frameloom_i_lock *lock, int remove) {
 typedef struct frameloom_i_pointer {
     uint64_t generation;
     uint64_t writer_pid;
+    uint32_t minor; /* version of the segment */
 } frameloom_i_pointer;
 
 static inline frameloom_status frameloom_i_check_version(const char *what, uint32_t version, frameloom_error *error) {
@@ -625,9 +716,10 @@ static inline frameloom_status frameloom_i_read_record(const frameloom_i_place *
     if (status != FRAMELOOM_OK) return status;
     pointer->generation = frameloom_i_load64(data + FRAMELOOM_AT_RECORD_GENERATION);
     pointer->writer_pid = frameloom_i_load64(data + FRAMELOOM_AT_RECORD_WRITER_PID);
-    if (pointer->generation == 0)
+    pointer->minor = frameloom_i_load32(data + FRAMELOOM_AT_RECORD_VERSION) & 0xFFFFu;
+    if (pointer->generation == 0 || frameloom_i_load32(data + FRAMELOOM_AT_RECORD_RECORD_SIZE) < FRAMELOOM_BYTES_RECORD)
         return frameloom_i_fail(error, FRAMELOOM_MALFORMED_HEADER,
-                                "%.300s names generation 0; remove it and start the writer again", path);
+                                "%.300s names generation 0 or says it is too short; remove it and start the writer again", path);
     return FRAMELOOM_OK;
 }
 
@@ -647,7 +739,8 @@ static inline frameloom_status frameloom_i_swing_record(const frameloom_i_place 
     snprintf(suffix, sizeof suffix, ".ring.%016llx.tmp", (unsigned long long)generation);
     frameloom_i_file(p, temporary, suffix);
     frameloom_i_handle file = frameloom_i_open(temporary, FRAMELOOM_I_NEW);
-    int written = file != FRAMELOOM_I_NONE && frameloom_i_append(file, data, sizeof data);
+    if (file == FRAMELOOM_I_NONE) return frameloom_i_denied(error, temporary);
+    int written = frameloom_i_append(file, data, sizeof data);
     frameloom_i_close(file);
     if (!written) {
         frameloom_i_delete(temporary);
@@ -689,7 +782,7 @@ static inline int frameloom_i_leftover(const frameloom_i_place *p, const char *n
     if (temporary) return strcmp(name, ".tmp") == 0;
     if (strncmp(name, ".seg", 4)) return 0;
     name += 4;
-    if (name[0] == 0 || strcmp(name, ".sharedarray") == 0) return 1;
+    if (name[0] == 0 || strcmp(name, ".sharedarray") == 0 || strcmp(name, ".w") == 0) return 1;
     if (name[0] != '.' || name[1] != 'r' || name[2] == 0) return 0;
     return strspn(name + 2, "0123456789") == strlen(name + 2);
 }
@@ -724,6 +817,30 @@ static inline void frameloom_i_remove_leftovers(const frameloom_i_place *p, uint
         }
     closedir(folder);
 #endif
+}
+
+static inline int frameloom_i_exists(const char *path) {
+#ifdef _WIN32
+    wchar_t wide[FRAMELOOM_I_PATH];
+    frameloom_i_wide(path, wide);
+    return GetFileAttributesW(wide) != INVALID_FILE_ATTRIBUTES;
+#else
+    struct stat status;
+    return lstat(path, &status) == 0;
+#endif
+}
+
+/* Delete the files of one generation; its name is nobody else's. */
+static inline void frameloom_i_remove_generation(const frameloom_i_place *p, uint64_t generation) {
+    char path[FRAMELOOM_I_PATH], name[FRAMELOOM_I_PATH + 16];
+    frameloom_i_segment_file(p, path, generation);
+    frameloom_i_delete(path);
+    snprintf(name, sizeof name, "%s.w", path);
+    frameloom_i_delete(name);
+    for (unsigned i = 0; i < FRAMELOOM_READER_ENTRIES; i++) {
+        snprintf(name, sizeof name, "%s.r%u", path, i);
+        frameloom_i_delete(name);
+    }
 }
 
 /* Mapped segments. */
@@ -767,8 +884,7 @@ static inline int frameloom_i_map(frameloom_i_mapping *m, frameloom_i_handle fil
     int flags = MAP_SHARED;
 #ifdef MAP_POPULATE
     /* Only memory that exists already: populating a sparse file would allocate it. */
-    struct stat status;
-    if (fstat(file, &status) == 0 && (uint64_t)status.st_blocks * 512 >= size) flags |= MAP_POPULATE;
+    if (frameloom_i_true_size(file) >= size) flags |= MAP_POPULATE;
 #endif
     void *at = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, flags, file, 0);
     m->memory = at == MAP_FAILED ? NULL : (uint8_t *)at;
@@ -809,7 +925,8 @@ static inline frameloom_status frameloom_i_create(const frameloom_i_place *p, fr
     frameloom_i_handle file = frameloom_i_open(path, FRAMELOOM_I_NEW);
     if (file == FRAMELOOM_I_NONE) return frameloom_i_denied(error, path);
 #ifdef __linux__
-    there = there && size <= INT64_MAX && posix_fallocate(file, 0, (off_t)size) == 0;
+    there = there && size <= INT64_MAX && posix_fallocate(file, 0, (off_t)size) == 0 &&
+            frameloom_i_true_size(file) >= size;
 #else
     static const uint8_t zeros[1 << 16] = {0};
     for (uint64_t at = 0; there && at < size; at += sizeof zeros)
@@ -821,8 +938,8 @@ static inline frameloom_status frameloom_i_create(const frameloom_i_place *p, fr
         return FRAMELOOM_OK;
     frameloom_i_delete(path);
     return frameloom_i_fail(error, FRAMELOOM_NO_SPACE,
-                            "no room for a segment of %llu bytes in %.200s; free some room there, raise the file size limit "
-                            "(ulimit -f), use fewer slots or smaller frames",
+                            "no room for a segment of %llu bytes in %.200s, or its file system reserves none; free some room "
+                            "there, raise the file size limit (ulimit -f), use fewer slots, smaller frames or another folder",
                             (unsigned long long)size, p->folder);
 }
 
@@ -861,7 +978,7 @@ static inline frameloom_status frameloom_i_peek(const frameloom_i_place *p, uint
         frameloom_i_close(m->file);
         return status;
     }
-    m->size = frameloom_i_length(m->file);
+    m->size = frameloom_i_true_size(m->file);
     *got = frameloom_i_read(m->file, page, FRAMELOOM_PAGE);
     return FRAMELOOM_OK;
 }
@@ -917,26 +1034,29 @@ static inline void frameloom_i_wake_close(frameloom_i_wake *wake) {
 #endif
 }
 
-/* Sleep until the word may differ from `seen`, at most timeout_ms. May return early. */
-static inline void frameloom_i_wake_wait(const frameloom_i_wake *wake, uint8_t *word, uint32_t seen, uint32_t timeout_ms) {
+/* Sleep until the word may differ from `seen`, at most timeout_ms. May return early. 1: somebody woke us, 0: nobody did until
+ * the end, -1: neither is known. */
+static inline int frameloom_i_wake_wait(const frameloom_i_wake *wake, uint8_t *word, uint32_t seen, uint32_t timeout_ms) {
 #ifdef __linux__
     (void)wake;
     struct timespec timeout;
     timeout.tv_sec = (time_t)(timeout_ms / 1000);
     timeout.tv_nsec = (long)(timeout_ms % 1000) * 1000000;
     /* Interrupted, changed and timed out all mean: look again. */
-    syscall(SYS_futex, word, FUTEX_WAIT, seen, &timeout, NULL, 0);
+    if (syscall(SYS_futex, word, FUTEX_WAIT, seen, &timeout, NULL, 0) == 0) return 1;
+    return errno == ETIMEDOUT ? 0 : -1;
 #else
 #ifdef _WIN32
     if (wake->event) {
-        WaitForSingleObject(wake->event, timeout_ms);
-        return;
+        DWORD ended = WaitForSingleObject(wake->event, timeout_ms);
+        return ended == WAIT_OBJECT_0 ? 1 : ended == WAIT_TIMEOUT ? 0 : -1;
     }
 #else
     (void)wake;
 #endif
     uint64_t deadline = frameloom_i_now_ns() + (uint64_t)timeout_ms * 1000000u;
     for (uint32_t ms = 1; frameloom_i_get32(word) == seen && frameloom_i_now_ns() < deadline; ms += ms < 10) frameloom_i_nap_ms(ms);
+    return -1;
 #endif
 }
 

@@ -175,9 +175,7 @@ def test_newest_pointing_outside_is_a_malformed_header(tmp_path: Path, watched: 
 def test_a_segment_shorter_than_a_header(tmp_path: Path, watched: Peer, length: int) -> None:
     with RingWriter("a", 4096, directory=tmp_path) as writer:
         path = ring_file(tmp_path, writer)
-        content = path.read_bytes()[:length]
-        path.unlink()
-        path.write_bytes(content)
+        os.truncate(path, length)
         said = refusal(watched, tmp_path)
         assert said["type"] in ("TruncatedSegment", "NotARing") and "writer" in said["message"], said
 

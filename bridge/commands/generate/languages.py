@@ -42,6 +42,7 @@ _LIMITS = (
     ("READER_TABLE_OFFSET", layout.READER_TABLE_OFFSET, "u32"),
     ("READER_ENTRIES", layout.READER_ENTRIES, "u32"),
     ("LOSSLESS_ENTRY", layout.LOSSLESS_ENTRY, "u32"),
+    ("WRITER_LOCK_OFFSET", layout.WRITER_LOCK_OFFSET, "u32"),
     ("MIN_SLOTS", layout.MIN_SLOTS, "u32"),
     ("MAX_SLOTS", layout.MAX_SLOTS, "u32"),
     ("MAX_PLANES", layout.MAX_PLANES, "u32"),

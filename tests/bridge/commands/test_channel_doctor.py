@@ -280,7 +280,7 @@ def test_a_segment_that_is_too_short_or_gone(channel: str, writer: RingWriter) -
     path = segment_of(writer)
     size = path.stat().st_size
     os.truncate(path, 8192)
-    assert f"is 8192 bytes long, its header says {size}" in about(channel).said
+    assert f"has 8192 bytes of memory, its header says {size}" in about(channel).said
     os.truncate(path, 100)
     assert "has 100 of 4096 header bytes" in about(channel).said
     path.unlink()

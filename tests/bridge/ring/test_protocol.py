@@ -60,9 +60,9 @@ def test_the_vectors_are_read_as_the_text_says(tmp_path: pathlib.Path) -> None:
     content[HEADER.size + 2 * stride : HEADER.size + 3 * stride] = protocol_text.slot_vector()
     pathlib.Path(place.segment_path(protocol_text.GENERATION)).write_bytes(content)
     pointer = segment.read_pointer(place)
-    assert pointer == segment.Pointer(protocol_text.GENERATION, size, 4242)
+    assert pointer == segment.Pointer(protocol_text.GENERATION, size, 4242, layout.VERSION_MINOR)
     assert check_header(bytes(content[: HEADER.size]), pointer, size, place).slot_stride == stride
-    lock = place.writer_lock()
+    lock = place.generation_lock(protocol_text.GENERATION)
     assert lock.acquire()
     with RingReader(protocol_text.CHANNEL, directory=tmp_path) as reader:
         frame = reader.read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import os
 import pathlib
@@ -40,6 +41,7 @@ from bridge.ring import (
     segment,
 )
 from bridge.ring import reader as ring_reader
+from bridge.ring.header import WAKE_32
 from bridge.ring.lock import Lock
 from bridge.ring.wake import Naps
 from tests.bridge.ring.ring_peer import number_of, picture
@@ -731,11 +733,41 @@ def test_a_frame_that_comes_just_as_a_sleep_ends_is_no_sign_of_a_writer_that_can
         assert not reader.wait(0.01)
         at = reader._at
         assert at is not None
-        for late in (True, False, True, False, True):
-            at.woke(late)
+        # To the end and in vain, not to the end, to the end and nothing came.
+        for woken, changed in ((False, True), (None, True), (False, True), (False, False), (False, True)):
+            at.slept(woken, changed)
             assert not isinstance(at._wake, Naps)
-        at.woke(late=True)
+        at.slept(woken=False, changed=True)
         assert isinstance(at._wake, Naps)
+
+
+def test_a_writer_that_woke_once_is_one_that_wakes(tmp_path: pathlib.Path) -> None:
+    """Its frames come in the pace of the reader's sleeps, so that many end just as one comes."""
+    with RingWriter("a", 64, directory=tmp_path), RingReader("a", directory=tmp_path) as reader:
+        assert not reader.wait(0.01)
+        at = reader._at
+        assert at is not None
+        at.slept(woken=True, changed=True)
+        for _ in range(10):
+            at.slept(woken=False, changed=True)
+        assert not isinstance(at._wake, Naps)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="futexes")
+def test_a_futex_tells_who_ended_a_sleep(tmp_path: pathlib.Path) -> None:
+    with RingWriter("a", 64, directory=tmp_path) as writer, RingReader("a", directory=tmp_path) as reader:
+        assert not reader.wait(0.0)
+        at = reader._at
+        assert at is not None
+        wake, _ = at.waiter()
+        seen = at.u32[WAKE_32]
+        assert wake.wait(seen, 0.001) is False
+        assert wake.wait(seen + 1, 10.0) is None
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            asleep = pool.submit(wake.wait, seen, 60.0)
+            while not asleep.done():
+                writer._wake_readers()
+            assert asleep.result() is True
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a reader without an event always looks by itself")

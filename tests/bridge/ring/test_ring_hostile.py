@@ -81,7 +81,15 @@ BAD_HEADERS = [
     ("reader_table_offset", (1 << 32) - 64, MalformedHeader),
     ("reader_entries", 1 << 30, MalformedHeader),
     ("reader_stride", 0, MalformedHeader),
+    ("reader_table_offset", 0, MalformedHeader),
+    ("reader_table_offset", 384, MalformedHeader),
+    ("reader_table_offset", 448, MalformedHeader),
     ("waiting_offset", 4092, MalformedHeader),
+    ("waiting_offset", 0, MalformedHeader),
+    ("waiting_offset", 256, MalformedHeader),
+    ("waiting_offset", 384, MalformedHeader),
+    ("waiting_offset", 2048, MalformedHeader),
+    ("waiting_offset", 2048 + 15 * 64, MalformedHeader),
     ("first_sequence", 0, MalformedHeader),
 ]
 
@@ -121,10 +129,10 @@ def test_any_header_bytes_give_a_sound_geometry_or_a_ring_error(data: bytes, kee
         waiting_offset=HEADER.offset("waiting"),
         first_sequence=1,
     )
-    assert check_header(good, segment.Pointer(9, whole, 0), whole, segment.place("a", "/")).slot_count == 4
+    assert check_header(good, segment.Pointer(9, whole, 0, 1), whole, segment.place("a", "/")).slot_count == 4
     mixed = good[:keep] + data
     try:
-        g = check_header(mixed, segment.Pointer(9, whole, 0), size, segment.place("a", "/"))
+        g = check_header(mixed, segment.Pointer(9, whole, 0, 1), size, segment.place("a", "/"))
     except RingError:
         return
     assert g.header_size + g.slot_count * g.slot_stride == g.segment_size <= size
@@ -297,9 +305,7 @@ def test_a_segment_cut_between_check_and_mapping(tmp_path: pathlib.Path, monkeyp
 @pytest.mark.parametrize("length", [0, 1, 100, 4095])
 def test_a_segment_shorter_than_a_header(tmp_path: pathlib.Path, length: int) -> None:
     with ring(tmp_path) as (_, path):
-        content = path.read_bytes()[:length]
-        path.unlink()
-        path.write_bytes(content)
+        os.truncate(path, length)
         with pytest.raises((TruncatedSegment, NotARing), match="writer"):
             RingReader("a", directory=tmp_path).read()
 
@@ -312,6 +318,7 @@ def test_a_segment_shorter_than_a_header(tmp_path: pathlib.Path, length: int) ->
         (layout.RECORD_MAGIC + bytes(10), TruncatedSegment),
         (RECORD.pack(magic=layout.RECORD_MAGIC, version=2 << 16, generation=4), VersionMismatch),
         (RECORD.pack(magic=layout.RECORD_MAGIC, version=layout.VERSION, generation=0), MalformedHeader),
+        (RECORD.pack(magic=layout.RECORD_MAGIC, version=layout.VERSION, generation=4, record_size=63), MalformedHeader),
     ],
 )
 def test_a_damaged_record_is_refused_by_readers_and_replaced_by_the_next_writer(

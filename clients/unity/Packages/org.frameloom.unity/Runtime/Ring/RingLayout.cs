@@ -73,7 +73,7 @@ namespace Frameloom
     public static class RingLayout
     {
         public const uint VersionMajor = 1;
-        public const uint Version = 65536;
+        public const uint Version = 65537;
         public const ulong Magic = 0x0a0d474e49524c46;
         public const ulong RecordMagic = 0x0a544e494f504c46;
         public const uint Page = 4096;
@@ -82,6 +82,7 @@ namespace Frameloom
         public const uint ReaderTableOffset = 2048;
         public const uint ReaderEntries = 16;
         public const uint LosslessEntry = 0;
+        public const uint WriterLockOffset = 0;
         public const uint MinSlots = 4;
         public const uint MaxSlots = 64;
         public const uint MaxPlanes = 8;
