@@ -56,8 +56,8 @@ class Execution:
     backend: key of `BACKENDS`. dtype: what it computes in. threads: CPU threads of one call; None leaves it to the
     library. many_rows: an engine's calls of so many rows or more leave it to the library all the same; None: no call.
     locks: of calls whose memory threads would share. store: a folder where converted networks are kept for the next
-    start, or None. callers: threads that may call a network at once; those of several are answered together
-    (`core.batch`).
+    start, or None. joined: makes of a call what several threads call in its place; None where one thread alone
+    calls.
     """
 
     device: torch.device
@@ -67,7 +67,7 @@ class Execution:
     store: Path | None = None
     many_rows: int | None = None
     locks: Locks = field(default_factory=Locks, compare=False)
-    callers: int = 1
+    joined: Callable[[Call], Call] | None = field(default=None, compare=False)
 
     @property
     def weights_dtype(self) -> torch.dtype:

@@ -17,7 +17,6 @@ from torch.utils._pytree import tree_leaves
 from core.autoencoders import AUTOENCODERS, Autoencoder
 from core.backend import BACKENDS, Call, Execution, executions
 from core.bank import Layer, Read
-from core.batch import Together
 from core.codec import Codec, DecodeVae
 from core.denoiser import PREDICTIONS, SCALE, BankedCall, Banks, UnetDenoiser, keys_values
 from core.device import memory_format
@@ -163,7 +162,7 @@ class Model:
             self.forms[key] = backend.convert(network, example, execution.store)
         if key not in self.calls:
             call = backend.call(self.forms[key], example, execution)
-            self.calls[key] = Together(call, execution.callers) if execution.callers > 1 else call
+            self.calls[key] = call if execution.joined is None else execution.joined(call)
         return self.calls[key]
 
 

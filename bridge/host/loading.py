@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from bridge.host.config import HostConfig, HostError
@@ -32,9 +33,9 @@ class Models:
     """Loads models. Hosts that are given the same object and want the same model, run in the same way at the same
     size, share one copy of its weights. May be called by several threads; one loads at a time.
 
-    channels: how many hosts there will be. On a card their calls of a network are answered together (`core.batch`); on
-    a processor, which takes as long for the rows of two channels in one call as in two, they are not. together:
-    overrides that."""
+    channels: how many hosts there will be. On a card their calls of a network are answered together
+    (`bridge.host.batch`); on a processor, which takes as long for the rows of two channels in one call as in two, they
+    are not. together: overrides that."""
 
     preparing = threading.Lock()
     """Of `core.backend.Locks`, for all models of the process."""
@@ -60,7 +61,9 @@ class Models:
             # Other channels' stages fill the cores already; more threads would only wait longer for one.
             loaded = replace(loaded, overlap=False)
         if self._together if self._together is not None else loaded.card is not None:
-            execution = replace(loaded.model.execution, callers=self._channels)
+            from bridge.host.batch import Together
+
+            execution = replace(loaded.model.execution, joined=partial(Together, callers=self._channels))
             loaded = replace(loaded, model=loaded.model.run_by(execution))
         return loaded
 

@@ -17,10 +17,10 @@ import pytest
 from bridge.commands import host, signals
 from bridge.commands.host import ServeError, Serving, params_from
 from bridge.control.live import LiveParams
+from bridge.host.batch import Together
 from bridge.host.host import Host, HostConfig
 from bridge.host.loading import Models
 from bridge.ring import Kind, RingReader, RingWriter
-from core.batch import Together
 from core.params import ParamError, Params, params_for
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -239,7 +239,7 @@ def test_several_channels_that_cannot_be(words: list[str], fix: str, capsys: pyt
 
 
 def test_channels_of_one_model_are_answered_together_where_that_is_asked_for(channel: str) -> None:
-    """Two hosts, one set of weights, every call of both by way of `core.batch`."""
+    """Two hosts, one set of weights, every call of both by way of `bridge.host.batch`."""
     models, names = Models(2, together=True), [f"{channel}-a", f"{channel}-b"]
     options = {"size": (64, 64), "backend": "eager", "dtype": "float32", "cache": None}
     hosts = [

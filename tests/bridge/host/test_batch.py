@@ -6,13 +6,14 @@ import gc
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from core.batch import Together
+from bridge.host.batch import Together
 from core.params import Params
 from core.stream import StreamConfig
 from tests.random_model import SIZE_PX, random_frames, random_model
@@ -205,7 +206,7 @@ def test_each_channel_gets_what_it_would_get_alone() -> None:
         return [picture.frame_FHWC for picture in out if picture is not None]
 
     alone = [run(plain, params) for params in CHANNELS]
-    joint = plain.run_by(replace(plain.execution, callers=len(CHANNELS)))
+    joint = plain.run_by(replace(plain.execution, joined=partial(Together, callers=len(CHANNELS))))
     begin = threading.Barrier(len(CHANNELS))
     results: list[list[Tensor]] = [[] for _ in CHANNELS]
 
