@@ -32,6 +32,7 @@ namespace Frameloom
         private byte* copy;
         private long copySize;
         private ulong known;
+        private ulong left;
         private Attachment at;
         private Attachment heldAt;
         private ulong heldSequence;
@@ -117,15 +118,19 @@ namespace Frameloom
             }
             Attachment next = AttachNewer();
             if (next == null && gone && at.Newest >> 8 <= at.Last)
+            {
                 // Its memory is given back: the next writer may need it, and nothing more comes in it.
+                left = at.Geometry.Generation;
                 Detach();
+            }
             return next ?? at;
         }
 
         /// <summary>An attachment to what the record points to, in the place of `at`; null where that is nothing newer.</summary>
         private Attachment AttachNewer()
         {
-            if (!place.ReadPointer(out RingPointer pointer) || (at != null && pointer.Generation == at.Geometry.Generation))
+            // What was left is not news, whoever holds the lock of the channel by now (all that version 1.0 has).
+            if (!place.ReadPointer(out RingPointer pointer) || pointer.Generation == (at == null ? left : at.Geometry.Generation))
                 return null;
             RingLock writer = place.LockOfWriter(pointer);
             Attachment next = null;
