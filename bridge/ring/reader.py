@@ -210,6 +210,7 @@ class RingReader:
         self._release, self._acquire = fence()
         self._at: _Attachment | None = None
         self._generation = 0
+        self._left = 0
         self._waited_s = LOOK_S
         self._pid = os.getpid()
         self._look_at = 0.0
@@ -273,6 +274,7 @@ class RingReader:
         new = self._attach(at)
         if new is at and gone:
             # Its memory is given back: the next writer may need it, and nothing more comes in it.
+            self._left = at.geometry.generation
             self._detach()
             return None
         return new
@@ -280,7 +282,9 @@ class RingReader:
     def _attach(self, at: _Attachment | None) -> _Attachment | None:
         """An attachment to what the record points to, instead of `at`; `at` itself where there is nothing newer."""
         pointer = segment.read_pointer(self._placement)
-        if pointer is None or (at is not None and pointer.generation == at.geometry.generation):
+        # What was left is not news, whoever holds the lock of the channel by now (all that version 1.0 has).
+        known = self._left if at is None else at.geometry.generation
+        if pointer is None or pointer.generation == known:
             return at
         # A dead writer's last picture is not news: nobody attaches to it.
         lock = self._lock_of_live_writer(pointer)

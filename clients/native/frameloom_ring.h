@@ -179,6 +179,7 @@ struct frameloom_reader {
     uint64_t pid;
     uint64_t look_ns; /* when to look at the record again */
     int known; /* a generation was mapped once */
+    uint64_t left; /* generation whose memory was given back; 0: none */
     frameloom_i_lock writer_lock; /* that of the writer of the mapped generation */
     frameloom_i_mapping mapping; /* memory NULL: not attached */
     frameloom_i_geometry g;
@@ -316,7 +317,8 @@ static inline frameloom_status frameloom_i_attach_newer(frameloom_reader *r, fra
     int alive = 0;
     frameloom_status status = frameloom_i_read_record(&r->place, &pointer, error);
     if (status != FRAMELOOM_OK) return status;
-    if (r->mapping.memory && pointer.generation == r->g.generation) return FRAMELOOM_NOTHING_NEW;
+    /* What was left is not news, whoever holds the lock of the channel by now (all that version 1.0 has). */
+    if (pointer.generation == (r->mapping.memory ? r->g.generation : r->left)) return FRAMELOOM_NOTHING_NEW;
     /* A dead writer's last picture is not news: nobody attaches to it. */
     status = frameloom_i_writer_alive(&r->place, &pointer, &lock, &alive, error);
     if (status != FRAMELOOM_OK) return status;
@@ -376,6 +378,7 @@ static inline frameloom_status frameloom_i_follow(frameloom_reader *r, frameloom
     if (status != FRAMELOOM_NOTHING_NEW || !r->mapping.memory) return status;
     if (!gone || frameloom_i_newest(r) >> 8 > r->last) return FRAMELOOM_OK;
     /* Its memory is given back: the next writer may need it, and nothing more comes in it. */
+    r->left = r->g.generation;
     frameloom_i_detach(r);
     return FRAMELOOM_NOTHING_NEW;
 }

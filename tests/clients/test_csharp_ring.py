@@ -86,31 +86,31 @@ def test_a_damaged_ring_makes_nobody_spin(tmp_path: Path, reader: Reader) -> Non
             assert sum(int(microseconds) for _, microseconds in answers) > 10_000
 
 
-def test_only_sleeps_in_a_row_that_nobody_ended_are_a_sign_of_a_writer_that_cannot_wake(
+def test_a_writer_that_never_wakes_is_looked_for_and_one_that_woke_once_is_slept_for(
     tmp_path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    waiting = slice(HEADER.offset("waiting"), HEADER.offset("waiting") + 4 * layout.READER_ENTRIES)
+    awake = bytes(waiting.stop - waiting.start)
+
+    def microseconds_into_sleep(writer: RingWriter, *, wakes: bool) -> int:
+        """How long a reader slept that was asleep already when a frame came."""
+        reader.tell("read 60000")
+        while writer._mapping.memory[waiting] == awake:
+            assert reader.process.poll() is None
+            time.sleep(0.001)
+        time.sleep(0.005)
+        with monkeypatch.context() as silent:
+            if not wakes:
+                silent.setattr(RingWriter, "_wake_readers", lambda self: None)
+            writer.write(PICTURE)
+        return int(reader.answer().split()[1])
+
     with RingWriter("a", 4096, directory=tmp_path) as writer:
-        waiting = slice(HEADER.offset("waiting"), HEADER.offset("waiting") + 4 * layout.READER_ENTRIES)
-        awake = bytes(waiting.stop - waiting.start)
-
-        def microseconds_into_sleep(*, wakes: bool) -> int:
-            """How long a reader slept that was asleep already when a frame came."""
-            reader.tell("read 60000")
-            while writer._mapping.memory[waiting] == awake:
-                assert reader.process.poll() is None
-                time.sleep(0.001)
-            with monkeypatch.context() as silent:
-                if not wakes:
-                    silent.setattr(RingWriter, "_wake_readers", lambda self: None)
-                writer.write(PICTURE)
-            return int(reader.answer().split()[1])
-
-        unwoken = []
-        for _ in range(4):
-            unwoken.append(microseconds_into_sleep(wakes=False))
-            microseconds_into_sleep(wakes=True)
-        # It slept on to the end of its 100 ms: woken ones in between spoke for the writer.
-        assert max(unwoken[2:]) > 50_000
+        for _ in range(10):  # a wake-up that comes before the sleep begins says nothing
+            microseconds_into_sleep(writer, wakes=True)
+        # They end with their 100 ms, each just as a frame may come, and still it sleeps.
+        assert min(microseconds_into_sleep(writer, wakes=False) for _ in range(8)) > 50_000
+    with RingWriter("a", 4096, directory=tmp_path) as writer:
         for _ in range(3):
-            microseconds_into_sleep(wakes=False)
-        assert min(microseconds_into_sleep(wakes=False) for _ in range(8)) < 50_000
+            microseconds_into_sleep(writer, wakes=False)
+        assert min(microseconds_into_sleep(writer, wakes=False) for _ in range(8)) < 50_000

@@ -90,21 +90,22 @@ def test_a_dead_picture_is_no_news_while_the_next_writer_takes_over(tmp_path: pa
             assert frame is not None and frame.source_frame_id == 2
 
 
-def of_version_1_0(directory: pathlib.Path) -> None:
+def of_version_1_0(directory: pathlib.Path, writer: RingWriter | None = None) -> None:
     """Make the ring that is there one of a writer that knew nothing of the lock of its generation."""
     place = segment.place("a", directory)
     pointer = segment.read_pointer(place)
     assert pointer is not None
     poke(pathlib.Path(place.record_path), layout.RECORD.offset("version"), (1 << 16).to_bytes(4, "little"))
     poke(pathlib.Path(place.segment_path(pointer.generation)), *header_field("version", 1 << 16))
+    if writer is not None:
+        assert writer._generation_lock is not None
+        writer._generation_lock.release()
+        writer._record = segment.identity_of(place.record_path)
 
 
 def test_writers_of_version_1_0_are_believed_by_the_lock_of_the_channel(tmp_path: pathlib.Path) -> None:
     with RingWriter("a", 1 << 14, directory=tmp_path) as writer, RingReader("a", directory=tmp_path) as reader:
-        assert writer._generation_lock is not None
-        writer._generation_lock.release()
-        of_version_1_0(tmp_path)
-        writer._record = segment.identity_of(segment.place("a", tmp_path).record_path)
+        of_version_1_0(tmp_path, writer)
         writer.write({Kind.COLOUR: picture(1)}, source_frame_id=1)
         frame = reader.read()
         assert frame is not None and frame.source_frame_id == 1 and reader.state is State.LIVE
@@ -116,6 +117,22 @@ def test_a_dead_writer_of_version_1_0_is_known_by_the_lock_of_the_channel(tmp_pa
     of_version_1_0(tmp_path)
     with RingReader("a", directory=tmp_path) as reader:
         assert reader.read() is None and reader.state is State.NO_WRITER
+
+
+def test_a_dead_ring_of_version_1_0_that_was_left_is_not_read_again(tmp_path: pathlib.Path) -> None:
+    """Its next writer, of that version, too, holds the lock of the channel and has not come to delete the record."""
+    writer = RingWriter("a", 1 << 14, directory=tmp_path)
+    of_version_1_0(tmp_path, writer)
+    writer.write({Kind.COLOUR: picture(1)}, source_frame_id=1)
+    with RingReader("a", directory=tmp_path) as reader:
+        assert reader.read() is not None
+        writer._lock.release()  # as by its death
+        reader._look_at = 0.0
+        assert reader.read() is None and reader.state is State.WRITER_GONE
+        lock = segment.place("a", tmp_path).writer_lock()
+        assert lock.acquire()
+        assert reader.read() is None and reader.state is State.WRITER_GONE
+        lock.release()
 
 
 def test_a_reader_of_version_1_0_finds_a_live_writer_by_the_lock_of_the_channel(tmp_path: pathlib.Path) -> None:

@@ -13,6 +13,7 @@ namespace Frameloom
         public const int ErrorAccessDenied = 5;
         public const int ErrorSharingViolation = 32;
         public const int ErrorAlreadyExists = 183;
+        public const uint TimedOut = 258;
         public const uint Synchronize = 0x00100000;
         public const uint MapAllAccess = 0x000F001F;
         public const uint PageReadWrite = 4;

@@ -18,6 +18,12 @@ namespace Frameloom
 
         public bool IsRegular => (Mode & 0xF000) == 0x8000;
 
+        /// <summary>
+        /// Bytes that have memory behind them. On Linux, where every writer reserves its segment, a hole does not count: reading one
+        /// would allocate it.
+        /// </summary>
+        public long TrueSize => Libc.Linux ? Math.Min(Size, Blocks * 512) : Size;
+
         public bool IsSameFile(FileStatus other) => Device == other.Device && Inode == other.Inode;
     }
 
@@ -42,9 +48,14 @@ namespace Frameloom
         public const int SeekEnd = 2;
         public const int ErrorPermission = 1;
         public const int ErrorNoEntry = 2;
+        public const int ErrorNoDevice = 6;
         public const int ErrorAccess = 13;
         public const int ErrorNotADirectory = 20;
+        public const int ErrorFileTableFull = 23;
+        public const int ErrorTooManyFiles = 24;
         public const int ErrorFileTooBig = 27;
+        public const int ErrorNoSpace = 28;
+        public static readonly int ErrorQuota = Linux ? 122 : 69;
         public static readonly int ErrorExists = 17;
         public static readonly int ErrorLoop = Linux ? 40 : 62;
         public static readonly int ErrorAgain = Linux ? 11 : 35;

@@ -65,6 +65,12 @@ namespace Frameloom
         public NoSpaceException(string message) : base(message) { }
     }
 
+    /// <summary>The process has no file descriptor or no memory left for this; nothing was lost, the next call tries again.</summary>
+    public sealed class OutOfResourcesException : RingException
+    {
+        public OutOfResourcesException(string message) : base(message) { }
+    }
+
     /// <summary>The frame is beyond the largest capacity that this writer may grow to.</summary>
     public sealed class FrameTooLargeException : RingException
     {
@@ -89,7 +95,7 @@ namespace Frameloom
         public ReaderTimeoutException(string message) : base(message) { }
     }
 
-    /// <summary>The object was closed.</summary>
+    /// <summary>The object was closed, or another writer has its channel after its files had been removed.</summary>
     public sealed class RingClosedException : RingException
     {
         public RingClosedException(string message) : base(message) { }

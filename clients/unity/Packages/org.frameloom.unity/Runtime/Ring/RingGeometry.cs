@@ -71,6 +71,9 @@ namespace Frameloom
             uint entryStride = BitConverter.ToUInt32(head, RingLayout.Header.ReaderStride);
             uint policy = BitConverter.ToUInt32(head, RingLayout.Header.Policy);
             ulong tableEnd = (ulong)g.ReaderTableOffset + RingLayout.ReaderEntries * RingLayout.Entry.Bytes;
+            ulong waitingEnd = (ulong)g.WaitingOffset + 4 * RingLayout.ReaderEntries;
+            // Up to here words always lie in the same place; the rest of the header is where its offsets say.
+            const uint fixedEnd = RingLayout.Header.Waiting;
 
             Refuse(g.Generation != pointer.Generation, what, $"generation {g.Generation:x16} under another name");
             Refuse(headerSize < RingLayout.Header.Bytes || headerSize % RingLayout.Page != 0, what, $"header size {headerSize}");
@@ -82,19 +85,24 @@ namespace Frameloom
             Refuse(segmentSize != headerSize + g.SlotCount * slotStride, what, "sizes that do not add up");
             Refuse(policy > (uint)Policy.Lossless, what, $"policy {policy}");
             Refuse(entries != RingLayout.ReaderEntries || entryStride != RingLayout.Entry.Bytes, what, "an unknown reader table");
-            Refuse(g.ReaderTableOffset % RingLayout.Entry.Bytes != 0 || tableEnd > headerSize, what,
+            Refuse(g.ReaderTableOffset % RingLayout.Entry.Bytes != 0 || g.ReaderTableOffset < fixedEnd || tableEnd > headerSize, what,
                 $"reader table at {g.ReaderTableOffset}");
-            Refuse(g.WaitingOffset % 64 != 0 || (ulong)g.WaitingOffset + 4 * RingLayout.ReaderEntries > headerSize, what,
-                "a misplaced waiting line");
+            Refuse(g.WaitingOffset % 64 != 0 || g.WaitingOffset < fixedEnd || waitingEnd > headerSize, what,
+                $"its waiting words at {g.WaitingOffset}");
+            Refuse(g.ReaderTableOffset < waitingEnd && g.WaitingOffset < tableEnd, what, "a reader table over its waiting words");
             Refuse(g.FirstSequence == 0 || g.FirstSequence >> 56 != 0, what, $"first sequence {g.FirstSequence}");
             if ((ulong)trueSize < segmentSize)
-                throw new TruncatedSegmentException($"{what} is {trueSize} bytes long, its header says {segmentSize}; {mend}");
+                throw new TruncatedSegmentException($"{what} has {trueSize} bytes of memory, its header says {segmentSize}; {mend}");
             g.HeaderSize = headerSize;
             g.SegmentSize = (long)segmentSize;
             g.SlotHeaderSize = slotHeaderSize;
             g.SlotStride = (long)slotStride;
             return g;
         }
+
+        /// <summary>Whether the writer had left in order when these header bytes were copied: such a ring has no news.</summary>
+        public static bool IsClosed(byte[] head) =>
+            BitConverter.ToUInt32(head, RingLayout.Header.State) == (uint)SegmentState.Closed;
 
         private static void Refuse(bool wrong, string what, string has)
         {

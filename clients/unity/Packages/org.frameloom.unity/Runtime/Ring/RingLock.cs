@@ -23,6 +23,12 @@ namespace Frameloom
         /// <summary>Give the lock back and leave nothing of it behind; harmless when it is not held.</summary>
         public abstract void Remove();
 
+        /// <summary>Whether others still meet this lock: false once somebody else removed or replaced its file.</summary>
+        public virtual bool Current()
+        {
+            return true;
+        }
+
         /// <summary>Whether another holder is alive. Never blocks, never keeps the lock.</summary>
         public abstract bool TakenElsewhere();
 
@@ -75,14 +81,24 @@ namespace Frameloom
         {
             CloseFile();
             fd = Libc.Open(path, Libc.ReadWrite | Libc.NoFollow | (create ? Libc.Create : 0));
-            if (fd >= 0)
-                return true;
-            if (Libc.LastError == Libc.ErrorNoEntry && !create)
-                return false;
-            throw RingPlace.AccessError(path, Libc.LastError);
+            if (fd < 0)
+            {
+                int error = Libc.LastError;
+                if (error == Libc.ErrorNoEntry && !create)
+                    return false;
+                throw RingPlace.AccessError(path, error == Libc.ErrorNoDevice ? Libc.ErrorPermission : error);
+            }
+            // In a shared folder another user may have planted it.
+            if (!Libc.Status(fd, null, out FileStatus status) || !RingPlace.IsOwn(status))
+            {
+                CloseFile();
+                throw new AccessDeniedException(
+                    $"{path}: is no file, or belongs to user id {status.User}; ask for its removal or use another channel");
+            }
+            return true;
         }
 
-        private bool Current()
+        public override bool Current()
         {
             if (!makesFile)
                 return true;
@@ -115,7 +131,8 @@ namespace Frameloom
 
         public override void Remove()
         {
-            if (Held)
+            // Somebody who cleaned up by hand may have made room for another holder, whose file stays.
+            if (Held && Current())
                 Libc.Unlink(path);
             Release();
         }

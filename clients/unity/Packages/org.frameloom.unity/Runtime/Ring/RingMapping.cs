@@ -84,6 +84,8 @@ namespace Frameloom
                 throw RingPlace.AccessError(path, Libc.LastError);
             // Memory that exists now is an error here when there is none, and not a crash at the first touch later.
             int error = Libc.Linux ? Libc.Allocate(fd, 0, size) : FillWithZeros(fd, size);
+            if (error == 0 && Libc.Status(fd, null, out FileStatus status) && status.TrueSize < size)
+                error = Libc.ErrorNoSpace;
             IntPtr address = error != 0 ? (IntPtr)(-1) : MapFile(fd, size);
             if (address == (IntPtr)(-1))
             {
@@ -92,17 +94,18 @@ namespace Frameloom
                 Libc.Unlink(path);
                 throw NoSpace(
                     place, size, Libc.ErrorText(error),
-                    error == Libc.ErrorFileTooBig ? "raise the file size limit (ulimit -f)" : "free some room there");
+                    error == Libc.ErrorFileTooBig ? "raise the file size limit (ulimit -f)"
+                        : "free some room there, or give another folder");
             }
             return new RingMapping((byte*)address, size, fd);
         }
 
-        private static NoSpaceException NoSpace(RingPlace place, long size, string text, string mend)
+        private static NoSpaceException NoSpace(RingPlace place, long size, string text, string fix)
         {
             string where = place.NamedSection ? "the page file" : place.Folder;
             string mebibytes = (size / 1048576.0).ToString("0.0", System.Globalization.CultureInfo.InvariantCulture);
             return new NoSpaceException(
-                $"no room for a segment of {mebibytes} MiB in {where} ({text}); {mend}, use fewer slots or smaller frames");
+                $"no room for a segment of {mebibytes} MiB in {where} ({text}); {fix}, use fewer slots or smaller frames");
         }
 
         private static int FillWithZeros(int fd, long size)
@@ -122,7 +125,7 @@ namespace Frameloom
         {
             int flags = Libc.MapShared;
             // Only memory that exists already: populating a sparse file would allocate it.
-            if (Libc.Linux && Libc.Status(fd, null, out FileStatus status) && status.Blocks * 512 >= size)
+            if (Libc.Linux && Libc.Status(fd, null, out FileStatus status) && status.TrueSize >= size)
                 flags |= Libc.MapPopulate;
             return Libc.Map(IntPtr.Zero, (UIntPtr)(ulong)size, Libc.ProtectReadWrite, flags, fd, 0);
         }
@@ -149,7 +152,7 @@ namespace Frameloom
                 if (!Libc.Status(fd, null, out FileStatus status))
                     throw RingPlace.AccessError(path, Libc.LastError);
                 RingPlace.CheckFile(path, status);
-                found.TrueSize = status.Size;
+                found.TrueSize = status.TrueSize;
                 Array.Resize(ref found.Head, Math.Max(0, Libc.Read(fd, found.Head)));
                 return found;
             }

@@ -14,6 +14,9 @@ namespace Frameloom
         public ulong Generation;
         public ulong SegmentSize;
         public ulong WriterPid;
+
+        /// <summary>Minor version of the segment.</summary>
+        public uint Minor;
     }
 
     /// <summary>The names of one channel.</summary>
@@ -84,15 +87,27 @@ namespace Frameloom
             return Libc.Linux ? (RingLock)new ByteLock(LockPath, 0, true) : new WholeFileLock(LockPath);
         }
 
+        /// <summary>The lock that the writer of this generation holds while it lives.</summary>
+        public RingLock GenerationLock(ulong generation) => LockIn(generation, "w", "writer", RingLayout.WriterLockOffset);
+
+        /// <summary>The lock that tells whether the writer of what a record points to lives.</summary>
+        public RingLock LockOfWriter(RingPointer pointer)
+        {
+            // Version 1.0 knew the lock of the channel only, which the next writer of a dead ring holds, too.
+            return pointer.Minor >= 1 ? GenerationLock(pointer.Generation) : WriterLock();
+        }
+
         /// <summary>The lock of the owner of reader entry `index`, which lies at byte `offset` of the segment.</summary>
-        public RingLock ReaderLock(ulong generation, uint index, long offset)
+        public RingLock ReaderLock(ulong generation, uint index, long offset) => LockIn(generation, "r" + index, "r" + index, offset);
+
+        private RingLock LockIn(ulong generation, string ending, string name, long offset)
         {
             if (NamedSection)
-                return new NamedMutexLock("Local\\" + SegmentName(generation) + "-r" + index);
+                return new NamedMutexLock("Local\\" + SegmentName(generation) + "-" + name);
             string path = SegmentPath(generation);
             if (Windows)
-                return Kernel32.IsWine ? new LockedByte(path, offset, false) : new LockedByte(path + ".r" + index, 0, true);
-            return Libc.Linux ? (RingLock)new ByteLock(path, offset, false) : new WholeFileLock(path + ".r" + index);
+                return Kernel32.IsWine ? new LockedByte(path, offset, false) : new LockedByte(path + "." + ending, 0, true);
+            return Libc.Linux ? (RingLock)new ByteLock(path, offset, false) : new WholeFileLock(path + "." + ending);
         }
 
         /// <summary>The error to throw for a failed open.</summary>
@@ -105,12 +120,21 @@ namespace Frameloom
             bool missing = Windows
                 ? error == Kernel32.ErrorFileNotFound || error == Kernel32.ErrorPathNotFound
                 : error == Libc.ErrorNoEntry || error == Libc.ErrorNotADirectory;
+            if (!Windows && (error == Libc.ErrorTooManyFiles || error == Libc.ErrorFileTableFull))
+                return new OutOfResourcesException($"{path}: {text}; close some files or raise the limit (ulimit -n)");
+            if (!Windows && (error == Libc.ErrorNoSpace || error == Libc.ErrorQuota))
+                return new NoSpaceException($"{path}: {text}; free some room there");
+            // A socket; a pipe that nobody reads says so, too.
+            if (!Windows && error == Libc.ErrorNoDevice)
+                return new NotARingException($"{path} is not a file; remove it and start the writer again");
             if (missing)
                 return new AccessDeniedException($"{path}: {text}; make the folder first or give an existing one");
             if (denied)
                 return new AccessDeniedException($"{path}: {text}; run as the user who owns it, or remove it, or use another channel");
             return new AccessDeniedException($"{path}: {text}; free what it names or use another channel");
         }
+
+        public static bool IsOwn(FileStatus status) => status.IsRegular && (status.User == Libc.UserId() || status.User == 0);
 
         /// <summary>Only plain files of this user or of root.</summary>
         public static void CheckFile(string path, FileStatus status)
@@ -191,8 +215,10 @@ namespace Frameloom
             pointer.Generation = BitConverter.ToUInt64(data, RingLayout.Record.Generation);
             pointer.SegmentSize = BitConverter.ToUInt64(data, RingLayout.Record.SegmentSize);
             pointer.WriterPid = BitConverter.ToUInt64(data, RingLayout.Record.WriterPid);
-            if (pointer.Generation == 0)
-                throw new MalformedHeaderException($"{RecordPath} names generation 0; remove it and start the writer again");
+            pointer.Minor = BitConverter.ToUInt32(data, RingLayout.Record.Version) & 0xFFFF;
+            if (pointer.Generation == 0 || BitConverter.ToUInt32(data, RingLayout.Record.RecordSize) < RingLayout.Record.Bytes)
+                throw new MalformedHeaderException(
+                    $"{RecordPath} names generation 0 or says it is too short; remove it and start the writer again");
             return true;
         }
 
@@ -216,13 +242,17 @@ namespace Frameloom
 
         private void SwingOnPosix(byte[] record, string temporary)
         {
-            int fd = Libc.Open(temporary, 1 | Libc.Create | Libc.Exclusive);
-            bool written = fd >= 0 && Libc.WriteAll(fd, record);
+            int fd = Libc.Open(temporary, 1 | Libc.Create | Libc.Exclusive | Libc.NoFollow);
+            if (fd < 0)
+                throw AccessError(temporary, Libc.LastError);
+            bool written = Libc.WriteAll(fd, record);
             int error = Libc.LastError;
-            if (fd >= 0)
-                Libc.Close(fd);
+            Libc.Close(fd);
             if (!written)
+            {
+                Libc.Unlink(temporary);
                 throw new NoSpaceException($"{temporary}: {Libc.ErrorText(error)}; free some room in {folder}");
+            }
             if (!Libc.Rename(temporary, RecordPath))
             {
                 error = Libc.LastError;
@@ -258,15 +288,38 @@ namespace Frameloom
         public void RemoveLeftovers(ulong keep)
         {
             var leftover = new Regex(
-                @"\A" + Regex.Escape(prefix) + @"(-(?<generation>[0-9a-f]{16})\.seg(\.r\d+|\.sharedarray)?|\.ring\.[0-9a-f]{16}\.tmp)\z");
-            if (!Directory.Exists(folder))
-                return;
-            foreach (string path in Directory.GetFiles(folder, prefix + "*"))
+                @"\A" + Regex.Escape(prefix) + @"(-(?<generation>[0-9a-f]{16})\.seg(\.w|\.r\d+|\.sharedarray)?|\.ring\.[0-9a-f]{16}\.tmp)\z");
+            string[] found;
+            try
             {
-                Match found = leftover.Match(Path.GetFileName(path));
-                if (found.Success && found.Groups["generation"].Value != keep.ToString("x16"))
+                found = Directory.GetFiles(folder, prefix + "*");
+            }
+            catch (Exception error) when (error is IOException || error is UnauthorizedAccessException)
+            {
+                // Without the folder there are none; without a descriptor for it they stay until the next start.
+                return;
+            }
+            foreach (string path in found)
+            {
+                Match name = leftover.Match(Path.GetFileName(path));
+                if (name.Success && name.Groups["generation"].Value != keep.ToString("x16"))
                     Delete(path);
             }
+        }
+
+        /// <summary>Delete the files of one generation; its name is nobody else's.</summary>
+        public void RemoveGeneration(ulong generation)
+        {
+            string path = SegmentPath(generation);
+            Delete(path);
+            Delete(path + ".w");
+            for (int i = 0; i < RingLayout.ReaderEntries; i++)
+                Delete(path + ".r" + i);
+        }
+
+        public bool HasSegment(ulong generation)
+        {
+            return NamedSection || File.Exists(SegmentPath(generation));
         }
 
         public void RemovePointer()

@@ -13,7 +13,7 @@ namespace Frameloom
     /// <summary>
     /// One reader of a channel. It need not wait for the writer to exist and follows it over restarts and resizes. Everything is
     /// found lazily: the methods throw NotARing-, VersionMismatch-, TruncatedSegment-, MalformedHeader-, MalformedSlot-,
-    /// AccessDenied-, NoSpace-, ReaderExists- (lossless) and RingClosedException; after each of them the next call looks afresh.
+    /// AccessDenied-, NoSpace-, OutOfResources-, ReaderExists- (lossless) and RingClosedException; after each of them the next call looks afresh.
     /// One object serves one thread at a time.
     /// </summary>
     public sealed unsafe class RingReader : IDisposable
@@ -31,7 +31,8 @@ namespace Frameloom
         private readonly byte* head;
         private byte* copy;
         private long copySize;
-        private RingLock writerLock;
+        private ulong known;
+        private ulong left;
         private Attachment at;
         private Attachment heldAt;
         private ulong heldSequence;
@@ -59,28 +60,35 @@ namespace Frameloom
 
         public string Channel => place.Channel;
 
-        /// <summary>Generation of the mapped segment; 0 before the first.</summary>
-        public ulong Generation => at == null ? 0 : at.Geometry.Generation;
+        /// <summary>Generation that was mapped last; 0 before the first.</summary>
+        public ulong Generation => known;
 
         /// <summary>What is known of the writer now. A slow or stopped writer is live; a killed one is gone at once.</summary>
         public WriterState State
         {
             get
             {
-                Attachment now = Attached() ?? at;
+                Attachment now = Attached();
                 if (now == null)
-                    return WriterState.NoWriter;
-                return now.State != SegmentState.Closed && WriterAlive() ? WriterState.Live : WriterState.WriterGone;
+                    return known == 0 ? WriterState.NoWriter : WriterState.WriterGone;
+                return Gone(now, now.State) ? WriterState.WriterGone : WriterState.Live;
             }
         }
 
         // Attaching and following
 
-        private bool WriterAlive()
+        /// <summary>Whether the writer of an attachment, whose `state` that was, writes no more.</summary>
+        private bool Gone(Attachment now, SegmentState state)
         {
-            if (writerLock == null)
-                writerLock = place.WriterLock();
-            return writerLock.TakenElsewhere();
+            if (state == SegmentState.Closed)
+                return true;
+            if (state != SegmentState.Superseded)
+                return !now.WriterLock.TakenElsewhere();
+            // It has gone on to what the record points to.
+            if (!place.ReadPointer(out RingPointer pointer))
+                return true;
+            using (RingLock writer = place.LockOfWriter(pointer))
+                return !writer.TakenElsewhere();
         }
 
         /// <summary>The attachment to read from now, following the writer to a newer generation where there is one.</summary>
@@ -88,6 +96,7 @@ namespace Frameloom
         {
             if (closed)
                 throw new RingClosedException($"channel {Channel}: this reader is closed; make a new one");
+            bool gone = false;
             if (at != null)
             {
                 if (!at.Mapping.Whole)
@@ -98,37 +107,71 @@ namespace Frameloom
                 if (at.Newest >> 8 > at.Last)
                     return at;
                 ulong now = RingClock.NowNs;
-                if (at.State == SegmentState.Live && now < lookAtNs)
+                SegmentState state = at.State;
+                if (state == SegmentState.Live && now < lookAtNs)
                     return at;
                 lookAtNs = now + (ulong)(LookS * 1e9);
+                gone = Gone(at, state);
+                // What was published before it left must not be lost by leaving, too.
+                if (at.Newest >> 8 > at.Last)
+                    return at;
             }
-            if (!place.ReadPointer(out RingPointer pointer) || (at != null && pointer.Generation == at.Geometry.Generation))
-                return at;
-            // A dead writer's last picture is not news: nobody attaches to it.
-            if (!WriterAlive())
-                return at;
-            // Frames published between our look at `newest` and the retirement must not be lost by following.
-            if (at != null && at.Newest >> 8 > at.Last)
-                return at;
-            RingMapping.Found found = RingMapping.Peek(place, pointer, RingLayout.Header.Bytes);
-            if (found == null)
-                return at;
-            RingGeometry geometry;
+            Attachment next = AttachNewer();
+            if (next == null && gone && at.Newest >> 8 <= at.Last)
+            {
+                // Its memory is given back: the next writer may need it, and nothing more comes in it.
+                left = at.Geometry.Generation;
+                Detach();
+            }
+            return next ?? at;
+        }
+
+        /// <summary>An attachment to what the record points to, in the place of `at`; null where that is nothing newer.</summary>
+        private Attachment AttachNewer()
+        {
+            // What was left is not news, whoever holds the lock of the channel by now (all that version 1.0 has).
+            if (!place.ReadPointer(out RingPointer pointer) || pointer.Generation == (at == null ? left : at.Geometry.Generation))
+                return null;
+            RingLock writer = place.LockOfWriter(pointer);
+            Attachment next = null;
             try
             {
-                geometry = RingGeometry.Check(place.SegmentName(pointer.Generation), found.Head, pointer, found.TrueSize);
+                // A dead writer's last picture is not news: nobody attaches to it. And frames published between our look at
+                // `newest` and the retirement must not be lost by following.
+                if (!writer.TakenElsewhere() || (at != null && at.Newest >> 8 > at.Last))
+                    return null;
+                RingMapping.Found found = RingMapping.Peek(place, pointer, RingLayout.Header.Bytes);
+                if (found == null)
+                    return null;
+                RingGeometry geometry;
+                try
+                {
+                    geometry = RingGeometry.Check(place.SegmentName(pointer.Generation), found.Head, pointer, found.TrueSize);
+                }
+                catch (RingException)
+                {
+                    found.Drop();
+                    throw;
+                }
+                if (RingGeometry.IsClosed(found.Head))
+                {
+                    // Its writer is just leaving; we may have had all that is in it.
+                    found.Drop();
+                    return null;
+                }
+                next = new Attachment(place, found.Map(place, geometry.SegmentSize), geometry, writer);
             }
-            catch (RingException)
+            finally
             {
-                found.Drop();
-                throw;
+                if (next == null)
+                    writer.Dispose();
             }
-            var next = new Attachment(place, found.Map(place, geometry.SegmentSize), geometry);
             // Before the old entry is given back: the writer takes a moment without either for our death.
             if (lossless && !Register(next))
-                return at;
+                return null;
             Detach();
             at = next;
+            known = next.Geometry.Generation;
             lookAtNs = RingClock.NowNs + (ulong)(LookS * 1e9);
             return next;
         }
@@ -351,7 +394,14 @@ namespace Frameloom
                     Marshal.FreeHGlobal((IntPtr)copy);
                 copySize = 0;
                 copy = null;
-                copy = (byte*)Marshal.AllocHGlobal((IntPtr)needed);
+                try
+                {
+                    copy = (byte*)Marshal.AllocHGlobal((IntPtr)needed);
+                }
+                catch (OutOfMemoryException)
+                {
+                    throw new OutOfResourcesException($"no memory for a copy of {needed} bytes; close other programs, or use View");
+                }
                 copySize = needed;
             }
             long at = 0;
@@ -481,8 +531,6 @@ namespace Frameloom
                 return;
             GiveBack();
             Detach();
-            if (writerLock != null)
-                writerLock.Dispose();
             closed = true;
             FreeMemory();
             GC.SuppressFinalize(this);
@@ -501,14 +549,21 @@ namespace Frameloom
             private uint* pin;
             private bool pinSought;
 
+            /// <summary>The lock that the writer of this generation holds.</summary>
+            public readonly RingLock WriterLock;
+
             /// <summary>
-            /// Whole sleeps in a row in which a frame came without a wake-up; some writers cannot wake. One alone may have ended just
-            /// as the frame came.
+            /// Whole sleeps in a row to whose end a frame came without a wake-up; some writers cannot wake. One alone may have ended
+            /// just as the frame came.
             /// </summary>
             private int missedWakes;
 
-            public Attachment(RingPlace place, RingMapping mapping, RingGeometry geometry)
+            /// <summary>The writer woke us once, so it can.</summary>
+            private bool wakes;
+
+            public Attachment(RingPlace place, RingMapping mapping, RingGeometry geometry, RingLock writerLock)
             {
+                WriterLock = writerLock;
                 this.place = place;
                 Mapping = mapping;
                 Geometry = geometry;
@@ -548,10 +603,10 @@ namespace Frameloom
             {
                 if (pinSought)
                     return pin;
-                pinSought = true;
                 for (uint index = 1; index < Geometry.PinEnd && pin == null; index++)
                     if (held[index] != null || Claim(index, ReaderKind.Newest))
                         pin = (uint*)(Entry(index) + RingLayout.Entry.Pin);
+                pinSought = true;
                 return pin;
             }
 
@@ -584,16 +639,15 @@ namespace Frameloom
                 if (Newest >> 8 <= Last && State == SegmentState.Live)
                 {
                     // Without an entry nobody is bound to wake us: sleep shortly, whatever the system offers.
-                    bool wakes = waiting != null && missedWakes < 2;
-                    double sleepS = wakes ? timeoutS : Math.Min(timeoutS, 0.01);
-                    ulong began = RingClock.NowNs;
-                    wake.Wait(seen, sleepS);
+                    bool trusted = waiting != null && (wakes || missedWakes < 2);
+                    bool? woken = wake.Wait(seen, trusted ? timeoutS : Math.Min(timeoutS, 0.01));
                     // Cut while we slept, the ring has no words left to touch.
                     if (!Mapping.Whole)
                         return;
-                    bool toTheEnd = timeoutS >= LookS && RingClock.NowNs - began >= (ulong)(LookS * 1e9);
-                    if (wakes && Volatile.Read(ref *(uint*)(Mapping.Base + RingLayout.Header.Wake)) != seen)
-                        missedWakes = toTheEnd ? missedWakes + 1 : 0;
+                    wakes |= waiting != null && woken == true;
+                    bool changed = Volatile.Read(ref *(uint*)(Mapping.Base + RingLayout.Header.Wake)) != seen;
+                    if (trusted && timeoutS >= LookS)
+                        missedWakes = woken == false && changed ? missedWakes + 1 : 0;
                 }
                 if (waiting != null)
                     Volatile.Write(ref *waiting, 0u);
@@ -634,6 +688,7 @@ namespace Frameloom
                     held[index].Dispose();
                     held[index] = null;
                 }
+                WriterLock.Dispose();
                 if (wake != null)
                     wake.Close();
                 Mapping.LetGo();

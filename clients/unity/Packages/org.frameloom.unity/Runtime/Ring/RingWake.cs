@@ -9,8 +9,11 @@ namespace Frameloom
 {
     internal abstract unsafe class RingWake
     {
-        /// <summary>Sleep until the word may differ from `expected`, at most so many seconds. May return early.</summary>
-        public abstract void Wait(uint expected, double timeoutS);
+        /// <summary>
+        /// Sleep until the word may differ from `expected`, at most so many seconds. May return early. True: somebody woke us; false:
+        /// nobody did until the end; null: neither is known.
+        /// </summary>
+        public abstract bool? Wait(uint expected, double timeoutS);
 
         /// <summary>Wake every sleeper.</summary>
         public abstract void Wake();
@@ -32,6 +35,7 @@ namespace Frameloom
                 : RuntimeInformation.ProcessArchitecture == Architecture.Arm64 ? 98
                 : 0;
 
+            private static readonly int TimedOut = Libc.Linux ? 110 : 60;
             private const int WaitOperation = 0;
             private const int WakeOperation = 1;
             private readonly uint* word;
@@ -41,14 +45,16 @@ namespace Frameloom
                 this.word = word;
             }
 
-            public override void Wait(uint expected, double timeoutS)
+            public override bool? Wait(uint expected, double timeoutS)
             {
                 long* timeout = stackalloc long[2];
                 long ns = Math.Max(0, (long)(timeoutS * 1e9));
                 timeout[0] = ns / 1000000000;
                 timeout[1] = ns % 1000000000;
                 // The kernel compares the word after a full barrier, so a change since the caller's last look returns at once.
-                Libc.Futex((IntPtr)Number, word, (IntPtr)WaitOperation, (IntPtr)(long)expected, timeout, IntPtr.Zero, IntPtr.Zero);
+                if (Libc.Futex((IntPtr)Number, word, (IntPtr)WaitOperation, (IntPtr)(long)expected, timeout, IntPtr.Zero, IntPtr.Zero) == IntPtr.Zero)
+                    return true;
+                return Libc.LastError == TimedOut ? false : (bool?)null;
             }
 
             public override void Wake()
@@ -66,11 +72,12 @@ namespace Frameloom
                 this.word = word;
             }
 
-            public override void Wait(uint expected, double timeoutS)
+            public override bool? Wait(uint expected, double timeoutS)
             {
                 ulong deadline = RingClock.NowNs + (ulong)(timeoutS * 1e9);
                 for (int ms = 1; Volatile.Read(ref *word) == expected && RingClock.NowNs < deadline; ms = Math.Min(10, ms + 1))
                     Thread.Sleep(ms);
+                return null;
             }
 
             public override void Wake() { }
@@ -93,9 +100,10 @@ namespace Frameloom
                 Close();
             }
 
-            public override void Wait(uint expected, double timeoutS)
+            public override bool? Wait(uint expected, double timeoutS)
             {
-                Kernel32.WaitForSingleObject(handle, (uint)Math.Max(1, timeoutS * 1000));
+                uint ended = Kernel32.WaitForSingleObject(handle, (uint)Math.Max(1, timeoutS * 1000));
+                return ended == 0 ? true : ended == Kernel32.TimedOut ? false : (bool?)null;
             }
 
             public override void Wake()

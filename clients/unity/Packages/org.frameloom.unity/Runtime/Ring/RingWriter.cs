@@ -77,7 +77,7 @@ namespace Frameloom
     /// </summary>
     public sealed unsafe class RingWriter : IDisposable
     {
-        public const long DefaultCapacityBytes = 1920 * 1080 * 4;
+        public const long DefaultCapacityBytes = 512 * 512 * 4;
         public const long DefaultMaxCapacityBytes = 1 << 30;
 
         private const double NapS = 0.05;
@@ -90,7 +90,10 @@ namespace Frameloom
         private readonly Policy policy;
         private readonly double timeoutS;
         private readonly long maxCapacity;
-        private readonly RingLock writerLock;
+        private RingLock writerLock;
+        private RingLock generationLock;
+        private bool segmentLost;
+        private ulong lookAtNs;
         private readonly RingWake[] events = new RingWake[RingLayout.ReaderEntries];
         private readonly RingPlane[] planned = new RingPlane[RingLayout.MaxPlanes];
         private RingMapping mapping;
@@ -138,11 +141,12 @@ namespace Frameloom
                 {
                     OpenGeneration(capacityBytes, stale, staleGeometry);
                 }
-                catch (NoSpaceException) when (stale != null)
+                catch (NoSpaceException)
                 {
                     // Its memory is ours to give back: a killed writer must not need room for two rings to start again.
-                    Retire(stale, staleGeometry, SegmentState.Closed);
-                    OpenGeneration(capacityBytes, null, staleGeometry);
+                    if (stale != null)
+                        Retire(stale, staleGeometry, SegmentState.Closed);
+                    OpenPatiently(capacityBytes);
                 }
                 opened = true;
             }
@@ -152,6 +156,24 @@ namespace Frameloom
                 {
                     writerLock.Remove();
                     writerLock.Dispose();
+                }
+            }
+        }
+
+        /// <summary>Readers give the memory of a ring that is closed or dead back within moments.</summary>
+        private void OpenPatiently(long capacityBytes)
+        {
+            ulong deadline = RingClock.NowNs + (ulong)(RingLock.PatienceS * 1e9);
+            while (true)
+            {
+                try
+                {
+                    OpenGeneration(capacityBytes, null, new RingGeometry());
+                    return;
+                }
+                catch (NoSpaceException) when (RingClock.NowNs < deadline)
+                {
+                    Thread.Sleep(10);
                 }
             }
         }
@@ -193,7 +215,8 @@ namespace Frameloom
             {
                 if (!place.ReadPointer(out RingPointer pointer))
                     return null;
-                // The lock is held again, so a reader that comes now would take the dead writer's last picture for news.
+                // Readers of version 1.0 go by the lock of the channel, which is held again: they would take the last picture of the
+                // dead writer for news.
                 place.RemovePointer();
                 stale = RingMapping.Peek(place, pointer, RingLayout.Header.Bytes);
                 if (stale == null)
@@ -214,18 +237,38 @@ namespace Frameloom
             RingGeometry next = RingGeometry.Make(NewGeneration(), capacity, slots, Sequence + 1);
             RingMapping made = RingMapping.Create(place, next.Generation, next.SegmentSize);
             WriteHeader(made.Base, next);
+            // Everything that may fail comes before the record: from there on this is the ring.
+            RingLock itsLock = null, itsReader = null;
+            bool announced = false;
             try
             {
+                itsLock = place.GenerationLock(next.Generation);
+                if (!itsLock.AcquirePatiently(RingLock.PatienceS))
+                    throw new WriterExistsException(WhoWrites());
+                // The newer lock tells whether the reader lives, the older whether it may still follow.
+                if (policy == Policy.Lossless)
+                    itsReader = place.ReaderLock(next.Generation, RingLayout.LosslessEntry, next.EntryAt(RingLayout.LosslessEntry));
                 place.SwingPointer(next.Generation, (ulong)next.SegmentSize);
+                announced = true;
             }
-            catch (RingException)
+            finally
             {
-                made.LetGo();
-                place.RemoveLeftovers(geometry.Generation);
-                throw;
+                if (!announced)
+                {
+                    if (itsReader != null)
+                        itsReader.Dispose();
+                    if (itsLock != null)
+                        itsLock.Dispose();
+                    made.LetGo();
+                    place.RemoveGeneration(next.Generation);
+                }
             }
             if (policy == Policy.Lossless && mapping != null)
                 FollowReader();
+            readerLock = itsReader;
+            RingLock left = generationLock;
+            generationLock = itsLock;
+            segmentLost = false;
             mapping = made;
             geometry = next;
             newestSlot = (uint)slots - 1;
@@ -235,12 +278,59 @@ namespace Frameloom
             wake = place.NamedSection ? null : RingWake.For((uint*)(made.Base + RingLayout.Header.Wake), null);
             if (previous != null)
                 Retire(previous, previousGeometry, SegmentState.Superseded);
+            if (left != null)
+            {
+                left.Release();
+                left.Dispose();
+            }
             place.RemoveLeftovers(next.Generation);
             CloseEvents();
-            // The newer lock tells whether the reader lives, the older whether it may still follow.
-            if (policy == Policy.Lossless)
-                readerLock = place.ReaderLock(
-                    next.Generation, RingLayout.LosslessEntry, next.EntryAt(RingLayout.LosslessEntry));
+        }
+
+        private bool RecordIsOurs()
+        {
+            try
+            {
+                return place.ReadPointer(out RingPointer pointer) && pointer.Generation == geometry.Generation;
+            }
+            catch (RingException)
+            {
+                return false;
+            }
+        }
+
+        /// <summary>Once a second: put back what somebody removed by hand, or leave when another writer has come in the meantime.</summary>
+        private void LookAfterFiles()
+        {
+            lookAtNs = RingClock.NowNs + 1000000000;
+            if (!writerLock.Current())
+            {
+                RingLock again = place.WriterLock();
+                if (!again.AcquirePatiently(RingLock.PatienceS))
+                {
+                    again.Dispose();
+                    Dispose();
+                    return;
+                }
+                writerLock.Dispose();
+                writerLock = again;
+            }
+            // The next frame makes the next generation, then.
+            segmentLost = !place.HasSegment(geometry.Generation);
+            if (!segmentLost && !RecordIsOurs())
+                place.SwingPointer(geometry.Generation, (ulong)geometry.SegmentSize);
+        }
+
+        private void LookSoon()
+        {
+            try
+            {
+                LookAfterFiles();
+            }
+            catch (RingException)
+            {
+                // The frame is published; what cannot be put back now is tried again in a second.
+            }
         }
 
         private static ulong NewGeneration()
@@ -316,7 +406,9 @@ namespace Frameloom
         private void CheckOpen()
         {
             if (!writerLock.Held)
-                throw new RingClosedException($"channel {Channel}: this writer is closed; make a new one");
+                throw new RingClosedException(
+                    $"channel {Channel}: this writer is closed, or another took the channel after its files had been removed; make a " +
+                    "new one");
             if (!mapping.Whole)
                 throw new TruncatedSegmentException($"channel {Channel}: its segment was cut by somebody; make a new writer");
         }
@@ -331,7 +423,7 @@ namespace Frameloom
         {
             long size = RingPlanes.LayOut(specs, planned);
             CheckOpen();
-            if (size > CapacityBytes)
+            if (size > CapacityBytes || segmentLost)
             {
                 if (size > maxCapacity)
                     throw new FrameTooLargeException(
@@ -339,7 +431,9 @@ namespace Frameloom
                         "larger maxCapacityBytes");
                 if (policy == Policy.Lossless)
                     AwaitRegistration();
-                OpenGeneration(size, mapping, geometry);
+                LookAfterFiles();
+                CheckOpen();
+                OpenGeneration(Math.Max(size, CapacityBytes), mapping, geometry);
             }
             if (!TakeSlot(out uint slot))
                 return null;
@@ -460,6 +554,8 @@ namespace Frameloom
             WakeReaders((uint*)(header + geometry.WaitingOffset));
             hand.Open = false;
             hand.Mapping.LetGo();
+            if (now >= lookAtNs)
+                LookSoon();
             return sequence;
         }
 
@@ -571,8 +667,12 @@ namespace Frameloom
         /// <summary>Refresh the heartbeat, for display, while there is nothing to write.</summary>
         public void Beat()
         {
-            if (writerLock.Held && mapping.Whole)
-                Volatile.Write(ref *(ulong*)(mapping.Base + RingLayout.Header.HeartbeatNs), RingClock.NowNs);
+            if (!writerLock.Held || !mapping.Whole)
+                return;
+            ulong now = RingClock.NowNs;
+            Volatile.Write(ref *(ulong*)(mapping.Base + RingLayout.Header.HeartbeatNs), now);
+            if (now >= lookAtNs)
+                LookSoon();
         }
 
         /// <summary>
@@ -583,14 +683,21 @@ namespace Frameloom
         {
             if (!writerLock.Held)
                 return;
+            // Only what is ours: after somebody removed the files by hand another may write here.
+            bool ours = writerLock.Current();
             Retire(mapping, geometry, SegmentState.Closed);
-            place.RemovePointer();
-            place.RemoveLeftovers(0);
+            if (RecordIsOurs())
+                place.RemovePointer();
+            place.RemoveGeneration(geometry.Generation);
+            if (ours)
+                place.RemoveLeftovers(0);
             CloseEvents();
             if (readerLock != null)
                 readerLock.Dispose();
             if (olderReaderLock != null)
                 olderReaderLock.Dispose();
+            generationLock.Release();
+            generationLock.Dispose();
             writerLock.Remove();
             writerLock.Dispose();
         }
