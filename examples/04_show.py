@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pythonosc.osc_message import OscMessage
 from pythonosc.udp_client import SimpleUDPClient
 
-CUES = [
+CUES: list[tuple[float, str, str | float]] = [
     # seconds, address, value
     (0, "/prompt", "comic style, red sphere, green box"),
     (0, "/strength", 0.1),
@@ -79,7 +79,8 @@ def main() -> None:
     parser.add_argument("--speed", type=float, default=1.0, help="2 plays twice as fast")
     args = parser.parse_args()
     # Answers and statistics come to the port that we send from.
-    with SimpleUDPClient(args.host, args.port) as host:
+    host = SimpleUDPClient(args.host, args.port)
+    with host:
         if not answers(host):
             sys.exit(f"no host listens for OSC on {args.host}, port {args.port}: start one with  python3 run.py demo")
         play(host, args.speed)

@@ -1,6 +1,6 @@
 """A game engine: a moving scene in Panda3D, and on the wall behind it the same scene, repainted.
 
-    .venv/bin/python -m pip install -c constraints.txt ".[examples]"     Panda3D, an extra (BSD licence)
+    .venv/bin/python -m pip install -c constraints.txt -e ".[examples]"     Panda3D, an extra (BSD licence)
     python3 run.py host --channel demo
     .venv/bin/python examples/05_panda3d.py                a window; Esc ends it
     .venv/bin/python examples/05_panda3d.py --offscreen    without a window or a graphics card: 300 results
@@ -24,7 +24,7 @@ try:
     from direct.showbase.ShowBase import ShowBase
     from panda3d import core as panda
 except ModuleNotFoundError:
-    sys.exit('this example needs Panda3D:  .venv/bin/python -m pip install -c constraints.txt ".[examples]"')
+    sys.exit('this example needs Panda3D:  .venv/bin/python -m pip install -c constraints.txt -e ".[examples]"')
 
 SIZE = 192
 WALL_SIZE = 256
