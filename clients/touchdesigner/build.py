@@ -62,8 +62,9 @@ def make(comp):
         return FrameloomExt(comp, 'checkout not found: set Checkout to the folder that frameloom was cloned into')
     try:
         return runpy.run_path(path)['start'](comp)
-    except (ImportError, SyntaxError) as error:
-        return FrameloomExt(comp, f'the checkout is damaged or of another version: {error}')
+    except Exception as error:
+        # Whatever it is: without an extension every callback would fail, sixty times a second.
+        return FrameloomExt(comp, f'the checkout is damaged or of another version: {type(error).__name__}: {error}')
 '''
 
 FRAMES = """\
@@ -80,7 +81,7 @@ def onExit():
 """
 
 PARAMETERS = """\
-def onValueChange(par, val, prev):
+def onValueChange(par, prev=None, older=None):  # older builds call it with (par, val, prev)
     parent().ext.FrameloomExt.ParChanged(par)
 
 
@@ -116,10 +117,14 @@ def build(into: Any) -> Any:
     """Build the component inside a COMP; returns it. One that is there already is renewed."""
     comp = into.op(NAME) or into.create(td.baseCOMP, NAME)
     for extension in comp.extensions:
-        # The code that runs now lets go of rings, sockets and its host before other code takes its place.
-        # One whose code failed to load stands there as None.
-        if extension is not None:
-            extension.Close()
+        # The code that runs now lets go of rings, sockets and its host before other code takes its place. One that
+        # failed to load stands there as None, or as something without a Close.
+        close = getattr(extension, "Close", None)
+        try:
+            if close is not None:
+                close()
+        except Exception as error:
+            print(f"frameloom: the code that ran until now did not end well ({error}); the new one takes its place")
     parameters = runpy.run_path(str(HERE / "load.py"))["fresh"]("frameloom_td.parameters")
     parameters.add_pages(comp, td.ParMode)
     comp.par.Checkout = str(HERE.parents[1])

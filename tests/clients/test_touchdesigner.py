@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import os
 import random
@@ -16,8 +17,9 @@ import textwrap
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,7 @@ from tests.clients import td
 from tests.clients.counted import Counted
 from tests.clients.td.operators import world
 from tests.clients.td.parameters import Undocumented
+from tests.conformance.peers import build, find_tool
 from tests.rings import fresh_channel, sweep
 from tests.test_imports import closure, imports
 
@@ -231,6 +234,44 @@ def test_building_again_keeps_values_and_wires(show: Show) -> None:
     with hosting(show):
         td._paint(show.source, picture())
         show.says("live")
+
+
+class Careless:
+    """An extension that does not end well."""
+
+    def Close(self) -> None:
+        raise RuntimeError("it broke")
+
+
+@pytest.mark.parametrize("stands", [None, object(), Careless()], ids=["none", "no Close", "Close fails"])
+def test_a_component_is_renewed_over_any_extension(show: Show, stands: Any) -> None:
+    show.comp.ext.FrameloomExt.Close()
+    show.comp._extensions = [stands]
+    exec(one_line(), {})
+    with hosting(show):
+        td._paint(show.source, picture())
+        show.says("live")
+
+
+def test_code_that_fails_to_start_is_said_and_no_callback_fails(show: Show, tmp_path: Path) -> None:
+    damaged = tmp_path / "clients" / "touchdesigner"
+    damaged.mkdir(parents=True)
+    (damaged / "load.py").write_text("def start(comp):\n    raise RuntimeError('not today')\n")
+    show.comp.par.Checkout = str(tmp_path)
+    td._frames(3)
+    assert show.status == "the checkout is damaged or of another version: RuntimeError: not today"
+    show.comp.par.Checkout = str(ROOT)
+    show.says("no host")
+
+
+def test_an_older_build_of_touchdesigner(show: Show) -> None:
+    """Its callback for changed parameters takes the value, too, and its TOPs do not tell their format."""
+    world.older = True
+    with hosting(show) as host:
+        td._paint(show.source, picture())
+        show.says("live")
+        show.comp.par.Prompt = "gold style"
+        show.run(lambda: host.live.current.prompt == "gold style")
 
 
 def test_loading_leaves_the_projects_own_modules_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -970,85 +1011,78 @@ def test_cuda_input_refuses_with_a_reason_and_the_arrays_go_on(show: Show) -> No
     show.run(lambda: show.info("sent") > 0)
 
 
-class FakeDriver:
-    """What `cuda.Driver` offers, on ordinary memory; a copy is done when the test says so."""
+class CudaTop:
+    """A TOP with CUDA memory: an array, or a torch tensor on a card."""
 
-    stream = 77
+    def __init__(self, address: int, height: int, width: int, components: int = 4) -> None:
+        self.width, self.height = width, height
+        self.streams: list[int | None] = []
+        shape = SimpleNamespace(width=width, height=height, numComps=components, depth=1, dataType=np.uint8)
+        self._memory = SimpleNamespace(ptr=address, size=height * width * components, shape=shape)
 
-    def __init__(self) -> None:
-        self.finished, self.pinned = False, 0
-        self.pictures: dict[int, Any] = {}
-
-    def register(self, pixels: Any) -> None:
-        self.pinned += 1
-
-    def unregister(self, pixels: Any) -> None:
-        self.pinned -= 1
-
-    def start_copy(self, pixels: Any, source: int) -> None:
-        np.copyto(pixels, self.pictures[source])
-
-    def done(self) -> bool:
-        return self.finished
-
-    def finish(self) -> None:
-        self.finished = True
-
-
-class FakeTop:
-    """A TOP with CUDA memory."""
-
-    width, height = 6, 4
-
-    def __init__(self, components: int = 4) -> None:
-        self.components = components
-        self.streams: list[int] = []
-
-    def cudaMemory(self, stream: int) -> Any:
-        from types import SimpleNamespace
-
+    def cudaMemory(self, stream: int | None = None) -> Any:
         self.streams.append(stream)
-        shape = SimpleNamespace(width=6, height=4, numComps=self.components, depth=1, dataType=np.uint8)
-        return SimpleNamespace(ptr=1, size=6 * 4 * self.components, shape=shape)
+        return self._memory
 
 
-def test_cuda_frames_are_published_when_their_copy_is_done(part: Callable[[str], Any]) -> None:
-    from concurrent.futures import ThreadPoolExecutor
+@pytest.fixture
+def cuda_library(tmp_path: Path) -> str:
+    """The stand-in for the driver's library, built."""
+    compiler = find_tool("gcc", "clang")
+    if compiler is None or sys.platform == "win32":
+        pytest.skip("needs gcc or clang, and POSIX")
+    source, out = Path(td.__file__).with_name("cuda_driver.c"), tmp_path / "libcuda.so"
+    build([compiler, "-std=c11", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", str(source), "-o", str(out)])
+    return str(out)
 
-    # One load for both modules: they must share their classes.
-    cuda = part("cuda")
+
+def capture_frames(cuda: ModuleType, driver: Any, top: CudaTop, bgra: Any) -> None:
+    """Two frames of a TOP go through a driver into a ring; nothing is published before its copy is done."""
     channel = fresh_channel()
-    bgra = np.random.default_rng(0).integers(0, 256, (4, 6, 4), dtype=np.uint8)
     with ThreadPoolExecutor(1) as errands, RingReader(f"{channel}.in") as reader:
         sender = cuda.Sender(f"{channel}.in", errands)
-        driver, top = FakeDriver(), FakeTop()
-        driver.pictures[1] = bgra
         capture = cuda.Capture(sender, driver)
-
-        def begun() -> bool:
-            capture.frame_end(top, 1234, 56)
-            return driver.pinned == 1
-
-        wait_for(begun)
-        for _ in range(3):
-            capture.frame_end(top, 9999, 99)
-        assert reader.read() is None and sender.sent == 0, "published before its copy was done"
-        driver.finished = True
-        capture.frame_end(top, 9999, 99)
+        wait_for(lambda: [capture.frame_end(top, 1234, 56), sender.sent][1])
         frame = reader.read()
         assert frame is not None and sender.sent == 1
         assert (frame.source_frame_id, frame.capture_ns, frame.origin) == (56, 1234, Origin.BOTTOM_LEFT)
         assert frame.formats[Kind.COLOUR] == Format.BGRA8
         assert np.array_equal(frame.planes[Kind.COLOUR], bgra)
-        assert set(top.streams) == {77}
+        # The first picture only told on which card it lies.
+        assert top.streams[0] is None and set(top.streams[1:]) == {driver.stream} and driver.stream
+        # The second is under way when everything is closed.
         capture.close()
-        assert driver.pinned == 0 and reader.read() is None, "a slot that nobody called whole was published"
+        assert reader.read() is None, "a slot that nobody called whole was published"
         refused = cuda.Capture(sender, driver)
         with pytest.raises(cuda.CudaRefused, match="not 4 of uint8"):
-            refused.frame_end(FakeTop(components=1), 1, 1)
+            refused.frame_end(CudaTop(top._memory.ptr, 4, 6, components=1), 1, 1)
         refused.close()
         sender.close()
     settle(channel)
+
+
+def test_cuda_frames_are_published_when_their_copy_is_done(part: Callable[[str], Any], cuda_library: str) -> None:
+    # One load for both modules: they must share their classes.
+    cuda = part("cuda")
+    bgra = np.random.default_rng(0).integers(0, 256, (4, 6, 4), dtype=np.uint8)
+    library = ctypes.CDLL(cuda_library)
+    capture_frames(cuda, cuda.Driver(cuda_library), CudaTop(bgra.ctypes.data, 4, 6), bgra)
+    # TouchDesigner's main thread had no current context and has none again.
+    assert (library.held(), library.contexts()) == (0, 0)
+
+
+def test_cuda_frames_on_a_card(part: Callable[[str], Any]) -> None:
+    """The real driver, called from a thread without a current context, as TouchDesigner's is."""
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA card")
+    cuda = part("cuda")
+    bgra = np.random.default_rng(0).integers(0, 256, (720, 1280, 4), dtype=np.uint8)
+    tensor = torch.from_numpy(bgra).cuda()
+    torch.cuda.synchronize()
+    with ThreadPoolExecutor(1) as fresh_thread:
+        top = CudaTop(tensor.data_ptr(), 720, 1280)
+        fresh_thread.submit(capture_frames, cuda, cuda.Driver(), top, bgra).result()
 
 
 # -- the stand-in itself -----------------------------------------------------------------------------------------------

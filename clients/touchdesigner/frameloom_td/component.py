@@ -198,7 +198,7 @@ class FrameloomExt:
         if self._cuda is not None:
             try:
                 self._cuda.frame_end(self.input, *now[:2])
-            except (cuda.CudaRefused, RingError) as error:
+            except (cuda.CudaRefused, RingError, td.tdError, AttributeError) as error:
                 self._problem = f"{error}; turned CUDA Input off"
                 self._cuda.close()
                 self._cuda = None
@@ -227,7 +227,8 @@ class FrameloomExt:
         source = self.comp.inputs[0]
         # A wire may also come from another component, which has no pixel format to ask for.
         if source.isTOP and not self.comp.par.Linearinput.eval():
-            pixel_format = source.pixelFormatName
+            # Only newer builds tell; with an older one nothing is said.
+            pixel_format = getattr(source, "pixelFormatName", "")
             if pixel_format == "srgba8fixed":
                 return "input is an sRGB texture, whose values arrive linear: turn on Linear Input"
             if pixel_format.endswith("float"):

@@ -31,6 +31,8 @@ class World:
         self.changes: list[tuple[Par, Any]] = []
         self.started: list[Any] = []
         self.stalls = 0
+        self.older = False
+        """An older build: three arguments of onValueChange, no pixelFormatName."""
         self.root: Any = baseCOMP(None, "")
 
     def everywhere(self, top: Any = None) -> Iterator[Any]:
@@ -47,7 +49,7 @@ class World:
         last = {(id(par._owner), par._name): (par, before) for par, before in reversed(changes)}
         for par, before in reversed(list(last.values())):
             for dat in self._watchers(par, "valuechange"):
-                dat.module.onValueChange(par, par.eval(), before)
+                dat.module.onValueChange(par, *([par.eval()] if self.older else []), before)
         self.call_execute_dats("frameend", "onFrameEnd", self.frame)
         started, self.started = self.started, []
         for extension in started:
@@ -356,7 +358,7 @@ class TOP(OP):
 
     def _stored(self) -> Any:
         """The image as the TOP's own pixel format holds it."""
-        image, kind = self._image(), self.pixelFormatName
+        image, kind = self._image(), self._format_in_force()
         if self._kept[0] is not image or self._kept[1] != kind:
             stored = image
             if kind.endswith("8fixed") and image.size:
@@ -378,6 +380,11 @@ class TOP(OP):
 
     @property
     def pixelFormatName(self) -> str:
+        if world.older:
+            raise Undocumented("pixelFormatName is not known to older builds")
+        return self._format_in_force()
+
+    def _format_in_force(self) -> str:
         wanted = self.par.format.eval()
         return self._source_format() if wanted == "useinput" else str(wanted)
 
@@ -432,7 +439,7 @@ class inTOP(TOP):
 
     def _source_format(self) -> str:
         source = self._wired()
-        return source.pixelFormatName if source is not None and source.isTOP else self._format
+        return source._format_in_force() if source is not None and source.isTOP else self._format
 
 
 class outTOP(TOP):
