@@ -15,15 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.calibration.flow import Flow
-from core.calibration.geometry import Floats, inverse, moved, rigid, rotation, twist_between
+from core.calibration.geometry import T_CAMERA_AXES, Floats, inverse, moved, rigid, rotation, twist_between
 from core.calibration.recording import Scan
 from core.opencv import opencv
 
 Ints = NDArray[np.int64]
 
 FAR_M = 1e6
-T_CAMERA_AXES = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
-"""Takes x forward, y left, z up to x right, y down, z forward."""
 
 CLASS, OTHER, SKY = 1, 0, -1
 """What a ray can meet."""
