@@ -297,6 +297,7 @@ class Sequence:
         ]
         self.lidar_ns = [round((s + 100.0) * 1e9) for s in lidar_s]
         self._dis = Flow()
+        self._met: tuple[int, Met] | None = None
         self._pictures: dict[int, NDArray[np.uint8]] = {}
 
     def _rng(self, what: int, number: int) -> np.random.Generator:
@@ -304,8 +305,10 @@ class Sequence:
 
     def met(self, picture: int) -> Met:
         """The exact picture: labels, depth."""
-        now = self._camera_s[picture]
-        return self.camera.look(self._solids(now), self.T_world_cam(now))
+        if self._met is None or self._met[0] != picture:
+            now = self._camera_s[picture]
+            self._met = (picture, self.camera.look(self._solids(now), self.T_world_cam(now)))
+        return self._met[1]
 
     def true_mask(self, picture: int) -> NDArray[np.bool_]:
         return self.met(picture).label == CLASS
