@@ -119,6 +119,16 @@ COMMANDS: dict[str, Command] = {
         _module("bridge.commands.source"),
     ),
     "world": Command("world --channel NAME", "the same as: source world", _world),
+    "calibrate": Command(
+        "calibrate --camera NAME --points NAME",
+        "where a depth sensor stands to a camera, and how late its data is",
+        _module("bridge.commands.calibrate"),
+    ),
+    "project": Command(
+        "project --rig FILE --camera NAME --points NAME --channel NAME",
+        "a sensor's points as a depth plane in the camera's frames",
+        _module("bridge.commands.project"),
+    ),
     "doctor": Command(
         "doctor [--channel NAME]", "what this machine can do, and what is wrong", _module("bridge.commands.doctor")
     ),

@@ -26,14 +26,15 @@ class Projector:
         self.rig, self.fill_px = rig, fill_px
         self.width, self.height = rig.size
         fx, fy, cx, cy = rig.K[0, 0], rig.K[1, 1], rig.K[0, 2], rig.K[1, 2]
-        camera = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
-        P = camera @ rig.T_cam_lidar[:3]
-        self._rows = P.astype(np.float32)
+        self._camera = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
         # One cell more: what falls outside the picture is written there, which costs less than leaving it out.
         self._cells = np.empty(self.width * self.height + 1, np.uint32)
 
-    def project(self, points: Floats) -> Floats:
-        """points float32 (n,3) in the LiDAR frame; those that are not finite are left out."""
+    def project(self, points: Floats, T_cam_lidar: Floats | None = None) -> Floats:
+        """points float32 (n,3) in the LiDAR frame; those that are not finite are left out. T_cam_lidar (4,4):
+        instead of the rig's, where the camera has moved on since the scan."""
+        T = self.rig.T_cam_lidar if T_cam_lidar is None else T_cam_lidar
+        self._rows = (self._camera @ T[:3]).astype(np.float32)
         self._cells.fill(0)
         met = [self._write(points[at : at + CHUNK]) for at in range(0, len(points), CHUNK)]
         for cell in met:

@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -230,23 +230,34 @@ def _rows(path: Path) -> list[list[str]]:
         raise FootageError(f"{path} cannot be read ({error}); give a folder that `calibrate --record` wrote") from None
 
 
+def _document(folder: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads((folder / "recording.json").read_text(encoding="utf-8"))
+        if document["schema"] != SCHEMA or not {"size", "intrinsics"} <= document.keys():
+            raise FootageError(f"{folder} is no recording of this version: its schema must be {SCHEMA}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, FootageError):
+            raise
+        raise FootageError(
+            f"{folder} holds no recording ({error}); give a folder that `calibrate --record` wrote"
+        ) from None
+    return document
+
+
+def recorded_size(folder: Path) -> tuple[int, int] | None:
+    """Width and height of the pictures of a recorded folder; None without any. Raises `FootageError`."""
+    size = _document(folder)["size"]
+    return None if size is None else (int(size[0]), int(size[1]))
+
+
 class Recorded:
     """A folder that `Recorder` wrote, as `Footage`."""
 
     def __init__(self, folder: Path, K: Floats | None = None) -> None:
         """K: instead of the intrinsics that came with the pictures. Raises `FootageError`."""
         self._folder = folder
-        try:
-            document = json.loads((folder / "recording.json").read_text(encoding="utf-8"))
-            if document["schema"] != SCHEMA:
-                raise FootageError(f"{folder} is no recording of this version: its schema must be {SCHEMA}")
-            size, lens = document["size"], document["intrinsics"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, FootageError):
-                raise
-            raise FootageError(
-                f"{folder} holds no recording ({error}); give a folder that `calibrate --record` wrote"
-            ) from None
+        document = _document(folder)
+        size, lens = document["size"], document["intrinsics"]
         camera, lidar = _rows(folder / "camera.csv"), _rows(folder / "points.csv")
         if size is None or not camera:
             raise FootageError("no picture came; start what writes the camera's channel")

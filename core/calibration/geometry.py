@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[Any]
 
+T_CAMERA_AXES = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
+"""Takes x forward, y left, z up to x right, y down, z forward."""
+
 NEAR_M = 0.1
 """What lies closer to the camera's plane than this is not projected."""
 

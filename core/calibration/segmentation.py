@@ -30,8 +30,10 @@ SMALLEST_PART = 4e-4
 VOXEL_M = 0.12
 TAKEN = 0.35
 """A place that is taken in more than this share of the clouds stands still."""
-GROUND_M = 0.12
-"""Points within this of the ground belong to it."""
+GROUND_M = 0.06
+"""How far points of the ground lie from their plane at most."""
+LEAST_HEIGHT_M = 0.02
+"""Cut above this, an object stands too high in the cloud by pixels when it is near."""
 HIGHEST_M = 3.0
 PART_DEPTH = 0.15
 """Points of one object are within this share of its depth, at least `PART_DEPTH_M`."""
@@ -172,10 +174,11 @@ def away_from_background(footage: Footage) -> Callable[[int, Cloud], Mask]:
 
 @dataclass(frozen=True)
 class Plane:
-    """Points x with `normal` x = `height_m` lie in it; the normal points up."""
+    """Points x with `normal` x = `height_m` lie in it, to `noise_m` (standard deviation); the normal points up."""
 
     normal: Floats
     height_m: float
+    noise_m: float
 
 
 def ground_of(points: Floats, up: Floats, rng: np.random.Generator) -> Plane | None:
@@ -195,12 +198,18 @@ def ground_of(points: Floats, up: Floats, rng: np.random.Generator) -> Plane | N
         n = n / length * np.sign(n @ up or 1.0)
         if n @ up < 0.9:
             continue
-        near = np.abs(some @ n - a @ n) < 0.5 * GROUND_M
+        near = np.abs(some @ n - a @ n) < GROUND_M
         if near.sum() > most:
             best, most = (n, some[near]), int(near.sum())
     if best is None or most < 0.05 * len(some):
         return None
-    return Plane(best[0], float(np.median(best[1] @ best[0])))
+    # Fitted to all of them: three noisy points alone tilt it by more than the lowest part of an object.
+    inliers = best[1]
+    n = np.linalg.svd(inliers - inliers.mean(0), full_matrices=False)[2][2]
+    n = n * np.sign(n @ up or 1.0)
+    heights = inliers @ n
+    middle = float(np.median(heights))
+    return Plane(n, middle, 1.48 * float(np.median(np.abs(heights - middle))))
 
 
 def above_ground(up: Floats) -> Callable[[int, Cloud], Mask]:
@@ -212,7 +221,7 @@ def above_ground(up: Floats) -> Callable[[int, Cloud], Mask]:
             raise FootageError("the clouds show no ground: use --class-of-points moving or mask")
         with np.errstate(invalid="ignore"):
             height = cloud.points @ plane.normal - plane.height_m
-            return (height > GROUND_M) & (height < HIGHEST_M)
+            return (height > max(LEAST_HEIGHT_M, 3.0 * plane.noise_m)) & (height < HIGHEST_M)
 
     return chosen
 

@@ -15,15 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.calibration.flow import Flow
-from core.calibration.geometry import Floats, inverse, moved, rigid, rotation, twist_between
+from core.calibration.geometry import T_CAMERA_AXES, Floats, inverse, moved, rigid, rotation, twist_between
 from core.calibration.recording import Scan
 from core.opencv import opencv
 
 Ints = NDArray[np.int64]
 
 FAR_M = 1e6
-T_CAMERA_AXES = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
-"""Takes x forward, y left, z up to x right, y down, z forward."""
 
 CLASS, OTHER, SKY = 1, 0, -1
 """What a ray can meet."""
@@ -299,6 +297,7 @@ class Sequence:
         ]
         self.lidar_ns = [round((s + 100.0) * 1e9) for s in lidar_s]
         self._dis = Flow()
+        self._met: tuple[int, Met] | None = None
         self._pictures: dict[int, NDArray[np.uint8]] = {}
 
     def _rng(self, what: int, number: int) -> np.random.Generator:
@@ -306,8 +305,10 @@ class Sequence:
 
     def met(self, picture: int) -> Met:
         """The exact picture: labels, depth."""
-        now = self._camera_s[picture]
-        return self.camera.look(self._solids(now), self.T_world_cam(now))
+        if self._met is None or self._met[0] != picture:
+            now = self._camera_s[picture]
+            self._met = (picture, self.camera.look(self._solids(now), self.T_world_cam(now)))
+        return self._met[1]
 
     def true_mask(self, picture: int) -> NDArray[np.bool_]:
         return self.met(picture).label == CLASS
