@@ -119,6 +119,16 @@ COMMANDS: dict[str, Command] = {
         _module("bridge.commands.source"),
     ),
     "world": Command("world --channel NAME", "the same as: source world", _world),
+    "record": Command(
+        "record NAME FILE",
+        "both rings of a channel, parameters and times, into an MCAP file",
+        _module("bridge.commands.record"),
+    ),
+    "replay": Command(
+        "replay FILE [options]",
+        "play a recording into a channel, with its own times",
+        _module("bridge.commands.replay"),
+    ),
     "doctor": Command(
         "doctor [--channel NAME]", "what this machine can do, and what is wrong", _module("bridge.commands.doctor")
     ),
