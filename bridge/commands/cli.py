@@ -125,7 +125,7 @@ COMMANDS: dict[str, Command] = {
         _module("bridge.commands.record"),
     ),
     "replay": Command(
-        "replay FILE [options]",
+        "replay FILE",
         "play a recording into a channel, with its own times",
         _module("bridge.commands.replay"),
     ),

@@ -1,4 +1,4 @@
-"""`frameloom record NAME FILE`: both rings of a channel, its parameters and times into an MCAP file, beside its host."""
+"""`frameloom record NAME FILE`: rings, parameters and times of a channel into an MCAP file, beside its host."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         while not stop.event.wait(0.1) and (args.seconds is None or time.monotonic() - started < args.seconds):
             if time.monotonic() - told >= STATUS_S:
                 told = time.monotonic()
-                say(_status(recorder.recorded, recorder.lost, recorder.bytes, listener.trouble))
+                say(_status(recorder.recorded, recorder.lost, recorder.size_bytes, listener.trouble))
     finally:
         listener.stop()
         recorder.stop()
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         "frames": {side: recorder.recorded[side] for side in sides},
         "lost": recorder.lost,
         "params": recorder.recorded.get("params", 0),
-        "bytes": recorder.bytes,
+        "bytes": recorder.size_bytes,
         "seconds": round(time.monotonic() - started, 2),
         "ending": recorder.ending,
     }

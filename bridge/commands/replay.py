@@ -24,9 +24,7 @@ def main(argv: list[str] | None = None) -> int:
         description="Play a recording into NAME.in (and NAME.out), with its own times; or export it as a film.",
     )
     parser.add_argument("file", metavar="FILE", type=Path, help="of frameloom record")
-    parser.add_argument(
-        "--channel", metavar="NAME", default=None, help="where to (default: the recorded channel's name)"
-    )
+    parser.add_argument("--channel", metavar="NAME", default=None, help="where to (default: the recorded channel)")
     parser.add_argument("--sides", default="in", help="in (default: a host repaints it), out, or in,out")
     parser.add_argument("--speed", type=float, default=1.0, help="1 (default) as it was, 2 twice as fast, 0 at once")
     parser.add_argument("--loop", action="store_true", help="begin again at the end, until Ctrl-C")

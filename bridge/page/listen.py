@@ -9,9 +9,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
-import aiohttp
-
-from bridge.page.http import WSMsgType
+from bridge.page.http import ClientError, ClientSession, ClientWebSocketResponse, WSMsgType
 
 RETRY_S = 1.0
 
@@ -45,13 +43,13 @@ class ParamsListener:
     async def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                async with aiohttp.ClientSession() as session, session.ws_connect(self._url) as ws:
+                async with ClientSession() as session, session.ws_connect(self._url) as ws:
                     await self._listen(ws)
-            except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:
+            except (ClientError, OSError, ValueError, TimeoutError) as error:
                 self.trouble = f"no page at {self._page}: {str(error)[:120]}"
             await asyncio.to_thread(self._stop.wait, RETRY_S)
 
-    async def _listen(self, ws: aiohttp.ClientWebSocketResponse) -> None:
+    async def _listen(self, ws: ClientWebSocketResponse) -> None:
         while not self._stop.is_set():
             try:
                 message = await ws.receive(timeout=0.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import threading
@@ -17,9 +18,11 @@ from bridge.ring.colour import in_order as channels_in_order
 FILM_FPS = 30
 _CODECS = {
     ".mp4": ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart"],
-    ".webm": ["-c:v", "libvpx-vp9"],
+    ".webm": ["-c:v", "libvpx-vp9", "-pix_fmt", "yuv420p"],
 }
-_LACKING = "ffmpeg is not on this machine; install it (Debian: apt install ffmpeg; macOS: brew install ffmpeg), then export again"
+_LACKING = (
+    "there is no ffmpeg here; install it (Debian: apt install ffmpeg, macOS: brew install ffmpeg) and export again"
+)
 
 
 def export(recording: RecordingReader, side: str, film: Path, stop: threading.Event) -> int:
@@ -75,9 +78,10 @@ def export(recording: RecordingReader, side: str, film: Path, stop: threading.Ev
         said = ffmpeg.stderr.read() if ffmpeg is not None and ffmpeg.stderr is not None else b""
         raise RecordingError(f"ffmpeg gave up on {film}: {said.decode('utf-8', 'replace').strip()[-200:]}") from None
     finally:
-        if ffmpeg is not None and ffmpeg.poll() is None:
+        if ffmpeg is not None:
             ffmpeg.kill()
-            ffmpeg.wait()
+            with contextlib.suppress(BrokenPipeError), ffmpeg:
+                pass  # closes the pipes and waits
     return written + 1
 
 

@@ -1,9 +1,9 @@
 """Recordings as MCAP files (https://mcap.dev): what is written, and what of a file can be read back.
 
-Topics `in` and `out` carry frames, `params` the live parameters whenever they change, `lost` how many frames could not be
-kept. A frame's message is a little-endian u32, so many bytes of JSON (see `packed`) and the planes one after the other.
-Messages are not in chunks and reach the system at once: a recorder that is killed leaves all but its last message, and
-any MCAP reader reads so far. The only user of mcap and lz4. Knows nothing of rings in use, of threads and of pacing.
+Topics `in` and `out` carry frames, `params` the live parameters whenever they change, `lost` how many frames could not
+be kept. A frame's message is a little-endian u32, so many bytes of JSON (see `packed`) and the planes. Messages are not
+in chunks and reach the system at once: a recorder that is killed leaves all but its last message, and any MCAP reader
+reads so far. The only user of mcap and lz4. Knows nothing of rings in use, of threads and of pacing.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ SIDES = ("in", "out")
 _PROFILE = "frameloom"
 _MAX_RECORD_BYTES = 1 << 30
 _SCHEMA = (
-    "A frame of a frameloom ring: u32 (little-endian) n, n bytes of JSON, then the planes in its order. In the JSON times"
-    " are nanoseconds of the recording machine's monotonic clock; a plane's codec is raw, lz4 (a frame of LZ4) or jpeg."
+    "A frame of a frameloom ring: u32 (little-endian) n, n bytes of JSON, then the planes in its order. In the JSON"
+    " times are nanoseconds of the recording machine's monotonic clock; a plane's codec is raw, lz4 (an LZ4 frame) or"
+    " jpeg."
 )
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -70,7 +71,7 @@ def _decompressed(data: memoryview, shape: tuple[int, ...], dtype: np.dtype[Any]
 PLANE_CODECS: Mapping[str, PlaneCodec] = {
     "raw": PlaneCodec(lambda plane: plane.tobytes(), _from_bytes),
     "lz4": PlaneCodec(
-        lambda plane: lz4.frame.compress(memoryview(plane).cast("B"), compression_level=0, store_size=True),
+        lambda plane: lz4.frame.compress(plane.data.cast("B"), compression_level=0, store_size=True),
         lambda data, shape, dtype: _from_bytes(_decompressed(data, shape, dtype), shape, dtype),
     ),
     "jpeg": PlaneCodec(lambda plane: b"", lambda data, shape, dtype: decode(data, (shape[0], shape[1]))),
@@ -137,7 +138,8 @@ def unpacked(message: bytes) -> Frame:
             data = memoryview(message)[at : at + plane["bytes"]]
             at += plane["bytes"]
             kind, shape, dtype = Kind[plane["kind"]], tuple(plane["shape"]), np.dtype(plane["dtype"])
-            if dtype.kind not in "uf" or math.prod(shape) * dtype.itemsize > _MAX_RECORD_BYTES:
+            sides = len(shape) in (2, 3) and all(isinstance(side, int) and side > 0 for side in shape)
+            if not sides or dtype.kind not in "uf" or math.prod(shape) * dtype.itemsize > _MAX_RECORD_BYTES:
                 raise ValueError(f"a plane of shape {shape} and type {dtype}")
             planes[kind] = PLANE_CODECS[plane["codec"]].unpack(data, shape, dtype)
             formats[kind] = Format[plane["format"]]
@@ -243,7 +245,7 @@ class RecordingWriter:
         }
 
     @property
-    def bytes(self) -> int:
+    def size_bytes(self) -> int:
         """Size of the file so far."""
         return self._sink.tell()
 

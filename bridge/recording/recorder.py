@@ -63,8 +63,8 @@ class _Queue:
 class Recorder:
     """Records between `start` and `stop` into a new file.
 
-    sides: of "in", "out". codec: of `bridge.recording.file.CODECS`. ended: is called when it ends by itself, on a thread
-    of its own; `ending` then says why. Raises `RecordingError` when the file cannot be made.
+    sides: of "in", "out". codec: of `bridge.recording.file.CODECS`. ended: is called when it ends by itself, on a
+    thread of its own; `ending` then says why. Raises `RecordingError` when the file cannot be made.
     """
 
     def __init__(
@@ -99,9 +99,9 @@ class Recorder:
         self._disk = threading.Thread(target=self._write, name=f"record {channel}", daemon=True)
 
     @property
-    def bytes(self) -> int:
+    def size_bytes(self) -> int:
         """Size of the file so far."""
-        return self._writer.bytes
+        return self._writer.size_bytes
 
     def start(self) -> None:
         """Begin; rings that are not there yet are waited for."""

@@ -18,6 +18,10 @@ ORDER_NS = 1_000_000_000
 """Messages reach the disk in the order in which they were compressed, which is not quite that of their times."""
 
 
+AT_MOST = 8
+"""Messages that may wait for one before them: as many as were compressed at the same time, and some."""
+
+
 @dataclass
 class Played:
     """What a replay did. late_s: the most that a frame came after its time. damaged: frames that could not be read."""
@@ -32,8 +36,7 @@ def in_order(entries: Iterator[Entry]) -> Iterator[Entry]:
     waiting: list[tuple[int, int, Entry]] = []
     for number, entry in enumerate(entries):
         heapq.heappush(waiting, (entry.at_ns, number, entry))
-        # By bytes too, so that a second of large frames is not all in memory.
-        while waiting[0][0] < entry.at_ns - ORDER_NS or len(waiting) > 32:
+        while waiting[0][0] < entry.at_ns - ORDER_NS or len(waiting) > AT_MOST:
             yield heapq.heappop(waiting)[2]
     while waiting:
         yield heapq.heappop(waiting)[2]
