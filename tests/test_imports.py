@@ -131,7 +131,8 @@ ROOMS = {
     "host": {"ring", "control"},
     "page": {"ring", "control"},
     "interop": {"ring", "control"},
-    "commands": {"ring", "control", "sources", "host", "page", "interop"},
+    "recording": {"ring", "page"},
+    "commands": {"ring", "control", "sources", "host", "page", "interop", "recording"},
 }
 """The folders of bridge and whom each may import beside itself. All arrows of clients end in ring."""
 

@@ -129,6 +129,16 @@ COMMANDS: dict[str, Command] = {
         "a sensor's points as a depth plane in the camera's frames",
         _module("bridge.commands.project"),
     ),
+    "record": Command(
+        "record NAME FILE",
+        "both rings of a channel, parameters and times, into an MCAP file",
+        _module("bridge.commands.record"),
+    ),
+    "replay": Command(
+        "replay FILE",
+        "play a recording into a channel, with its own times",
+        _module("bridge.commands.replay"),
+    ),
     "doctor": Command(
         "doctor [--channel NAME]", "what this machine can do, and what is wrong", _module("bridge.commands.doctor")
     ),

@@ -26,10 +26,11 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pythonosc.osc_bundle_builder import IMMEDIATELY, OscBundleBuilder
 from pythonosc.osc_message import OscMessage, ParseError
 from pythonosc.osc_message_builder import OscMessageBuilder
 
@@ -539,6 +540,14 @@ def datagram(address: str, *values: Any) -> bytes:
     builder = OscMessageBuilder(address)
     for value in values:
         builder.add_arg(value)
+    return builder.build().dgram
+
+
+def bundle(messages: Iterable[bytes]) -> bytes:
+    """Messages that take effect together, as one datagram."""
+    builder = OscBundleBuilder(IMMEDIATELY)
+    for message in messages:
+        builder.add_content(OscMessage(message))
     return builder.build().dgram
 
 

@@ -1,5 +1,5 @@
 """aiohttp: everybody else gets it from here."""
 
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import ClientError, ClientSession, ClientWebSocketResponse, WSCloseCode, WSMsgType, web
 
-__all__ = ["WSCloseCode", "WSMsgType", "web"]
+__all__ = ["ClientError", "ClientSession", "ClientWebSocketResponse", "WSCloseCode", "WSMsgType", "web"]

@@ -80,14 +80,9 @@ def encode(picture: ShownPicture, codec: Encoding) -> Packet:
     """PacketHeader and payload of `picture` in `codec`. Raises `CannotShow` when a JPEG cannot be so large."""
     pixels, frame = picture.pixels, picture.frame
     height, width = pixels.shape[:2]
+    payload: bytes | memoryview
     if codec == Encoding.JPEG:
-        if max(width, height) > MAX_JPEG_SIDE:
-            raise CannotShow(f"a frame of {width} x {height} pixels; a JPEG has at most {MAX_JPEG_SIDE} a side")
-        # Half-resolution chroma shows on small pictures and saves little there.
-        subsampling = "Gray" if picture.layout == Format.R8 else "444" if max(width, height) <= 256 else "420"
-        payload: bytes | memoryview = simplejpeg.encode_jpeg(
-            pixels, JPEG_QUALITY, _JPEG_COLOURS[picture.layout], subsampling
-        )
+        payload = jpeg(picture)
     else:
         payload = _channels(pixels, picture.layout, codec).data
     header = PacketHeader(
@@ -107,6 +102,17 @@ def encode(picture: ShownPicture, codec: Encoding) -> Packet:
     return Packet((frame.generation, frame.sequence), b"".join((header.pack(), payload)))
 
 
+def jpeg(picture: ShownPicture) -> bytes:
+    """`picture` as a JPEG. Raises `CannotShow` when none can be so large."""
+    height, width = picture.pixels.shape[:2]
+    if max(width, height) > MAX_JPEG_SIDE:
+        raise CannotShow(f"a frame of {width} x {height} pixels; a JPEG has at most {MAX_JPEG_SIDE} a side")
+    # Half-resolution chroma shows on small pictures and saves little there.
+    subsampling = "Gray" if picture.layout == Format.R8 else "444" if max(width, height) <= 256 else "420"
+    data: bytes = simplejpeg.encode_jpeg(picture.pixels, JPEG_QUALITY, _JPEG_COLOURS[picture.layout], subsampling)
+    return data
+
+
 def thumbnail(picture: ShownPicture, side_px: int) -> bytes:
     """A JPEG of `picture` whose longer side is at most `side_px`, each of its pixels the mean of a square of them."""
     pixels = picture.pixels
@@ -114,19 +120,19 @@ def thumbnail(picture: ShownPicture, side_px: int) -> bytes:
     height, width = (max(1, side // step) for side in pixels.shape[:2])
     squares = pixels[: height * step, : width * step].astype(np.float32)
     small = squares.reshape(height, min(step, pixels.shape[0]), width, min(step, pixels.shape[1]), -1).mean((1, 3))
-    jpeg: bytes = simplejpeg.encode_jpeg(
+    data: bytes = simplejpeg.encode_jpeg(
         np.ascontiguousarray(small.round().astype(np.uint8)), JPEG_QUALITY, _JPEG_COLOURS[picture.layout], "420"
     )
-    return jpeg
+    return data
 
 
-def decode(jpeg: memoryview, size: tuple[int, int]) -> Pixels:
+def decode(data: memoryview, size: tuple[int, int]) -> Pixels:
     """The RGB pixels of a JPEG, whose size must be `size` (height, width). Raises ValueError."""
     # The size is looked at before anything is decoded: a few bytes can announce gigabytes.
-    height, width, *_ = simplejpeg.decode_jpeg_header(jpeg)
+    height, width, *_ = simplejpeg.decode_jpeg_header(data)
     if (height, width) != size:
         raise ValueError(f"it is {width} x {height} pixels and its header says {size[1]} x {size[0]}")
-    pixels: Pixels = simplejpeg.decode_jpeg(jpeg, "RGB")
+    pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
     return pixels
 
 

@@ -25,7 +25,7 @@ _OWN: tuple[tuple[str, str, str, Any, str], ...] = (
         "Recallpreset",
         "Recall Preset",
         None,
-        "Set the host to the preset. The parameters here stay as they are.",
+        "Set the host to the preset; the parameters here stay as they are.",
     ),
     ("Pulse", "Savepreset", "Save Preset", None, "Save what the host shows as the preset; an older one is kept aside."),
     (

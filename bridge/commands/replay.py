@@ -1,0 +1,115 @@
+"""`frameloom replay FILE`: a recording into the rings of a channel, with its own times; or into a film."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from bridge.commands.ports import OSC_PORT
+from bridge.commands.signals import StopRequest
+from bridge.terminal import say
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Play to the end, or until stopped; the last line of standard output is JSON."""
+    parser = argparse.ArgumentParser(
+        prog="frameloom replay",
+        description="Play a recording into NAME.in (and NAME.out), with its own times; or export it as a film.",
+    )
+    parser.add_argument("file", metavar="FILE", type=Path, help="of frameloom record")
+    parser.add_argument("--channel", metavar="NAME", default=None, help="where to (default: the recorded channel)")
+    parser.add_argument("--sides", default="in", help="in (default: a host repaints it), out, or in,out")
+    parser.add_argument("--speed", type=float, default=1.0, help="1 (default) as it was, 2 twice as fast, 0 at once")
+    parser.add_argument("--loop", action="store_true", help="begin again at the end, until Ctrl-C")
+    parser.add_argument("--lossless", action="store_true", help="wait for a host started with --lossless")
+    parser.add_argument("--no-params", action="store_true", help="leave the host's parameters as they are")
+    parser.add_argument("--osc-port", type=int, default=OSC_PORT, help=f"of the host (default {OSC_PORT})")
+    parser.add_argument("--export", type=Path, metavar="FILM", help="write a film (.mp4, .webm) by ffmpeg instead")
+    args = parser.parse_args(argv)
+    from bridge.recording.export import export
+    from bridge.recording.file import SIDES, RecordingError, RecordingReader
+    from bridge.recording.replay import Played, replay
+    from bridge.ring import Policy, RingError, RingWriter
+
+    sides = tuple(dict.fromkeys(args.sides.split(",")))
+    if not set(sides) <= set(SIDES):
+        parser.error(f"--sides {args.sides}: use in, out, or in,out")
+    if not 0.0 <= args.speed <= 1000.0:
+        parser.error(f"--speed {args.speed:g}: use 0 (as fast as can be) to 1000")
+    stop = StopRequest()
+    played = Played()
+    try:
+        recording = RecordingReader(args.file)
+        channel = args.channel or recording.about.get("channel", "")
+        if args.export is not None:
+            frames = export(recording, sides[0] if "out" not in sides else "out", args.export, stop.event)
+            say(f"{args.export}: {frames} frames")
+            print(json.dumps({"film": str(args.export), "frames": frames, "ending": recording.ending}), flush=True)
+            return 0
+        with contextlib.ExitStack() as opened:
+            policy = Policy.LOSSLESS if args.lossless else Policy.NEWEST
+            writers = {side: opened.enter_context(RingWriter(f"{channel}.{side}", policy=policy)) for side in sides}
+            tell = None if args.no_params or "in" not in sides else opened.enter_context(_Osc(args.osc_port))
+            say(f"playing {args.file} into {', '.join(writer.channel for writer in writers.values())}")
+            while True:
+                played = replay(recording, writers, stop.event, speed=args.speed, on_params=tell)
+                if not args.loop or stop.event.is_set() or not any(played.frames.values()):
+                    break
+            # A writer that goes takes its ring along: the last picture stays until it was looked at.
+            _linger(stop.event)
+    except (RecordingError, RingError) as error:
+        say(f"replay: {error}")
+        return 1
+    finally:
+        stop.restore()
+    if recording.ending:
+        say(f"replay: the recording ends early: {recording.ending}")
+    if played.damaged:
+        say(f"replay: {played.damaged} messages were damaged and left out")
+    print(json.dumps({**dataclasses.asdict(played), "ending": recording.ending}), flush=True)
+    return 0
+
+
+def _linger(stop: threading.Event) -> None:
+    stop.wait(0.5)
+
+
+class _Osc:
+    """Sets a host's parameters: those that differ from what was sent last."""
+
+    def __init__(self, port: int) -> None:
+        self._to = ("127.0.0.1", port)
+        self._sent: dict[str, Any] = {}
+
+    def __enter__(self) -> _Osc:
+        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        self._udp.close()
+
+    def __call__(self, values: dict[str, Any]) -> None:
+        from bridge.control.osc import bundle, datagram
+        from core.params import SPECS
+
+        known = {name: value for name, value in values.items() if name in SPECS and value != self._sent.get(name)}
+        self._sent.update(known)
+        if known:
+            messages = [
+                datagram(f"/{name}", ",".join(map(str, value)) if isinstance(value, list) else value)
+                for name, value in known.items()
+            ]
+            # Nobody may listen there: a replay goes on without.
+            with contextlib.suppress(OSError):
+                self._udp.sendto(bundle(messages), self._to)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
