@@ -539,20 +539,26 @@ FORK = """
 #include <unistd.h>
 int main(int count, char **words) {
     frameloom_error error;
-    frameloom_writer *writer = frameloom_writer_open("a", &(frameloom_writer_options){.directory = words[count - 1]}, &error);
-    frameloom_reader *reader = frameloom_reader_open("a", words[count - 1], 1, &error);
+    frameloom_writer_options options = {.directory = words[1]};
+    frameloom_writer *writer = frameloom_writer_open("a", &options, &error);
+    frameloom_reader *reader = frameloom_reader_open("a", words[1], 1, &error);
     if (!writer || !reader || frameloom_wait(reader, 0, &error) != FRAMELOOM_NOTHING_NEW) return 1;
     int own[2];
     if (pipe(own)) return 2;
     if (fork() == 0) {
         frameloom_frame frame;
         frameloom_plane plane = {.kind = 1, .format = 1, .width = 4, .height = 4};
+        int ours[16], good = 1;
         close(own[1]);
+        /* They get the numbers of the descriptors that were closed at the fork. */
+        for (int i = 0; i < 16; i++) ours[i] = dup(own[0]);
         int refused = frameloom_begin(writer, &plane, 1, &frame, &error) == FRAMELOOM_RING_CLOSED;
-        frameloom_writer_close(writer);
-        frameloom_reader_close(reader);
-        /* What was inherited is closed, and nothing else: this end of the pipe tells of the parent's death. */
-        printf("%s\\n", refused ? "refused" : "allowed");
+        if (count > 2) {
+            frameloom_writer_close(writer);
+            frameloom_reader_close(reader);
+        }
+        for (int i = 0; i < 16; i++) good = good && fcntl(ours[i], F_GETFD) >= 0;
+        printf("%s %s\\n", refused ? "refused" : "allowed", good ? "good" : "closed by another");
         fflush(stdout);
         int ended = (int)read(own[0], &refused, 1);
         printf("%d\\n", ended);
@@ -565,17 +571,18 @@ int main(int count, char **words) {
 """
 
 
-def test_a_forked_child_keeps_no_lock_of_its_dead_parent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [[], ["close"]], ids=["keeps", "closes"])
+def test_a_forked_child_keeps_no_lock_of_its_dead_parent(tmp_path: Path, words: list[str]) -> None:
     source, out = tmp_path / "fork.c", tmp_path / "fork"
-    source.write_text(FORK.replace("\\\\", "\\"))
+    source.write_text(FORK)
     build([compiler("gcc"), "-std=c11", *STRICT, f"-I{NATIVE}", str(source), "-o", str(out)])
     where = tmp_path / "ring"
     where.mkdir()
-    parent = subprocess.Popen([out, where], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    parent = subprocess.Popen([out, where, *words], stdout=subprocess.PIPE, text=True, start_new_session=True)
     with parent:
         assert parent.stdout is not None
         try:
-            assert parent.stdout.readline() == "refused\n"
+            assert parent.stdout.readline() == "refused good\n"
             with pytest.raises(WriterExists):
                 RingWriter("a", 4096, directory=where)
             with RingReader("a", directory=where) as reader:
