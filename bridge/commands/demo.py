@@ -167,6 +167,7 @@ def show(args: argparse.Namespace, channel: str, stop: threading.Event) -> tuple
         osc_port=args.osc_port,
         any_port=True,
         presets=args.presets,
+        recordings=args.recordings,
         model=args.model,
         size=args.size,
         device=args.device,

@@ -27,6 +27,7 @@ from bridge.control.statistics import Statistics
 from bridge.interop.adaptor import AdaptorError
 from bridge.interop.adaptors import channel_name
 from bridge.interop.endpoints import add_endpoint_options, open_endpoints
+from bridge.recording.process import RecordingProcess
 from bridge.ring.errors import RingError
 from bridge.terminal import say
 from core.params import SPECS, SWITCH_WORDS, ParamError, Params, params_for
@@ -62,8 +63,8 @@ class Serving:
     """One host, its OSC server and its page, from `start` to `stop`. Raises `ServeError` with one plain sentence.
 
     any_port: take a free port, with a note, when the wanted one is taken. page: see `page_options`. models: where hosts
-    that share weights have them from. presets: the folder of the presets; None is the user's own. options: the rest of
-    `bridge.host.config.HostConfig`.
+    that share weights have them from. presets, recordings: the folders of both, of recordings from the page; None is
+    the user's own. options: the rest of `bridge.host.config.HostConfig`.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Serving:
         page: Mapping[str, Any] = MappingProxyType({}),
         models: Any = None,
         presets: Path | None = None,
+        recordings: Path | None = None,
         **options: Any,
     ) -> None:
         from bridge.host.host import Host, HostConfig
@@ -100,6 +102,8 @@ class Serving:
             raise ServeError(str(error)) from None
         self.url = ""
         self.channel = channel
+        folder = users_folder().with_name("recordings") if recordings is None else recordings
+        self.recordings = RecordingProcess(channel, folder, lambda: self.url)
         self.presets = presets_of(self.live, channel, Shelf(users_folder() if presets is None else presets))
         self._ports = (port, osc_port)
         self._osc_host = osc_host
@@ -160,7 +164,8 @@ class Serving:
         from bridge.page.gateway import Channel, Gateway, GatewayError, GatewayPortInUse
 
         channels = [
-            Channel(one.channel, one.live, one.statistics, examples, one.host, one.presets) for one in (self, *others)
+            Channel(one.channel, one.live, one.statistics, examples, one.host, one.presets, one.recordings)
+            for one in (self, *others)
         ]
 
         def make(port: int) -> Gateway:
@@ -181,6 +186,7 @@ class Serving:
         """End everything and wait for it; harmless when it has ended already."""
         self.host.stop()
         self.presets.stop()
+        self.recordings.stop()
         for server in reversed(self._servers):
             server.stop()
         self._servers.clear()
@@ -217,6 +223,13 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
         default=None,
         metavar="FOLDER",
         help="where presets are kept, such as beside a project (default: the user's own folder)",
+    )
+    parser.add_argument(
+        "--recordings",
+        type=Path,
+        default=None,
+        metavar="FOLDER",
+        help="where recordings from the page are kept (default: beside the user's presets)",
     )
     parser.add_argument(
         "--set",
@@ -372,6 +385,7 @@ def _serve(args: argparse.Namespace, page: Mapping[str, Any], undo: contextlib.E
             page=page,
             models=models,
             presets=args.presets,
+            recordings=args.recordings,
             model=args.model,
             size=args.size,
             device=args.device,

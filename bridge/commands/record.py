@@ -16,8 +16,6 @@ from bridge.commands.signals import StopRequest
 from bridge.terminal import say
 
 STATUS_S = 10.0
-PAGE_VARIABLE = "FRAMELOOM_PAGE"
-"""Where the address of the page may stand instead of --page: it may hold a token, which others must not read."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=None, help="end after so long")
     parser.add_argument(
         "--page",
-        default=os.environ.get(PAGE_VARIABLE, f"http://127.0.0.1:{PAGE_PORT}/"),
+        default=os.environ.get("FRAMELOOM_PAGE", f"http://127.0.0.1:{PAGE_PORT}/"),
         help=f"address of the host's page, which tells the parameters (default http://127.0.0.1:{PAGE_PORT}/)",
     )
     parser.add_argument("--with-parent", action="store_true", help="end when standard input ends")
