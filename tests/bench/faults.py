@@ -365,7 +365,10 @@ int main(int count, char **words) {
 def damaged_readers(directory: str, folder: Path) -> Iterator[dict[str, subprocess.Popen[str]]]:
     """A process per language that reads the ring afresh for every line it gets and answers with one."""
     commands: dict[str, list[str]] = {"python": [sys.executable, "-c", PYTHON_PEER, directory]}
-    environment = os.environ | {"ASAN_OPTIONS": "exitcode=99:detect_leaks=0", "MONO_DISABLE_SHARED_AREA": "1"}
+    environment = os.environ | {
+        "ASAN_OPTIONS": "exitcode=99:detect_leaks=0:quarantine_size_mb=1",
+        "MONO_DISABLE_SHARED_AREA": "1",
+    }
     if compiler := find_tool("gcc"):
         (folder / "peer.c").write_text(C_PEER, encoding="utf-8")
         for name, flags in (("c, sanitized", ("-g", "-O1", "-fsanitize=address,undefined")), ("c", ("-O2",))):
