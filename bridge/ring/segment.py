@@ -181,7 +181,7 @@ def read_pointer(placement: Placement) -> Pointer | None:
     check_version(path, values["version"])
     if values["generation"] == 0:
         raise MalformedHeader(f"{path} names generation 0; remove it and start the writer again")
-    if not RECORD.size <= values["record_size"] <= PAGE:
+    if values["record_size"] < RECORD.size:
         raise MalformedHeader(f"{path} says it has {values['record_size']} bytes; remove it and start the writer again")
     return Pointer(values["generation"], values["segment_size"], values["writer_pid"], values["version"] & 0xFFFF)
 

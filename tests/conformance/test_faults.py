@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bridge.ring import Kind, RingReader, RingWriter, State, WriterExists, segment
-from bridge.ring.layout import HEADER
+from bridge.ring.layout import HEADER, READER_TABLE_OFFSET, ReaderKind
 from tests.bridge.ring.ring_peer import picture
 from tests.bridge.ring.test_ring_faults import PLANTED, killed, linux, of_version_1_0, plant, posix, remove_all
 from tests.bridge.ring.test_ring_hostile import BAD_HEADERS, header_field, poke
@@ -104,10 +104,13 @@ def test_readers_give_the_memory_of_a_ring_without_a_writer_back(
     built: dict[str, Peer], tmp_path: Path, name: str, left: str
 ) -> None:
     with stage(tmp_path) as at:
-        first = at.start(peer(built, "python"), "write", frames=20, pause_us=20000, die=20 if left == "dead" else 0)
+        first = at.start(peer(built, "python"), "write", frames=2)
         reading = at.start(peer(built, name), "read", until=100)
         until(lambda: maps_a_ring(reading))
-        first.died() if left == "dead" else first.leave()
+        if left == "dead":
+            first.process.kill()
+        else:
+            first.leave()
         until(lambda: not maps_a_ring(reading))
         with RingWriter("a", 1 << 14, directory=tmp_path) as writer:
             writer.write({Kind.COLOUR: picture(100)}, frame_id=100)
@@ -139,6 +142,9 @@ def test_files_that_somebody_removed_come_back(built: dict[str, Peer], tmp_path:
         reading = at.start(peer(built, name), "read", until=250, how=how)
         writing = at.start(peer(built, name), "write", frames=250, pause_us=10000, policy=policy)
         until(lambda: maps_a_ring(reading))
+        if how == "lossless":
+            (path,) = tmp_path.glob("*.seg")
+            until(lambda: path.read_bytes()[READER_TABLE_OFFSET] == ReaderKind.LOSSLESS)
         remove_all(tmp_path)
         until(lambda: len(os.listdir(tmp_path)) == 3)
         with pytest.raises(WriterExists):
