@@ -20,6 +20,8 @@ class Senders:
     def __init__(self, entrance: Entrance, audience: Audience) -> None:
         self._entrance = entrance
         self._audience = audience
+        self._feeding: dict[str, Line] = {}
+        """Who sends to a channel now, by its name."""
 
     async def send(self, request: web.Request) -> web.StreamResponse:
         """Take a viewer's pictures as the input of a channel; it is the one writer of the ring as long as it stays."""
@@ -31,20 +33,37 @@ class Senders:
                 return ws
             # Counted before the ring is opened, so that the limit holds while many ask at once.
             self._audience.senders.add(line)
+            name = room.about.name
             try:
-                upload = await asyncio.to_thread(Upload, room.about.name)
+                upload = await asyncio.to_thread(Upload, name)
             except WriterExists as error:
-                await line.close(CLOSE_TAKEN, f"taken: {error}")
+                await line.close(CLOSE_TAKEN, f"taken: {await self._whom(name, request.query.get('ask')) or error}")
             except RingError as error:
                 await line.close(WSCloseCode.INTERNAL_ERROR, str(error))
             else:
+                self._feeding[name] = line
                 try:
                     await self._take_in(line, upload)
                 finally:
+                    del self._feeding[name]
                     await asyncio.to_thread(upload.close)
             finally:
                 self._audience.senders.discard(line)
         return ws
+
+    async def _whom(self, channel: str, ask: str | None) -> str:
+        """Who sends to a channel, where it is a viewer, too; with `ask` it is told that somebody else would like to."""
+        line = self._feeding.get(channel)
+        if line is None:
+            return ""
+        if not ask:
+            return f"another page sends to {channel}; it can be asked"
+        try:
+            async with asyncio.timeout(limits.SEND_TIMEOUT_S):
+                await line.socket.send_json({"type": "asked"})
+        except (TimeoutError, ConnectionError, RuntimeError):
+            line.abort()  # it is not there any more
+        return f"another page sends to {channel} and was asked"
 
     async def _take_in(self, line: Line, upload: Upload) -> None:
         async def say(**message: Any) -> None:

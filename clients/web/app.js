@@ -3,6 +3,7 @@
 import { buildControls } from "./page/controls.js";
 import { asked, byId, element, remember, remembered } from "./page/dom.js";
 import { drawGraphs, HISTORY_S } from "./page/figures.js";
+import { OwnPictures } from "./page/own.js";
 import { PresetList } from "./page/presets.js";
 import { styleOf, unknownWords, withStyle } from "./page/words.js";
 import { shortened } from "./prompts.js";
@@ -522,6 +523,7 @@ async function reconnect(side) {
 
 function start() {
   page.presets = new PresetList(page);
+  page.own = new OwnPictures(page);
   for (const name of ["in", "out"]) page.sides[name] = new Side(name);
   byId("crisp").addEventListener("change", (event) => document.body.classList.toggle("crisp", event.target.checked));
   byId("while-typing").checked = page.whileTyping;

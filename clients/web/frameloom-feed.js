@@ -313,11 +313,12 @@ export class Feed {
  *
  * source: a canvas, OffscreenCanvas, video or ImageBitmap, drawn at `width` x `height` pixels (default: its own size).
  * codec "jpeg" (default) or "rgba". onstate(state, message): connecting, sending, error, refused, host-gone, closed; a
- * channel that somebody else feeds already is "refused", and is tried again.
+ * channel that somebody else feeds already is "refused", and is tried again. ask: where that is another page, it is asked
+ * to give way, once; `onasked()` tells this to the other page, whose user may close the sender.
  */
 export class Sender {
-  constructor(url, channel, source, { fps = 30, width, height, codec = "jpeg", quality = 0.9, onstate = null } = {}) {
-    Object.assign(this, { url, channel, source, fps, width, height, codec, quality, onstate });
+  constructor(url, channel, source, { fps = 30, width, height, codec = "jpeg", quality = 0.9, ask = false, onstate = null, onasked = null } = {}) {
+    Object.assign(this, { url, channel, source, fps, width, height, codec, quality, asks: ask, onstate, onasked });
     this.state = "connecting";
     this.message = "connecting";
     this.sent = 0;
@@ -339,7 +340,9 @@ export class Sender {
   }
 
   _connect() {
-    const socket = new WebSocket(address(this.url, "send", { channel: this.channel }));
+    const asking = this.asks && !this._asked ? { ask: "1" } : {};
+    const socket = new WebSocket(address(this.url, "send", { channel: this.channel, ...asking }));
+    this._asked = this.asks;
     const line = { socket, credits: 0, pumping: false };
     this._socket = socket;
     socket.onmessage = (event) => {
@@ -348,6 +351,7 @@ export class Sender {
         line.credits += message.n;
         this._pump(line);
       } else if (message.type === "error") this._tell("error", message.message);
+      else if (message.type === "asked") this.onasked?.();
     };
     socket.onclose = (event) => {
       if (this.state === "closed") return;

@@ -1,0 +1,271 @@
+// Your own pictures as the channel's input: a picture or film from a file, the camera, a window, a drawing. One sender
+// per channel: who comes second may ask the first, who gives way, or keeps it, or is not there to answer.
+import { Sender } from "../frameloom-feed.js";
+import { byId, element } from "./dom.js";
+
+const LONGEST_PX = 768; // what is sent has at most this on its longer side
+const MAX_PICTURE_BYTES = 50e6;
+const MAX_SIDE_PX = 8192;
+const GIVES_WAY_MS = 15000;
+const COLOURS = ["#ffffff", "#e8442e", "#f2b134", "#4bb543", "#3fa7f0", "#8c5cf0", "#000000"];
+const GROUND = "#202020";
+
+const WHY_NOT = {
+  NotAllowedError: "was refused: allow it at the left of the browser's address bar, then try again",
+  NotFoundError: "is not there: connect one, then try again",
+  NotReadableError: "is used by another program: close that, then try again",
+  OverconstrainedError: "gives no picture that can be used",
+};
+
+/** Why a device gives no picture, in words; `what` is "the camera" and the like. */
+export function refusal(what, error) {
+  return `${what} ${WHY_NOT[error.name] ?? `gives no picture: ${error.message}`}`;
+}
+
+/** The size to send something of `width` x `height` at: its own shape, even sides, no longer than can be shown. */
+export function sendingSize(width, height, longest = LONGEST_PX) {
+  const by = Math.min(1, longest / Math.max(width, height));
+  const even = (px) => Math.max(2, Math.round((px * by) / 2) * 2);
+  return { width: even(width), height: even(height) };
+}
+
+/** Why a picture of a file cannot be sent, or "". */
+export function tooLarge({ bytes = 0, width = 0, height = 0 }) {
+  if (bytes > MAX_PICTURE_BYTES) return `a picture of ${Math.round(bytes / 1e6)} MB; send one of at most ${MAX_PICTURE_BYTES / 1e6} MB`;
+  if (Math.max(width, height) > MAX_SIDE_PX) return `a picture of ${width} × ${height} pixels; send one of at most ${MAX_SIDE_PX} a side`;
+  return "";
+}
+
+async function videoOf(source) {
+  const video = element("video", { muted: true, playsinline: true });
+  video.muted = true;
+  if (source instanceof MediaStream) video.srcObject = source;
+  else Object.assign(video, { src: URL.createObjectURL(source), loop: true });
+  try {
+    await video.play();
+  } catch (error) {
+    if (video.src) URL.revokeObjectURL(video.src);
+    throw error;
+  }
+  return video;
+}
+
+async function pictureOf(file) {
+  const large = tooLarge({ bytes: file.size });
+  if (large) throw new Error(large);
+  const image = new Image();
+  image.src = URL.createObjectURL(file);
+  try {
+    // Its size is known before anything is decoded.
+    await new Promise((resolve, reject) => {
+      image.onload = resolve;
+      image.onerror = () => reject(new TypeError("no picture"));
+    });
+    const { naturalWidth: width, naturalHeight: height } = image;
+    const wide = tooLarge({ width, height });
+    if (wide) throw new Error(wide);
+    if (!width || !height) throw new TypeError("no picture");
+    const canvas = element("canvas", sendingSize(width, height));
+    canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+    return canvas;
+  } finally {
+    URL.revokeObjectURL(image.src);
+  }
+}
+
+/** What to send of a file. Throws an Error whose message is for people. */
+async function sourceOf(file) {
+  const film = file.type.startsWith("video/");
+  for (const attempt of film ? [videoOf, pictureOf] : [pictureOf, videoOf]) {
+    try {
+      return await attempt(file);
+    } catch (error) {
+      if (error.name === "Error") throw error;
+    }
+  }
+  throw new Error(`${file.name} is no picture and no film that this browser can read`);
+}
+
+export class OwnPictures {
+  constructor(page) {
+    this.page = page;
+    this.sender = null;
+    this.stream = null;
+    this.video = null;
+    this.what = "";
+    this.askTimer = 0;
+    this.said = byId("own-said");
+    this.pad = byId("own-pad");
+    byId("own-file").addEventListener("change", (event) => this.sendFile(event.target.files[0], event.target));
+    byId("own-camera").onclick = () => this.film("camera", "the camera", "getUserMedia", { video: { width: 640, height: 480 } });
+    byId("own-window").onclick = () => this.film("window", "the window", "getDisplayMedia", { video: true });
+    byId("own-draw").onclick = () => this.draw();
+    byId("own-stop").onclick = () => this.stop("");
+    byId("own-clear").onclick = () => this.clear();
+    this.makePad();
+  }
+
+  async sendFile(file, box) {
+    if (!file) return;
+    this.stop("");
+    this.say("reading the file");
+    try {
+      const source = await sourceOf(file);
+      if (source.tagName === "VIDEO") this.video = source;
+      this.send("file", source);
+    } catch (error) {
+      this.say(error.message, "bad");
+    }
+    box.value = ""; // so that the same file can be chosen again
+  }
+
+  async film(what, called, get, wanted) {
+    this.stop("");
+    if (!navigator.mediaDevices?.[get]) {
+      this.say("browsers give cameras and windows to https pages and to this machine only", "bad");
+      return;
+    }
+    try {
+      this.stream = await navigator.mediaDevices[get](wanted);
+      this.stream.getVideoTracks()[0].onended = () => this.stop(`${called} has ended`);
+      this.video = await videoOf(this.stream);
+    } catch (error) {
+      this.stop("");
+      this.say(refusal(called, error), "bad");
+      return;
+    }
+    this.send(what, this.video);
+  }
+
+  draw() {
+    this.stop("");
+    byId("own-drawing").hidden = false;
+    this.send("draw", this.pad);
+  }
+
+  send(what, source, ask = false) {
+    this.what = what;
+    this.source = source;
+    const size = sendingSize(source.videoWidth || source.width, source.videoHeight || source.height);
+    this.sender = new Sender(location.href, this.page.channel, source, {
+      ...size,
+      fps: 30,
+      ask,
+      onstate: (state, message) => this.heard(state, message),
+      onasked: () => this.asked(),
+    });
+    this.show();
+  }
+
+  heard(state, message) {
+    if (state === "sending") this.say("this is the input now");
+    else if (state === "refused" && message.startsWith("taken")) this.taken(message);
+    else if (state !== "closed") this.say(message, "bad");
+  }
+
+  // Somebody else feeds the channel. Another page can be asked; what it is not, cannot.
+  taken(message) {
+    const { what, source } = this;
+    const waits = this.sender.asks;
+    if (waits) {
+      this.say("the other page was asked; waiting for it to give way");
+      return;
+    }
+    this.sender.close();
+    this.sender = null;
+    const ask = element("button", { type: "button" }, "Ask for it");
+    ask.onclick = () => this.send(what, source, true);
+    this.say(message, "bad");
+    if (message.includes("another page")) this.said.append(" ", ask);
+    this.show();
+  }
+
+  // Another page would like to send.
+  asked() {
+    clearTimeout(this.askTimer);
+    const give = element("button", { type: "button" }, "Give it");
+    const keep = element("button", { type: "button", class: "quiet" }, "Keep it");
+    give.onclick = () => this.stop("given to the other page");
+    keep.onclick = () => {
+      clearTimeout(this.askTimer);
+      this.say("this is the input now");
+    };
+    this.say("Another page would like to send. Unless you keep it, it is theirs in 15 seconds.");
+    this.said.append(" ", give, " ", keep);
+    this.askTimer = setTimeout(() => this.stop("given to the other page"), GIVES_WAY_MS);
+  }
+
+  stop(why) {
+    clearTimeout(this.askTimer);
+    this.sender?.close();
+    for (const track of this.stream?.getTracks() ?? []) track.stop();
+    this.video?.pause();
+    if (this.video?.src) URL.revokeObjectURL(this.video.src);
+    Object.assign(this, { sender: null, stream: null, video: null, what: "" });
+    byId("own-drawing").hidden = true;
+    this.say(why);
+    this.show();
+  }
+
+  show() {
+    byId("own-stop").hidden = this.sender === null;
+    for (const what of ["camera", "window", "draw"]) {
+      byId(`own-${what}`).setAttribute("aria-pressed", String(this.what === what && this.sender !== null));
+    }
+  }
+
+  say(text, how = "") {
+    this.said.replaceChildren(text);
+    this.said.dataset.how = how;
+  }
+
+  // ---- the drawing
+
+  makePad() {
+    this.colour = COLOURS[0];
+    const swatches = COLOURS.map((colour) => {
+      const swatch = element("button", { type: "button", class: "swatch", "aria-label": `Draw in ${colour}`, "aria-pressed": "false" });
+      swatch.style.background = colour;
+      swatch.onclick = () => {
+        this.colour = colour;
+        for (const other of swatches) other.setAttribute("aria-pressed", String(other === swatch));
+      };
+      return swatch;
+    });
+    byId("own-colours").replaceChildren(...swatches);
+    swatches[0].click();
+    this.clear();
+    let last = null;
+    const at = (event) => {
+      const box = this.pad.getBoundingClientRect();
+      return [((event.clientX - box.left) * this.pad.width) / box.width, ((event.clientY - box.top) * this.pad.height) / box.height];
+    };
+    const stroke = (event) => {
+      const to = at(event);
+      const context = this.pad.getContext("2d");
+      Object.assign(context, { strokeStyle: this.colour, lineWidth: Number(byId("own-width").value), lineCap: "round" });
+      context.beginPath();
+      context.moveTo(...(last ?? to));
+      context.lineTo(to[0] + 0.01, to[1]); // a tap is a dot
+      context.stroke();
+      last = to;
+    };
+    this.pad.addEventListener("pointerdown", (event) => {
+      this.pad.setPointerCapture(event.pointerId);
+      last = null;
+      stroke(event);
+    });
+    this.pad.addEventListener("pointermove", (event) => {
+      if (!(event.buttons & 1)) return;
+      const all = event.getCoalescedEvents?.() ?? [];
+      for (const one of all.length ? all : [event]) stroke(one);
+    });
+    this.pad.addEventListener("pointerup", () => (last = null));
+  }
+
+  clear() {
+    const context = this.pad.getContext("2d");
+    context.fillStyle = GROUND;
+    context.fillRect(0, 0, this.pad.width, this.pad.height);
+  }
+}
