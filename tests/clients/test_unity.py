@@ -71,6 +71,16 @@ def test_the_package_describes_itself() -> None:
     assert runtime["allowUnsafeCode"] and runtime["versionDefines"][0]["define"] == "FRAMELOOM_HAS_SRP"
     editor = json.loads((PACKAGE / "Editor" / "Frameloom.Editor.asmdef").read_text(encoding="utf-8"))
     assert editor["includePlatforms"] == ["Editor"] and editor["references"] == [runtime["name"]]
+    folder = PACKAGE / "Runtime" / "Universal"
+    universal = json.loads((folder / "Frameloom.Universal.asmdef").read_text(encoding="utf-8"))
+    # Without URP it is not compiled; its name is the one that the runtime shows its insides to.
+    defines = {one["define"]: (one["name"], one["expression"]) for one in universal["versionDefines"]}
+    urp = "com.unity.render-pipelines.universal"
+    assert universal["defineConstraints"] == ["FRAMELOOM_URP"]
+    assert defines == {"FRAMELOOM_URP": (urp, "14.0.0"), "FRAMELOOM_RENDER_GRAPH": (urp, "17.0.0")}
+    assert runtime["name"] in universal["references"]
+    shown = (PACKAGE / "Runtime" / "AssemblyInfo.cs").read_text(encoding="utf-8")
+    assert f'InternalsVisibleTo("{universal["name"]}")' in shown
 
 
 def test_the_readme_explains_every_field() -> None:
@@ -116,13 +126,18 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("unity")
     compile_c_sharp(list(STUB.glob("UnityEngine/*.cs")), out / "UnityEngine.dll", "-d:STUB_SRP")
     compile_c_sharp([STUB / "UnityEditor.cs"], out / "UnityEditor.dll", "-r:UnityEngine.dll")
-    package = list(PACKAGE.glob("Runtime/**/*.cs"))
+    universal = list(PACKAGE.glob("Runtime/Universal/*.cs"))
+    package = [source for source in PACKAGE.glob("Runtime/**/*.cs") if source not in universal]
     engine = "-r:UnityEngine.dll"
     # As a project without a scriptable pipeline and a player without safety checks compile it.
     compile_c_sharp(package, out / "Plain.dll", engine)
     checks = "-d:FRAMELOOM_HAS_SRP;ENABLE_UNITY_COLLECTIONS_CHECKS"
     compile_c_sharp(package, out / "Frameloom.Runtime.dll", engine, checks)
     runtime = "-r:UnityEngine.dll,Frameloom.Runtime.dll"
+    for version, words in (("urp14", ()), ("urp17", ("-d:FRAMELOOM_RENDER_GRAPH",))):
+        # One name, as the asmdef says: the package shows its insides to that.
+        (out / version).mkdir()
+        compile_c_sharp(universal, out / version / "Frameloom.Universal.dll", f"-lib:{out}", runtime, *words)
     compile_c_sharp(list(PACKAGE.glob("Editor/*.cs")), out / "Frameloom.Editor.dll", runtime + ",UnityEditor.dll")
     compile_c_sharp(list(PACKAGE.glob("Samples~/Mirror/*.cs")), out / "Sample.dll", runtime)
     return compile_c_sharp([STUB / "Play.cs"], out / "Play.exe", runtime + ",UnityEditor.dll,Sample.dll")
@@ -326,9 +341,88 @@ def test_depth_and_motion_go_along(play: Callable[[], Player], tmp_path: Path, p
     assert np.array_equal(frame.planes[Kind.COLOUR][..., :3], picture(frame.source_frame_id))
     y, x = np.mgrid[0:H, 0:W]
     assert np.array_equal(frame.planes[Kind.DEPTH], 1 + x + 100 * y)
-    # One to the right and two down came from one to the left and two higher rows up.
-    assert np.allclose(frame.planes[Kind.MOTION].astype(np.float32), (-1, -2), atol=0.01)
+    assert np.allclose(frame.planes[Kind.MOTION].astype(np.float32), scene_motion(), atol=0.01)
     assert player.do("state")["console"] == []
+
+
+def scene_motion() -> np.ndarray:
+    """One to the right and two down came from one to the left and two higher rows up; a corner rests."""
+    motion = np.full((H, W, 2), (-1, -2), np.float32)
+    motion[-1, :4] = 0
+    return motion
+
+
+@needs_mono
+@pytest.mark.parametrize("version", ["urp14", "urp17"])
+def test_urp_renders_depth_and_motion_because_the_package_asks(
+    play: Callable[[], Player], program: Path, tmp_path: Path, version: str
+) -> None:
+    player = play()
+    player.do("load", program.parent / version / "Frameloom.Universal.dll")
+    player.do("gpu", f"pipeline={version}")
+    player.do("source", "camera", W, H)
+    player.do("source", "texture", W, H)
+    player.do("sender", "channel=a.in", f"directory={tmp_path}", "sendDepth=true", "sendMotion=true")
+    y, x = np.mgrid[0:H, 0:W]
+    with RingReader("a.in", directory=tmp_path) as reader:
+        for size in ((W, H), (2 * W, 2 * H), (0, 0)):
+            # Planes have the size of the picture; a new one is there a frame or two later.
+            player.do("sender", f"size={size[0]}x{size[1]}")
+            frame = next_frame(player, reader)
+        while frame.width != W:
+            frame = next_frame(player, reader)
+        assert np.array_equal(frame.planes[Kind.DEPTH], 1 + x + 100 * y)
+        assert np.allclose(frame.planes[Kind.MOTION].astype(np.float32), scene_motion(), atol=0.01)
+        # Motion alone, and none of it any more.
+        player.do("sender", "sendDepth=false")
+        while Kind.DEPTH in frame.planes:
+            frame = next_frame(player, reader)
+        assert np.allclose(frame.planes[Kind.MOTION].astype(np.float32), scene_motion(), atol=0.01)
+        player.do("sender", "sendMotion=false")
+        while Kind.MOTION in frame.planes:
+            frame = next_frame(player, reader)
+    player.do("frames", 20, 1)
+    assert player.do("state")["console"] == []
+
+
+@needs_mono
+def test_urp_17_without_render_graph_is_not_asked(play: Callable[[], Player], program: Path, tmp_path: Path) -> None:
+    """Its Compatibility Mode executes no such pass: what another asked for is taken, and what is missing is said."""
+    player = play()
+    player.do("load", program.parent / "urp17" / "Frameloom.Universal.dll")
+    player.do("gpu", "pipeline=urp17", "compatible=yes")
+    player.do("source", "camera", W, H)
+    player.do("source", "texture", W, H)
+    player.do("sender", "channel=a.in", f"directory={tmp_path}", "sendDepth=true", "sendMotion=true")
+    player.warning(
+        "sender", "camera eye delivers no depth; the package asks the built-in pipeline and URP for it; in URP 17 turn "
+    )
+    player.do("gpu", "asked=yes")
+    with RingReader("a.in", directory=tmp_path) as reader:
+        frame = next_frame(player, reader)
+    assert np.allclose(frame.planes[Kind.MOTION].astype(np.float32), scene_motion(), atol=0.01)
+    state = player.until(lambda state: not state["sender"]["warning"])
+    assert len(state["console"]) == 1
+
+
+@needs_mono
+def test_planes_that_are_the_same_everywhere_are_told(play: Callable[[], Player], tmp_path: Path) -> None:
+    """As black ones are that a pipeline binds in place of textures it did not render (URP 17 without our assembly)."""
+    player = play()
+    player.do("gpu", "pipeline=urp17")
+    player.do("source", "camera", W, H)
+    player.do("source", "texture", W, H)
+    player.do("sender", "channel=a.in", f"directory={tmp_path}", "sendDepth=true")
+    player.warning(
+        "sender", "the depth plane has been the same everywhere for a while; if the scene is not, the package asks "
+    )
+    player.do("gpu", "pipeline=none")
+    player.until(lambda state: not state["sender"]["warning"])
+    player.do("sender", "sendMotion=true")
+    player.do("scene", "still")
+    player.warning("sender", "the motion plane has been the same everywhere for a while; ")
+    player.do("scene", "moving")
+    player.until(lambda state: not state["sender"]["warning"])
 
 
 @needs_mono

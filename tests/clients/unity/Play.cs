@@ -1,6 +1,9 @@
 // A player of stub scenes: takes one command a line, plays it, answers with one line. tests/clients/test_unity.py speaks to it.
 //
-//     gpu [uv=top|bottom] [colours=linear|gamma] [pipeline=none|srp] [direct=yes|no]
+//     gpu [uv=top|bottom] [colours=linear|gamma] [pipeline=none|srp|urp14|urp17] [direct=yes|no] [compatible=yes|no] [asked=yes|no]
+//                                compatible: URP 17 without Render Graph; asked: another pass wants depth and motion, such as TAA's
+//     load PATH                  an assembly of the package that nothing refers to, as a player does at its start
+//     scene still|even           from now on nothing moves / the camera sees the same depth everywhere, too; or: scene moving
 //     source texture|screen|camera WIDTH HEIGHT [half|clear]   what the scene is drawn into, and thus the capture method
 //     report WIDTH HEIGHT        a source texture that only says it has this size
 //     sender|receiver|control NAME=VALUE ...   makes the component at the first call, sets its properties
@@ -38,6 +41,7 @@ internal static class Play
     private static string method = "texture";
     private static bool clear;
     private static bool paints = true;
+    private static string scene = "moving";
 
     // The scene
 
@@ -93,7 +97,7 @@ internal static class Play
         var depth = new RenderTexture(canvas.width, canvas.height, 0, GraphicsFormat.R32_SFloat);
         for (int y = 0; y < canvas.height; y++)
             for (int x = 0; x < canvas.width; x++)
-                BitConverter.GetBytes(1f + x + 100f * y).CopyTo(Gpu.Pixels(depth), ((canvas.height - 1 - y) * canvas.width + x) * 4);
+                BitConverter.GetBytes(scene == "even" ? 7f : 1f + x + 100f * y).CopyTo(Gpu.Pixels(depth), ((canvas.height - 1 - y) * canvas.width + x) * 4);
         return depth;
     }
 
@@ -102,7 +106,8 @@ internal static class Play
     {
         var motion = new RenderTexture(canvas.width, canvas.height, 0, GraphicsFormat.R16G16_SFloat);
         byte[] pixels = Gpu.Pixels(motion);
-        for (int i = 0; i < pixels.Length; i += 4)
+        // A part of the scene rests: four pixels at the left of the lowest row.
+        for (int i = scene == "moving" ? 4 * 4 : pixels.Length; i < pixels.Length; i += 4)
         {
             BitConverter.GetBytes(Half.FromDouble(1.0 / canvas.width)).CopyTo(pixels, i);
             BitConverter.GetBytes(Half.FromDouble(-2.0 / canvas.height)).CopyTo(pixels, i + 2);
@@ -115,7 +120,8 @@ internal static class Play
     {
         Vector4 size = Gpu.VectorOf(material, "_FrameloomSize");
         Texture from = Gpu.TextureOf(material, pass == 0 ? "_FrameloomDepth" : "_FrameloomMotion");
-        int at = ((int)size.y - 1 - y) * (int)size.x + x;
+        int fromX = x * from.width / (int)size.x, fromY = ((int)size.y - 1 - y) * from.height / (int)size.y;
+        int at = fromY * from.width + fromX;
         var result = new byte[4];
         Array.Copy(Gpu.Pixels(from), at * 4, result, 0, 4);
         if (pass == 0)
@@ -139,7 +145,16 @@ internal static class Play
                 Gpu.ColorSpace = value == "linear" ? ColorSpace.Linear : ColorSpace.Gamma;
                 return "ok";
             case "pipeline":
-                Gpu.Pipeline = value == "srp" ? new RenderPipelineAsset() : null;
+                Gpu.Pipeline = value == "srp" ? new RenderPipelineAsset()
+                    : value.StartsWith("urp") ? new UnityEngine.Rendering.Universal.UniversalRenderPipelineAsset()
+                    : null;
+                Urp.Version = value == "urp14" ? 14 : 17;
+                return "ok";
+            case "compatible":
+                Urp.Compatible = value == "yes";
+                return "ok";
+            case "asked":
+                Urp.OthersAsk = value == "yes";
                 return "ok";
             case "direct":
                 Gpu.RefusesDirect = value == "no";
@@ -147,6 +162,15 @@ internal static class Play
             default:
                 return "no such switch: " + name;
         }
+    }
+
+    private static string Load(string path)
+    {
+        foreach (Type type in Assembly.LoadFrom(path).GetTypes())
+            foreach (MethodInfo found in type.GetMethods(BindingFlags.Static | BindingFlags.Public | BindingFlags.NonPublic))
+                if (found.GetCustomAttribute<RuntimeInitializeOnLoadMethodAttribute>() != null)
+                    found.Invoke(null, null);
+        return "ok";
     }
 
     private static string Source(string[] words)
@@ -386,6 +410,11 @@ internal static class Play
                 return answer;
             case "source":
                 return Source(words);
+            case "load":
+                return Load(words[1]);
+            case "scene":
+                scene = words[1];
+                return "ok";
             case "report":
                 return Report(words);
             case "sender":

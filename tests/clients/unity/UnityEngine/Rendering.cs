@@ -299,13 +299,23 @@ namespace UnityEngine.Rendering
     public sealed class GraphicsSettings : Object
     {
         public static RenderPipelineAsset currentRenderPipeline => StubUnity.Gpu.Pipeline;
+
+#if STUB_SRP
+        public static T GetRenderPipelineSettings<T>() where T : class, IRenderPipelineGraphicsSettings => Activator.CreateInstance<T>();
+#endif
     }
 
     public struct ScriptableRenderContext { }
 
     public static class RenderPipelineManager
     {
+        public static event Action<ScriptableRenderContext, Camera> beginCameraRendering;
         public static event Action<ScriptableRenderContext, Camera> endCameraRendering;
+
+        internal static void Begin(Camera camera)
+        {
+            beginCameraRendering?.Invoke(new ScriptableRenderContext(), camera);
+        }
 
         internal static void End(Camera camera)
         {
@@ -322,6 +332,20 @@ namespace UnityEngine.Rendering
 
     public class CommandBuffer
     {
+        internal static bool MaySetGlobals = true;
+
+        public void SetGlobalTexture(int nameID, RenderTargetIdentifier value)
+        {
+            if (!MaySetGlobals)
+                throw new InvalidOperationException("a pass that did not say it sets globals");
+            StubUnity.Gpu.SetGlobal(Shader.NameOf(nameID), value.texture);
+        }
+
+        public void Blit(RenderTargetIdentifier source, RenderTargetIdentifier dest, Material mat, int pass)
+        {
+            StubUnity.Gpu.Draw((RenderTexture)dest.texture, mat, pass);
+        }
+
         public void Blit(RenderTargetIdentifier source, RenderTargetIdentifier dest, Vector2 scale, Vector2 offset)
         {
             StubUnity.Gpu.Copy(source.texture, dest.texture, scale, offset);
@@ -518,7 +542,11 @@ namespace StubUnity
 
         public static Vector4 VectorOf(Material material, string name) => material.vectors[name];
 
-        public static Texture TextureOf(Material material, string name) => material.textures[name];
+        /// <summary>What a shader samples by that name: the material's own texture, else the global one.</summary>
+        public static Texture TextureOf(Material material, string name)
+        {
+            return material.textures.TryGetValue(name, out Texture own) ? own : Shader.Globals[name];
+        }
 
         /// <summary>Both pipelines' notice that a camera has rendered into `target`.</summary>
         public static void Rendered(Camera camera, Texture target)
@@ -528,7 +556,10 @@ namespace StubUnity
                 Camera.onPostRender?.Invoke(camera);
                 return;
             }
+            RenderPipelineManager.Begin(camera);
 #if STUB_SRP
+            if (Pipeline is UnityEngine.Rendering.Universal.UniversalRenderPipelineAsset)
+                Urp.Render(camera);
             if (CameraCaptureBridge.actions.TryGetValue(camera, out Action<RenderTargetIdentifier, CommandBuffer> action))
                 action(target, new CommandBuffer());
 #endif

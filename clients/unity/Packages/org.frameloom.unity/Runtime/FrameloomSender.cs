@@ -22,6 +22,13 @@ namespace Frameloom
         private const double RetryS = 0.5;
         private const double SilenceS = 1;
 
+        /// <summary>A plane that is the same everywhere in so many looks in a row is told of; a short rest is no news.</summary>
+        private const int ConstantLooks = 3;
+
+        private const string AlphaAdvice =
+            "the picture's alpha is zero everywhere; the host ignores alpha, other readers may show nothing: let the camera clear to an " +
+            "opaque colour";
+
         private readonly List<SlotReadback> readbacks = new List<SlotReadback>();
         private WarnOnce warnings;
         private Coroutine loop;
@@ -35,6 +42,8 @@ namespace Frameloom
         private double retryAt;
         private double silentSince;
         private int refusals;
+        private int constantDepth;
+        private int constantMotion;
 
         // What was begun with; another setting begins anew.
         private string openChannel;
@@ -81,6 +90,7 @@ namespace Frameloom
             readbackFailed = false;
             retryAt = 0;
             refusals = 0;
+            constantDepth = constantMotion = 0;
             silentSince = Time.realtimeSinceStartupAsDouble;
             Camera camera = _sourceCamera != null ? _sourceCamera : Camera.main;
             if (_sendDepth || _sendMotion)
@@ -327,7 +337,7 @@ namespace Frameloom
                     return readback;
             if (readbacks.Count >= MaxInFlight)
                 return null;
-            var another = new SlotReadback(OnPublished, OnReadbackFailed);
+            var another = new SlotReadback(OnPublished, OnLook, OnReadbackFailed);
             readbacks.Add(another);
             return another;
         }
@@ -374,14 +384,31 @@ namespace Frameloom
                 CloseWriter();
         }
 
-        private void OnPublished(bool transparent)
+        private void OnPublished()
         {
             silentSince = Time.realtimeSinceStartupAsDouble;
             Warnings.Solved();
-            if (transparent)
-                Warnings.Advice(
-                    "the picture's alpha is zero everywhere; the host ignores alpha, other readers may show nothing: let the camera " +
-                    "clear to an opaque colour");
+        }
+
+        private void OnLook(RingPlane plane)
+        {
+            if (plane.Kind == PlaneKind.Depth)
+                Watch(plane, "depth", ref constantDepth);
+            else if (plane.Kind == PlaneKind.Motion)
+                Watch(plane, "motion", ref constantMotion);
+            else if (SlotReadback.Transparent(plane))
+                Warnings.Advice(AlphaAdvice);
+        }
+
+        /// <summary>A pipeline that does not deliver a texture may bind an even one instead, and nobody would notice.</summary>
+        private void Watch(RingPlane plane, string what, ref int looks)
+        {
+            looks = SlotReadback.Constant(plane) ? looks + 1 : 0;
+            string advice = $"the {what} plane has been the same everywhere for a while; if the scene is not, {ScenePlanes.Help}";
+            if (looks == 0)
+                Warnings.Withdraw(advice);
+            else if (looks >= ConstantLooks)
+                Warnings.Advice(advice);
         }
 
         private void OnReadbackFailed(bool direct)

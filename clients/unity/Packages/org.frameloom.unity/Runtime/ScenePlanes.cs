@@ -1,15 +1,23 @@
+using System;
 using UnityEngine;
 using UnityEngine.Experimental.Rendering;
 using UnityEngine.Rendering;
+using Object = UnityEngine.Object;
 
 namespace Frameloom
 {
     /// <summary>
-    /// Depth and motion of a camera as planes: its depth textures are turned into metres and pixels by the shader
-    /// FrameloomPlanes, right after the camera has rendered. Built-in pipeline and URP.
+    /// Depth and motion of a camera as planes: its depth textures are turned into metres and pixels by the shader FrameloomPlanes,
+    /// right after the camera has rendered, or by a pass of the pipeline's own. Built-in pipeline and URP.
     /// </summary>
     internal sealed class ScenePlanes
     {
+        /// <summary>
+        /// Makes what asks a pipeline for the textures, for as long as it is not disposed; null where that is not needed, or cannot be.
+        /// Set by the assembly for URP, which this one does not know.
+        /// </summary>
+        internal static Func<ScenePlanes, IDisposable> Pipeline;
+
         private const int DepthPass = 0;
         private const int MotionPass = 1;
         private static readonly int Size = Shader.PropertyToID("_FrameloomSize");
@@ -18,9 +26,8 @@ namespace Frameloom
 
         private readonly Camera camera;
         private readonly WarnOnce warnings;
-        private readonly bool wantsDepth;
-        private readonly bool wantsMotion;
         private readonly Material material;
+        private readonly IDisposable asking;
         private RenderTexture depth;
         private RenderTexture motion;
         private int width;
@@ -30,8 +37,8 @@ namespace Frameloom
         public ScenePlanes(Camera camera, bool wantsDepth, bool wantsMotion, WarnOnce warnings)
         {
             this.camera = camera;
-            this.wantsDepth = wantsDepth;
-            this.wantsMotion = wantsMotion;
+            WantsDepth = wantsDepth;
+            WantsMotion = wantsMotion;
             this.warnings = warnings;
             var shader = Resources.Load<Shader>("FrameloomPlanes");
             if (camera == null || shader == null)
@@ -40,17 +47,29 @@ namespace Frameloom
                 return;
             }
             material = new Material(shader);
+            // Scriptable pipelines do not look at this.
             camera.depthTextureMode |= DepthTextureMode.Depth | (wantsMotion ? DepthTextureMode.MotionVectors : DepthTextureMode.None);
+            asking = Pipeline?.Invoke(this);
             Camera.onPostRender += OnBuiltInRendered;
             RenderPipelineManager.endCameraRendering += OnPipelineRendered;
         }
 
         public bool HasCamera => material != null && camera != null;
 
+        public Camera Camera => camera;
+
+        public bool WantsDepth { get; }
+
+        public bool WantsMotion { get; }
+
+        /// <summary>Whether a pass of the pipeline draws the planes; what is in global textures afterwards means nothing then.</summary>
+        public bool DrawnByPipeline { get; set; }
+
         public void Release()
         {
             Camera.onPostRender -= OnBuiltInRendered;
             RenderPipelineManager.endCameraRendering -= OnPipelineRendered;
+            asking?.Dispose();
             ReleaseTextures();
             if (material != null)
                 Object.Destroy(material);
@@ -90,47 +109,67 @@ namespace Frameloom
 
         private void OnPipelineRendered(ScriptableRenderContext context, Camera which)
         {
-            Render(which, "_MotionVectorTexture");
+            if (!DrawnByPipeline)
+                Render(which, "_MotionVectorTexture");
         }
 
-        /// <summary>What the camera left in a global texture; a warning when it left nothing.</summary>
-        private Texture Left(string name, string what)
+        /// <summary>The same as `there`; a warning when the camera delivered nothing.</summary>
+        public bool Has(string what, bool there)
         {
-            Texture texture = Shader.GetGlobalTexture(name);
-            if (texture == null)
-                warnings.Problem(
-                    $"camera {camera.name} delivers no {what}; in URP tick Depth Texture in the pipeline asset (motion: also the camera's " +
-                    "post-processing), HDRP is not supported for planes");
-            return texture;
+            if (!there)
+                warnings.Problem($"camera {camera.name} delivers no {what}; {Help}");
+            return there;
         }
+
+        /// <summary>What gives a camera's depth and motion where they are missing.</summary>
+        public static string Help =>
+            "the package asks the built-in pipeline and URP for it; in URP 17 turn Compatibility Mode off (Project Settings, Graphics), " +
+            "or tick Depth Texture in the URP asset and, for motion, give the camera TAA or motion blur; HDRP is not supported for planes";
 
         private void Render(Camera which, string motionName)
         {
-            if (which != camera || width == 0)
+            if (which != camera)
                 return;
-            Texture sceneDepth = wantsDepth ? Left("_CameraDepthTexture", "depth") : null;
-            Texture sceneMotion = wantsMotion ? Left(motionName, "motion vectors") : null;
-            if (wantsDepth && sceneDepth == null || wantsMotion && sceneMotion == null)
+            Texture sceneDepth = Shader.GetGlobalTexture("_CameraDepthTexture"), sceneMotion = Shader.GetGlobalTexture(motionName);
+            bool there = Has("depth", !WantsDepth || sceneDepth != null) && Has("motion vectors", !WantsMotion || sceneMotion != null);
+            if (!there || !MakeTextures())
                 return;
-            if (depth == null && motion == null || OtherSize(depth) || OtherSize(motion))
-            {
-                ReleaseTextures();
-                if (wantsDepth)
-                    depth = new RenderTexture(width, height, 0, GraphicsFormat.R32_SFloat) { name = "frameloom depth" };
-                if (wantsMotion)
-                    motion = new RenderTexture(width, height, 0, GraphicsFormat.R16G16_SFloat) { name = "frameloom motion" };
-            }
-            material.SetVector(Size, new Vector4(width, height, 0, 0));
-            if (wantsDepth)
+            if (WantsDepth)
             {
                 material.SetTexture(Depth, sceneDepth);
                 Graphics.Blit(null, depth, material, DepthPass);
             }
-            if (wantsMotion)
+            if (WantsMotion)
             {
                 material.SetTexture(Motion, sceneMotion);
                 Graphics.Blit(null, motion, material, MotionPass);
             }
+            rendered = true;
+        }
+
+        /// <summary>Textures for the planes, in the size of the picture; false while that is not known.</summary>
+        public bool MakeTextures()
+        {
+            if (width == 0)
+                return false;
+            if (depth == null && motion == null || OtherSize(depth) || OtherSize(motion))
+            {
+                ReleaseTextures();
+                if (WantsDepth)
+                    depth = new RenderTexture(width, height, 0, GraphicsFormat.R32_SFloat) { name = "frameloom depth" };
+                if (WantsMotion)
+                    motion = new RenderTexture(width, height, 0, GraphicsFormat.R16G16_SFloat) { name = "frameloom motion" };
+            }
+            material.SetVector(Size, new Vector4(width, height, 0, 0));
+            return true;
+        }
+
+        /// <summary>Draw a plane from a camera's texture with commands of the pipeline's own, after `MakeTextures` in the same frame.</summary>
+        public void Draw(CommandBuffer commands, PlaneKind kind, RenderTargetIdentifier from)
+        {
+            bool isDepth = kind == PlaneKind.Depth;
+            commands.SetGlobalTexture(isDepth ? Depth : Motion, from);
+            commands.Blit(from, TextureOf(kind), material, isDepth ? DepthPass : MotionPass);
             rendered = true;
         }
 

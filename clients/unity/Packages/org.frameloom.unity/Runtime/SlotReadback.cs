@@ -12,12 +12,13 @@ namespace Frameloom
     /// </summary>
     internal sealed unsafe class SlotReadback
     {
-        /// <summary>Alpha is looked at in one of so many frames, at so many pixels.</summary>
-        private const ulong AlphaEvery = 60;
+        /// <summary>One of so many frames is looked at, at so many pixels of each plane.</summary>
+        private const ulong LookEvery = 60;
 
-        private const int AlphaSamples = 64;
+        private const int LookSamples = 64;
 
-        private readonly Action<bool> published;
+        private readonly Action published;
+        private readonly Action<RingPlane> look;
         private readonly Action<bool> failed;
         private readonly PlaneReadback[] planes = new PlaneReadback[RingLayout.MaxPlanes];
         private SlotInHand slot;
@@ -25,10 +26,14 @@ namespace Frameloom
         private bool broken;
         private int pending;
 
-        /// <summary>published: called with whether the picture's alpha is zero. failed: called with whether it was a direct one.</summary>
-        public SlotReadback(Action<bool> published, Action<bool> failed)
+        /// <summary>
+        /// published: called for every slot; look: before that, now and then, with each of its planes. failed: called with whether it
+        /// was a direct one.
+        /// </summary>
+        public SlotReadback(Action published, Action<RingPlane> look, Action<bool> failed)
         {
             this.published = published;
+            this.look = look;
             this.failed = failed;
             for (int i = 0; i < planes.Length; i++)
                 planes[i] = new PlaneReadback(this, i);
@@ -75,19 +80,37 @@ namespace Frameloom
                 failed(direct);
                 return;
             }
-            bool transparent = slot.SourceFrameId % AlphaEvery == 1 && Transparent(slot.Planes[0]);
+            if (slot.SourceFrameId % LookEvery == 1)
+                for (int i = 0; i < slot.PlaneCount; i++)
+                    look(slot.Planes[i]);
             slot.Publish();
             slot = null;
-            published(transparent);
+            published();
         }
 
-        private static bool Transparent(RingPlane plane)
+        private static long StepOf(RingPlane plane)
         {
-            long pixels = (long)plane.Width * plane.Height, step = Math.Max(1, pixels / AlphaSamples);
+            return Math.Max(1, (long)plane.Width * plane.Height / LookSamples);
+        }
+
+        /// <summary>Whether a plane with four channels has no alpha, as far as it is looked at.</summary>
+        public static bool Transparent(RingPlane plane)
+        {
             int bytes = (int)RingLayout.BytesPerPixel[(uint)plane.Format], alpha = bytes / 4;
-            for (long pixel = 0; pixel < pixels; pixel += step)
+            for (long pixel = 0, step = StepOf(plane); pixel < (long)plane.Width * plane.Height; pixel += step)
                 for (int i = bytes - alpha; i < bytes; i++)
                     if (plane.Data[pixel * bytes + i] != 0)
+                        return false;
+            return true;
+        }
+
+        /// <summary>Whether all pixels of a plane are the same, as far as it is looked at.</summary>
+        public static bool Constant(RingPlane plane)
+        {
+            int bytes = (int)RingLayout.BytesPerPixel[(uint)plane.Format];
+            for (long pixel = 0, step = StepOf(plane); pixel < (long)plane.Width * plane.Height; pixel += step)
+                for (int i = 0; i < bytes; i++)
+                    if (plane.Data[pixel * bytes + i] != plane.Data[i])
                         return false;
             return true;
         }

@@ -31,11 +31,17 @@ namespace Frameloom
             problem = "";
         }
 
-        /// <summary>Frames flow, but not as somebody may want; it holds until `Reset`.</summary>
+        /// <summary>Frames flow, but not as somebody may want; it holds until `Reset` or until it is withdrawn.</summary>
         public void Advice(string message)
         {
             advice = message;
             Say(message);
+        }
+
+        public void Withdraw(string message)
+        {
+            if (advice == message)
+                advice = "";
         }
 
         public void Reset()
