@@ -25,6 +25,13 @@ SCALES_PX = (10.0, 4.0, 2.0)
 below it: points that are wrong by a few pixels and all on one side, which a wider function would believe."""
 SCAN_DEG = 12.0
 SCAN_STEP_DEG = 3.0
+SCAN_OFFSETS_S = (-0.12, -0.06, 0.0, 0.06, 0.12)
+"""Offsets that the search begins from: one that is wrong is made up for by a step along the motion, and from there the
+loss falls neither way."""
+ALIKE = np.array([0.005] * 3 + [0.03] * 3 + [0.005])
+"""States closer than this in every unknown (radians, metres, seconds) are one."""
+LEAST_GAIN = 1e-5
+"""Share of the cost below which a step is not worth taking."""
 
 
 @dataclass(frozen=True)
@@ -128,11 +135,13 @@ class Solver:
             H = A[np.ix_(some, some)]
             step = np.zeros(CHUNK)
             step[some] = -np.linalg.solve(H + damping * np.diag(np.diag(H)), b[some])
+            if -float(b @ step) < LEAST_GAIN * cost:
+                break
             tried = total(state.stepped(step))
             if tried[0] < cost:
                 gained = cost - tried[0]
                 state, (cost, A, b), damping = state.stepped(step), tried, max(damping / 10, 1e-6)
-                if gained < 1e-5 * cost:
+                if gained < LEAST_GAIN * cost:
                     break
             else:
                 damping *= 10
@@ -165,21 +174,47 @@ class Solver:
         scored.sort(key=lambda entry: entry[:2])
         return [state for _, _, state in scored[: self.settings.starts]]
 
-    def solve(self, progress: Callable[[float], None] = lambda share: None) -> State:
-        """The whole search; `progress` is told the share done."""
-        rough, fine = self.settings, self.settings
+    def _best_turn(self, progress: Callable[[float], None]) -> State:
         s = self.problem.sample(self.rng, 500, 250, 0.5)
         best: tuple[float, State] | None = None
+        seen: list[State] = []
         candidates = [*self.coarse(), self.start]
         for number, state in enumerate(candidates):
-            for scale, reverse in ((60.0, 3.0), (25.0, 2.0)):
-                state = self._steps(state, s, Weighting(scale, reverse, 4.0), 12)
-            cost = evaluate(self.problem, state, s, Weighting(15.0, 1.0, 4.0), rough.sigma_px).cost
+            state = self._steps(state, s, Weighting(60.0, 3.0, 4.0), 12)
+            if any((np.abs(_offset_from(state, other)) < ALIKE).all() for other in seen):
+                continue
+            seen.append(state)
+            state = self._steps(state, s, Weighting(25.0, 2.0, 4.0), 12)
+            cost = evaluate(self.problem, state, s, Weighting(15.0, 1.0, 4.0), self.settings.sigma_px).cost
             if best is None or cost < best[0]:
                 best = (cost, state)
-            progress(0.3 * (number + 1) / len(candidates))
+            progress((number + 1) / len(candidates))
         assert best is not None
-        state = best[1]
+        return best[1]
+
+    def _best_offset(self, found: State) -> State:
+        """The best of several offsets, each with the pose that goes with it."""
+        if not self.free[6]:
+            return found
+        s = self.problem.sample(self.rng, 600, 300, 0.75)
+        how = Weighting(SCALES_PX[0], 1.0, self.band(found, s))
+        scored: list[tuple[float, int, State]] = []
+        for number, off_s in enumerate(SCAN_OFFSETS_S):
+            state = State(found.T, self.start.offset_s + off_s)
+            # The pose first: with the offset free as well, it would be back where it came from.
+            self.free[6] = False
+            state = self._steps(state, s, how, 8)
+            self.free[6] = True
+            state = self._steps(state, s, how, 8)
+            cost = evaluate(self.problem, state, s, how, self.settings.sigma_px).cost
+            scored.append((cost, number, state))
+        return min(scored, key=lambda entry: entry[:2])[2]
+
+    def solve(self, progress: Callable[[float], None] = lambda share: None) -> State:
+        """The whole search; `progress` is told the share done."""
+        fine = self.settings
+        state = self._best_offset(self._best_turn(lambda share: progress(0.2 * share)))
+        progress(0.3)
         for stage, scale in enumerate(SCALES_PX):
             seen = []
             for turn in range(fine.rounds):
