@@ -11,6 +11,7 @@ from core.calibration.geometry import NEAR_M, Floats, pixels
 from core.calibration.rig import Rig
 from core.opencv import opencv
 
+FARTHEST_M = 1e9
 CHUNK = 16384
 """Points at once: what is computed for them stays in the processor's cache."""
 
@@ -28,39 +29,34 @@ class Projector:
         fx, fy, cx, cy = rig.K[0, 0], rig.K[1, 1], rig.K[0, 2], rig.K[1, 2]
         self._camera = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
         # One cell more: what falls outside the picture is written there, which costs less than leaving it out.
-        self._cells = np.empty(self.width * self.height + 1, np.uint32)
+        self._cells = np.empty(self.width * self.height + 1, np.float32)
 
     def project(self, points: Floats, T_cam_lidar: Floats | None = None) -> Floats:
-        """points float32 (n,3) in the LiDAR frame; those that are not finite are left out. T_cam_lidar (4,4):
-        instead of the rig's, where the camera has moved on since the scan."""
+        """points float32 (n,3) or more columns, in the LiDAR frame; those that are not finite are left out. T_cam_lidar
+        (4,4): instead of the rig's, where the camera has moved on since the scan."""
+        cv2 = opencv()
         T = self.rig.T_cam_lidar if T_cam_lidar is None else T_cam_lidar
-        self._rows = (self._camera @ T[:3]).astype(np.float32)
-        self._cells.fill(0)
-        met = [self._write(points[at : at + CHUNK]) for at in range(0, len(points), CHUNK)]
-        for cell in met:
-            # Every chunk turns back what has not been turned back yet: the complement of a positive float is negative.
-            bits = self._cells[cell]
-            self._cells[cell] = np.where(bits >> 31, ~bits, bits)
-        plane: Floats = self._cells[:-1].view(np.float32).reshape(self.height, self.width)
+        P = (self._camera @ T[:3]).astype(np.float32)
+        self._cells.fill(np.inf)
+        for at in range(0, len(points), CHUNK):
+            self._write(np.ascontiguousarray(points[at : at + CHUNK, :3], np.float32), P)
+        plane: Floats = self._cells[:-1].reshape(self.height, self.width)
+        # What nothing was written to becomes 0.
+        cv2.threshold(plane, FARTHEST_M, 0.0, cv2.THRESH_TOZERO_INV, dst=plane)
         return fill(plane, self.fill_px) if self.fill_px else plane
 
-    def _write(self, points: Floats) -> Floats:
-        """Some points into the cells, as complements of their depth; gives back the cells."""
-        x, y, z = np.ascontiguousarray(np.asarray(points, np.float32)[:, :3].T)
-        # On one thread: at this size a matrix product spends longer waking its threads than multiplying.
+    def _write(self, points: Floats, P: Floats) -> None:
+        # By OpenCV on one thread: a product of numpy's spends longer waking its threads than multiplying.
+        u, v, depth = np.ascontiguousarray(opencv().transform(points[:, None], P)[:, 0].T)
         with np.errstate(all="ignore"):
-            u, v, depth = (a * x + b * y + c * z + d for a, b, c, d in self._rows)
             u /= depth
             v /= depth
-            good = (depth > NEAR_M) & (depth < np.inf) & (u >= 0) & (v >= 0) & (u < self.width) & (v < self.height)
-            bad = ~good
-            u[bad], v[bad], depth[bad] = 0.0, self.height, 1.0
-            cell = v.astype(np.int32)
+            good = (depth > NEAR_M) & (depth < FARTHEST_M)
+            good &= (u >= 0) & (v >= 0) & (u < self.width) & (v < self.height)
+            cell = v.astype(np.intp)
             cell *= self.width
-            cell += u.astype(np.int32)
-        # Positive floats order like their bits, so of their complement the largest is the nearest, and any wins over 0.
-        np.maximum.at(self._cells, cell, ~depth.view(np.uint32))
-        return cell
+            cell += u.astype(np.intp)
+            np.minimum.at(self._cells, np.where(good, cell, len(self._cells) - 1), depth)
 
 
 def project_plainly(rig: Rig, points: Floats) -> Floats:

@@ -196,3 +196,36 @@ def test_filling_covers_holes_and_what_shines_through() -> None:
     plane[22, 22] = 9.0
     full = fill(plane, 5)
     assert (full == 2.0).all()
+
+
+def test_one_frame_with_a_false_mask_does_not_decide() -> None:
+    sequence, pairs = driven()
+    wrong = np.zeros_like(pairs[0].mask)
+    wrong[5:60, 5:200] = True
+    spoiled = [replace(p, mask=p.mask | wrong) if k == 3 else p for k, p in enumerate(pairs)]
+    good = calibrate(pairs, sequence.K, sequence.size, sequence.start(), settings=QUICK).rig
+    rig = calibrate(spoiled, sequence.K, sequence.size, sequence.start(), settings=QUICK).rig
+    assert errors(rig, sequence)[0] < errors(good, sequence)[0] + 0.3
+    assert errors(rig, sequence)[1] < errors(good, sequence)[1] + 0.1
+
+
+@pytest.mark.parametrize("share", [0.6, 1.6])
+def test_wrong_intrinsics_are_not_taken_for_sure(share: float) -> None:
+    sequence, pairs = driven()
+    K = sequence.K.copy()
+    K[0, 0] = K[1, 1] = share * K[0, 0]
+    rig = calibrate(pairs, K, sequence.size, sequence.start(), settings=QUICK).rig
+    assert not rig.accepted and any("intrinsics" in flag for flag in rig.flags)
+
+
+def test_scans_that_show_one_thing_in_one_place_do_not_determine_the_pose() -> None:
+    # One small object, always straight ahead and equally far: turning and shifting the sensor look the same.
+    K, size = np.array([[300.0, 0, 160], [0, 300.0, 90], [0, 0, 1]]), (320, 180)
+    y, z = np.meshgrid(np.linspace(-0.3, 0.3, 25), np.linspace(-0.3, 0.3, 25))
+    points = np.stack([y.ravel(), z.ravel(), np.full(y.size, 4.0)], 1)
+    mask = np.zeros((180, 320), bool)
+    mask[67:113, 137:183] = True
+    pairs = [Pair(mask, points + (0, 0, 0.001 * k), flow=np.zeros((180, 320, 2), np.float32)) for k in range(8)]
+    rig = calibrate(pairs, K, size, np.eye(4), settings=QUICK).rig
+    assert any("weakly determined" in flag for flag in rig.flags)
+    assert rig.offset_ns is None
