@@ -80,10 +80,6 @@ def assignment_as_published(data: TrainingSet, rows_B: Tensor, generator: torch.
     return Paired(rows_B, _assigned(torch.cdist(x, n).half().float(), noise))
 
 
-def _best(candidates_BkD: Tensor, score_Bk: Tensor) -> Tensor:
-    return candidates_BkD[torch.arange(len(score_Bk), device=score_Bk.device), score_Bk.argmax(1)]
-
-
 def nearest(data: TrainingSet, rows_B: Tensor, generator: torch.Generator) -> Paired:
     """The nearest of `NEAREST_OF` draws for each picture, by distance (arXiv 2505.18521, as published).
 
@@ -91,7 +87,7 @@ def nearest(data: TrainingSet, rows_B: Tensor, generator: torch.Generator) -> Pa
     noise. `nearest_centred` is without both."""
     drawn = _noise(len(rows_B), data.x_ND.shape[1], generator, NEAREST_OF)
     far = (drawn.half() - data.x_ND[rows_B, None].half()).float().square().sum(2)
-    return Paired(rows_B, _best(drawn, -far))
+    return Paired(rows_B, drawn[torch.arange(len(far), device=far.device), far.argmin(1)])
 
 
 def nearest_centred(data: TrainingSet, rows_B: Tensor, generator: torch.Generator) -> Paired:
@@ -99,7 +95,8 @@ def nearest_centred(data: TrainingSet, rows_B: Tensor, generator: torch.Generato
     without a common direction."""
     drawn = _noise(len(rows_B), data.x_ND.shape[1], generator, NEAREST_OF)
     centred = data.x_ND[rows_B] - data.x_ND.mean(0)
-    return Paired(rows_B, _best(drawn, torch.einsum("bkd,bd->bk", drawn, centred)))
+    best = best_draw(drawn.transpose(0, 1)[:, None], centred)[0]
+    return Paired(rows_B, drawn[torch.arange(len(best), device=best.device), best])
 
 
 def assignment_within_captions(data: TrainingSet, rows_B: Tensor, generator: torch.Generator) -> Paired:
@@ -139,6 +136,12 @@ def fitted(data: TrainingSet, generator: torch.Generator, steps: int = 400, batc
         if step >= steps // 2:
             total = total + potential
     return replace(data, potential_N=total / (steps - steps // 2))
+
+
+def best_draw(drawn_kSBD: Tensor, centred_BD: Tensor) -> Tensor:
+    """(S, B): which of k draws of noise suits each picture best, at each of S stages: the rule of `nearest_centred` for
+    noise that was drawn before. centred: pictures less what is common to all of them."""
+    return torch.einsum("ksbd,bd->ksb", drawn_kSBD, centred_BD).argmax(0)
 
 
 PAIRINGS: Mapping[str, Pairing] = {

@@ -15,6 +15,7 @@ STAGE_GRID = 50
 """Number of points of the timestep grid that a t-index selects from (LCM: 999, 979, ..., 19)."""
 
 MAX_STEPS = 8
+MAX_DRAWS = 16
 MAX_PROMPT_CHARS = 2000
 
 GUIDANCE_KINDS = ("none", "full", "onetime-negative", "self-negative")
@@ -228,6 +229,16 @@ class Params:
     )
     seed: int = _param(
         2, "int", "Noise seed; -1 draws new noise for every frame.", low=-1, high=2**31 - 1, step=1, main=True
+    )
+    noise_draws: int = _param(
+        1,
+        "int",
+        "The noise is the best of so many draws for the first picture after a cut; 1 takes the seed's as it comes.",
+        unit="draws",
+        low=1,
+        high=MAX_DRAWS,
+        step=1,
+        acts_with=("task", ("img2img",)),
     )
     mode: str = _param(
         "throughput",

@@ -27,6 +27,7 @@ from core.device import downloaded, settle
 from core.flight import Carried, Flight, Tag
 from core.guidance import POSITIVE, ROLES, Guidance, Row, Scales, active_guidance
 from core.input import Input
+from core.matched import Draws, Matcher
 from core.motion import GUIDED, Estimates, Follower, Guide, Pictures, planes_of
 from core.params import MAX_STEPS, ParamError, Params
 from core.pixels import PixelError
@@ -63,7 +64,8 @@ class Pass:
     """One U-Net call: a run of stages, everything about it finished before the frame path starts.
 
     roles: the roles of the rows, in order, and how many rows each has. slot_R: which of the latents of these stages,
-    (stage, frame) counted through, each row reads; None where that is row by row.
+    (stage, frame) counted through, each row reads; None where that is row by row. draws: of the noise, where a frame
+    takes one of several.
     """
 
     coefficients: Coefficients
@@ -73,12 +75,16 @@ class Pass:
     slot_R: Tensor | None
     t_R: Tensor
     inputs: RowInputs
+    draws: Draws | None = None
 
     def noise_for(self, carried: Carried) -> Tensor:
         """The noise (S, F, c, h, w) that these stages start with: their own, or what the stage before left."""
+        own = self.noise_SFchw
+        if self.draws is not None and carried.draw is not None:
+            own = self.draws.chosen(carried.draw)
         if carried.noise is None:
-            return self.noise_SFchw
-        return torch.cat((self.noise_SFchw[:1], carried.noise[1:])) if self.rows[0].stage == 0 else carried.noise
+            return own
+        return torch.cat((own[:1], carried.noise[1:])) if self.rows[0].stage == 0 else carried.noise
 
     def rows_of(self, slots: Tensor) -> Tensor:
         """What each row reads of something carried (S, F, ...): (R, ...)."""
@@ -96,7 +102,8 @@ class Pass:
 class Plan:
     """All that `Params` means for one stream, computed off the frame path by `Stream.plan`.
 
-    passes: the U-Net calls of a turn: one with all stages in throughput mode, one per stage in latency mode.
+    passes: the U-Net calls of a turn: one with all stages in throughput mode, one per stage in latency mode. draws: of
+    the noise of all stages that the stream has room for, (k, S, F, c, h, w), or None where there is one.
     """
 
     params: Params
@@ -104,6 +111,7 @@ class Plan:
     passes: tuple[Pass, ...]
     guidance: Guidance
     scales: Scales
+    draws_kSFchw: Tensor | None = None
 
     @property
     def depth(self) -> int:
@@ -180,11 +188,13 @@ class Stream(Generic[Tag]):
         self._sampler = SAMPLERS[config.sampler]
         self._unmarked = torch.ones((1, config.frame_buffer, 2), device=device)
         self._uncut = torch.tensor([1.0, 0.0], device=device).repeat(1, config.frame_buffer, 1)
+        self._as_drawn = torch.zeros((1, config.frame_buffer, config.max_steps), dtype=torch.int64, device=device)
         blank = self._entering(torch.zeros(self._shape, device=device), {})
         self._flight: Flight[tuple[Tag, Guide | None]] = Flight(config.max_steps, blank)
         self._follower = Follower((config.height, config.width), latent_shape[1:], device)
         self._estimates = Estimates()
         self._pictures = Pictures()
+        self._matcher = Matcher()
         self._following = False
         self._memory: dict[tuple[Row, ...], Any] = {}
         self._remembers: tuple[Any, ...] = ()
@@ -195,7 +205,7 @@ class Stream(Generic[Tag]):
         self._random = torch.Generator(device) if device.type == "cuda" else None
         if self._random is not None:
             self._random.seed()
-        self._noise: tuple[int, Tensor] | None = None
+        self._noise: tuple[tuple[int, int], Tensor] | None = None
         self._last_plan: Plan | None = None
 
     # -- set-up --------------------------------------------------------------------------------------------------
@@ -219,7 +229,9 @@ class Stream(Generic[Tag]):
             stages = params.stages()
             if len(stages) > self.config.max_steps:
                 raise ParamError(f"steps: got {len(stages)}; this stream is built for at most {self.config.max_steps}")
-            plan = Plan(params, len(stages), self._passes(params, stages, guidance), guidance, scales)
+            drawn = self._noise_for(params.seed, params.noise_draws if params.seed >= 0 else 1)
+            passes = self._passes(params, stages, guidance, drawn)
+            plan = Plan(params, len(stages), passes, guidance, scales, drawn if len(drawn) > 1 else None)
         plan = replace(
             plan, passes=tuple(replace(p, inputs=self._denoiser.told(p.inputs, scales.scale)) for p in plan.passes)
         )
@@ -227,10 +239,12 @@ class Stream(Generic[Tag]):
         self._last_plan = plan
         return plan
 
-    def _passes(self, params: Params, stages: tuple[int, ...], guidance: Guidance) -> tuple[Pass, ...]:
+    def _passes(
+        self, params: Params, stages: tuple[int, ...], guidance: Guidance, drawn_kSFchw: Tensor
+    ) -> tuple[Pass, ...]:
         frames = self.config.frame_buffer
         coefficients = Coefficients.build(self._schedule, stages, self._device)
-        noise_SFchw = self._noise_for(params.seed)
+        noise_SFchw = drawn_kSFchw[0]
         prompts = {role: self._prompt(getattr(params, text)) for role, text in ROLES.items()}
         if params.prompt_mix > 0.0:
             prompts[POSITIVE] = _between(prompts[POSITIVE], self._prompt(params.prompt_to), params.prompt_mix)
@@ -251,6 +265,7 @@ class Stream(Generic[Tag]):
                 None if as_they_lie else torch.tensor(slots, device=self._device),
                 coefficients.t_S[[row.stage for row in rows]],
                 layouts[roles],
+                Draws.of(of, drawn_kSFchw) if len(drawn_kSFchw) > 1 else None,
             )
 
         everything = range(len(stages))
@@ -265,10 +280,13 @@ class Stream(Generic[Tag]):
             del self._prompts[next(iter(self._prompts))]  # the least recently used one
         return prompt
 
-    def _noise_for(self, seed: int) -> Tensor:
-        if self._noise is None or self._noise[0] != seed:
-            noise = self._noise_source(max(seed, 0), self.config.max_steps, self._shape)
-            self._noise = (seed, noise.to(self._device))
+    def _noise_for(self, seed: int, draws: int) -> Tensor:
+        """(k, S, F, c, h, w). The first is that of the seed itself."""
+        if self._noise is None or self._noise[0] != (seed, draws):
+            # Torch's generator of the processor looks at 32 bits of a seed; the factor spreads the draws over them.
+            seeds = [(max(seed, 0) + i * 0x9E3779B1) % 2**32 for i in range(draws)]
+            noise = torch.stack([self._noise_source(s, self.config.max_steps, self._shape) for s in seeds])
+            self._noise = ((seed, draws), noise.to(self._device))
         return self._noise[1]
 
     def warm_up(self, plan: Plan) -> None:
@@ -340,31 +358,47 @@ class Stream(Generic[Tag]):
         if plan.params.seed < 0:
             for turn in plan.passes:
                 turn.noise_SFchw.normal_(generator=self._random)
-        entering = self._marked(_ENTERING[plan.params.task](entering, plan.passes[0]), plan.params)
+        entering = _ENTERING[plan.params.task](entering, plan.passes[0])
+        cut_F = self._cuts(entering.estimate[0], plan)
+        entering = self._marked(self._matched(entering, cut_F, plan), cut_F, plan.params)
         return _ADVANCE[plan.params.mode](self, entering, tag, plan)
 
-    def _marked(self, entering: Carried, params: Params) -> Carried:
-        """With the marks of a cut where the picture is about as unlike the one before as strangers are: mean square
-        difference over twice the variance. Where a change of the parameters empties what is remembered, it is."""
+    def _cuts(self, latent_Fchw: Tensor, plan: Plan) -> Tensor | None:
+        """(F,) bool: where the picture is about as unlike the one before as strangers are, by mean square difference
+        over twice the variance. None where nothing asks for it."""
+        params = plan.params
+        by_bank = Form.of(params) is not None and "cut" in params.bank_reset
+        if params.task != "img2img" or not (by_bank or plan.draws_kSFchw is not None):
+            self._last_entered = None
+            return None
+        before = latent_Fchw[:1] if self._last_entered is None else self._last_entered
+        self._last_entered = latent_Fchw[-1:].clone()
+        unlike = (latent_Fchw - torch.cat((before, latent_Fchw[:-1]))).square().flatten(1).mean(1)
+        strangers = 2.0 * latent_Fchw.flatten(2).var(-1).mean(1)
+        return unlike > params.cut_threshold * strangers
+
+    def _matched(self, entering: Carried, cut_F: Tensor | None, plan: Plan) -> Carried:
+        """With the draws of noise that the frames take."""
+        if cut_F is None or plan.draws_kSFchw is None:
+            self._matcher.forget()
+            return entering
+        return entering._replace(draw=self._matcher.draw(entering.estimate[0], cut_F, plan.draws_kSFchw)[None])
+
+    def _marked(self, entering: Carried, cut_F: Tensor | None, params: Params) -> Carried:
+        """With the marks of a cut. Where a change of the parameters empties what is remembered, it is."""
         form = Form.of(params)
         if form is None:
             if self._remembers:
                 # What is there now was laid out for a bank.
-                self._memory, self._remembers, self._last_entered = {}, (), None
+                self._memory, self._remembers = {}, ()
             return entering
         texts = (params.prompt, params.negative_prompt) if "prompt" in params.bank_reset else ()
         if self._remembers != (form, *texts):
             self._memory, self._remembers, self._turns = {}, (form, *texts), 0
         self._turns += 1
-        latent = entering.estimate[0]
-        if params.task != "img2img" or "cut" not in params.bank_reset:
-            self._last_entered = None
+        if cut_F is None or "cut" not in params.bank_reset:
             return entering._replace(marks=self._uncut)
-        before = latent[:1] if self._last_entered is None else self._last_entered
-        self._last_entered = latent[-1:].clone()
-        unlike = (latent - torch.cat((before, latent[:-1]))).square().flatten(1).mean(1)
-        strangers = 2.0 * latent.flatten(2).var(-1).mean(1)
-        cut = (unlike > params.cut_threshold * strangers).to(torch.float32)
+        cut = cut_F.to(torch.float32)
         return entering._replace(marks=torch.stack((torch.ones_like(cut), cut), -1)[None])
 
     def decode(self, finished: Latents[Tag]) -> Picture[Tag]:
@@ -400,6 +434,7 @@ class Stream(Generic[Tag]):
                 )[None]
                 for name, plane in self._denoiser.planes.items()
             },
+            draw=self._as_drawn,
         )
 
     def _advance_batch(self, entering: Carried, tag: Tag, plan: Plan) -> Latents[Tag] | None:
@@ -506,7 +541,7 @@ def _same_passes(a: Params, b: Params) -> bool:
     def read(p: Params) -> tuple[Any, ...]:
         bank = (Form.of(p), p.bank_fusion, p.bank_threshold)
         mix = (p.prompt_mix, p.prompt_to if p.prompt_mix > 0.0 else "")
-        return p.stages(), p.seed, p.mode, p.prompt, mix, p.negative_prompt, bank
+        return p.stages(), p.seed, p.noise_draws, p.mode, p.prompt, mix, p.negative_prompt, bank
 
     return read(a) == read(b)
 

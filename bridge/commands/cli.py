@@ -57,6 +57,7 @@ def _bench(words: list[str]) -> int:
 TRAININGS = {
     "autoencoder": "bridge.commands.train_autoencoder",
     "painter": "bridge.commands.train_painter",
+    "look": "bridge.commands.train_look",
 }
 
 
@@ -65,8 +66,8 @@ def _train(words: list[str]) -> int:
         return _module(TRAININGS[words[0]])(words[1:])
     if words[:1] in (["-h"], ["--help"]):
         print(
-            f"frameloom train {' | '.join(TRAININGS)} [options]: trains a part of the embedded model; --help after the"
-            " name lists the options"
+            f"frameloom train {' | '.join(TRAININGS)} [options]: trains a part of the embedded model, or teaches"
+            " it a look from a folder of pictures; --help after the name lists the options"
         )
         return 0
     return _unknown("model to train", words[0] if words else "", list(TRAININGS))
@@ -150,7 +151,9 @@ COMMANDS: dict[str, Command] = {
         _module("bridge.commands.generate"),
     ),
     "fetch": Command("fetch ORG/NAME", "download a model of the Hugging Face hub", _module("bridge.commands.fetch")),
-    "train": Command("train autoencoder|painter [options]", "train a part of the embedded model", _train),
+    "train": Command(
+        "train autoencoder|painter|look [options]", "train a part of the embedded model, or teach it a look", _train
+    ),
 }
 
 

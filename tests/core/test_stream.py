@@ -324,10 +324,11 @@ class _Spy(TorchDispatchMode):
 
 @pytest.mark.parametrize("guidance", GUIDANCE_KINDS)
 @pytest.mark.parametrize("mode", ["throughput", "latency"])
-def test_the_frame_path_neither_waits_nor_makes_constants(model, guidance, mode):
+@pytest.mark.parametrize("draws", [1, 4])
+def test_the_frame_path_neither_waits_nor_makes_constants(model, guidance, mode, draws):
     """No host synchronisation and no new constants, noise or text in `advance`; the U-Net's own calls aside."""
     stream = make(model)
-    plan = stream.plan(BASE.with_values(guidance=guidance, mode=mode))
+    plan = stream.plan(BASE.with_values(guidance=guidance, mode=mode, noise_draws=draws))
     latent = stream.encode(random_frames(1))
 
     class Silent:

@@ -97,6 +97,9 @@ namespace Frameloom
         [Tooltip("Noise seed; -1 draws new noise for every frame."), Min(-1)]
         public int seed = 2;
 
+        [Tooltip("The noise is the best of so many draws for the first picture after a cut; 1 takes the seed's as it comes. In draws."), Range(1, 16)]
+        public int noiseDraws = 1;
+
         [Tooltip("throughput: stream batch, most frames per second; latency: each frame leaves in its own turn.")]
         public FrameloomMode mode = FrameloomMode.Throughput;
 
@@ -173,6 +176,7 @@ namespace Frameloom
             to.Add("/guidance_scale", guidanceScale);
             to.Add("/delta", delta);
             to.Add("/seed", seed);
+            to.Add("/noise_draws", noiseDraws);
             to.Add("/mode", ModeWords[(int)mode]);
             to.Add("/task", TaskWords[(int)task]);
             to.Add("/similarity_filter", similarityFilter);
@@ -221,6 +225,8 @@ namespace Frameloom
                 to.Add("/delta", delta);
             if (seed != sent.seed)
                 to.Add("/seed", seed);
+            if (noiseDraws != sent.noiseDraws)
+                to.Add("/noise_draws", noiseDraws);
             if (mode != sent.mode)
                 to.Add("/mode", ModeWords[(int)mode]);
             if (task != sent.task)
@@ -278,6 +284,7 @@ namespace Frameloom
             guidanceScale = other.guidanceScale;
             delta = other.delta;
             seed = other.seed;
+            noiseDraws = other.noiseDraws;
             mode = other.mode;
             task = other.task;
             similarityFilter = other.similarityFilter;

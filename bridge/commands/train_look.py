@@ -1,0 +1,82 @@
+"""`frameloom train look`: the embedded model learns a look from a folder of pictures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from bridge.commands.words import parse_count, parse_seed
+
+
+def main(argv: list[str]) -> int:
+    """Train; the exit status is 0 when the model folder was written."""
+    parser = argparse.ArgumentParser(
+        prog="frameloom train look",
+        description="Teach the embedded model a look from a folder of pictures that have it.",
+    )
+    parser.add_argument("folder", type=Path, help="pictures of the look, each with a .txt file of its caption, or:")
+    parser.add_argument(
+        "--caption", default=None, help='of all pictures, such as "moss style"; {name}: the file\'s name'
+    )
+    parser.add_argument(
+        "--sources", type=Path, default=None, metavar="FOLDER", help="what each picture looked like before, same names"
+    )
+    parser.add_argument("--work", type=Path, default=Path(".cache/look"), help="checkpoints, samples, curves")
+    parser.add_argument("--out", type=Path, default=Path("out/look"), help="the model folder (default out/look)")
+    parser.add_argument("--start", type=Path, default=None, help="a painter to begin with (default: the embedded one)")
+    parser.add_argument("--steps", type=parse_count, default=None, help="optimizer steps at most (default 600)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of training at most (default 10)")
+    parser.add_argument("--rank", type=int, default=0, help="LoRA of this rank; 0 (default) tunes all weights")
+    parser.add_argument("--lr", type=float, default=None, help="learning rate (default 4e-4)")
+    parser.add_argument("--seed", type=parse_seed, default=0)
+    parser.add_argument("--device", default=None, help="auto (default), cpu or cuda")
+    args = parser.parse_args(argv)
+    if not args.minutes > 0:
+        parser.error(f"--minutes {args.minutes:g}: give a number above 0")
+    if not 0 <= args.rank <= 256:
+        parser.error(f"--rank {args.rank}: give 0 to 256")
+    if args.lr is not None and not 0.0 < args.lr < 1.0:
+        parser.error(f"--lr {args.lr:g}: give a number above 0 and below 1")
+
+    from core.device import DeviceError, pick_device
+    from core.tiny import WEIGHTS
+    from core.tiny.stage import Diverged
+    from core.training.datasets import DataError
+    from core.training.folder import read_folder
+    from core.training.look import PICTURE_PX, LookSettings, teach
+
+    started = time.monotonic()
+
+    def log(message: str) -> None:
+        print(f"{time.monotonic() - started:7.0f} s  {message}", flush=True)
+
+    plain = LookSettings()
+    settings = LookSettings(
+        seed=args.seed,
+        steps=args.steps or plain.steps,
+        minutes=args.minutes,
+        rank=args.rank,
+        lr=args.lr or (10.0 * plain.lr if args.rank else plain.lr),
+    )
+    try:
+        device = pick_device(args.device)
+        given = read_folder(args.folder, PICTURE_PX, args.caption)
+        sources = None if args.sources is None else read_folder(args.sources, PICTURE_PX, "")
+        print(f"training on {device}; interrupt at any time, the same command goes on from the last checkpoint")
+        teach(settings, given, args.start or WEIGHTS, args.work, args.out, device, log, sources)
+    except (DataError, DeviceError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except Diverged as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"cannot write: {error}; free some room or choose another --work or --out", file=sys.stderr)
+        return 1
+    print(f"see {args.work}/samples.png; use it: frameloom host --model {args.out} (or demo --model {args.out})")
+    return 0
