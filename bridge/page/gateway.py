@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import errno
 import json
 import logging
@@ -36,7 +35,6 @@ from bridge.page.room import Channel, Room
 from bridge.page.senders import Senders
 from bridge.page.streams import Streams
 from bridge.page.visits import Visits
-from core.params import SPECS
 
 __all__ = ["Channel", "Gateway", "GatewayError", "GatewayPortInUse"]
 
@@ -295,7 +293,7 @@ class Gateway:
             {
                 **room.params(),
                 "channel": room.about.name,
-                "specs": [dataclasses.asdict(spec) for spec in SPECS.values()] if room.about.live is not None else [],
+                "specs": room.specs(),
                 "examples": room.about.examples,
                 "phase": room.phase,
                 "session": room.session,

@@ -33,8 +33,10 @@ class Senders:
             self._audience.senders.add(line)
             try:
                 upload = await asyncio.to_thread(Upload, room.about.name)
-            except WriterExists as error:
-                await line.close(CLOSE_TAKEN, f"taken: {error}")
+            except WriterExists:
+                await line.close(
+                    CLOSE_TAKEN, f"taken: somebody else sends to {room.about.name}; it is free when they leave"
+                )
             except RingError as error:
                 await line.close(WSCloseCode.INTERNAL_ERROR, str(error))
             else:
