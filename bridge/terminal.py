@@ -1,4 +1,4 @@
-"""What the commands tell their user while they run. Standard library only.
+"""What the commands tell their user while they run, and how one is started. Standard library only.
 
 Progress goes to standard error, results to standard output. A terminal or a log that has gone away ends nobody's work.
 """
@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 PROGRAM = "py run.py" if sys.platform == "win32" else "python3 run.py"
@@ -20,7 +21,23 @@ USUAL_COLUMNS = 80
 WATCHED_S = 1.0
 """The status line is written anew so often."""
 
+ROOT = Path(__file__).resolve().parents[1]
+"""The checkout."""
+
 _writing = threading.Lock()
+
+
+def child_command(*words: str) -> list[str]:
+    """How a process of this program starts one of its commands. -P keeps the current folder off the module path: a file
+    there named like a module must not be loaded."""
+    return [sys.executable, "-P", "-m", "bridge", *words]
+
+
+def child_environment(**more: str) -> dict[str, str]:
+    """The environment for that. The checkout first on the path: a child must be of this version whatever else is
+    installed."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path, **more}
 
 
 def on_terminal() -> bool:

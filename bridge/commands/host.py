@@ -27,6 +27,7 @@ from bridge.control.statistics import Statistics
 from bridge.interop.adaptor import AdaptorError
 from bridge.interop.adaptors import channel_name
 from bridge.interop.endpoints import add_endpoint_options, open_endpoints
+from bridge.recording.process import RecordingProcess
 from bridge.ring.errors import RingError
 from bridge.terminal import PROGRAM, say, say_warnings, status, status_every_s
 from core.params import SPECS, SWITCH_WORDS, ParamError, Params, params_for
@@ -63,8 +64,8 @@ class Serving:
     is wrong with the options themselves, when it is made.
 
     examples: prompts that the page offers. any_port: take a free port, with a note, when the wanted one is taken. page:
-    see `page_options`. models: where hosts that share weights have them from. presets: the folder of the presets; None
-    is the user's own. options: the rest of `bridge.host.config.HostConfig`.
+    see `page_options`. models: where hosts that share weights have them from. presets, recordings: the folders of both,
+    of recordings from the page; None is the user's own. options: the rest of `bridge.host.config.HostConfig`.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Serving:
         page: Mapping[str, Any] = MappingProxyType({}),
         models: Any = None,
         presets: Path | None = None,
+        recordings: Path | None = None,
         **options: Any,
     ) -> None:
         from bridge.host.host import Host, HostConfig, HostError
@@ -106,8 +108,11 @@ class Serving:
         except (HostError, RingError) as error:
             raise ServeError(str(error)) from None
         self.url = ""
+        self._page_root = ""
         self.examples = tuple(examples)
         self.channel = channel
+        folder = users_folder().with_name("recordings") if recordings is None else recordings
+        self.recordings = RecordingProcess(channel, folder, lambda: self._page_root)
         self.presets = presets_of(self.live, channel, Shelf(users_folder() if presets is None else presets))
         self._ports = (port, osc_port)
         self._osc_host = osc_host
@@ -170,7 +175,7 @@ class Serving:
         from bridge.page.gateway import Channel, Gateway, GatewayError, GatewayPortInUse
 
         channels = [
-            Channel(one.channel, one.live, one.statistics, one.examples, one.host, one.presets)
+            Channel(one.channel, one.live, one.statistics, one.examples, one.host, one.presets, one.recordings)
             for one in (self, *others)
         ]
         what = start_page.strip("/") or "page"
@@ -185,6 +190,8 @@ class Serving:
             raise ServeError(str(error)) from None
         self._servers.append(page)
         self.url = page.url
+        for one in (self, *others):
+            one._page_root = page.root
         say(f"{what}: {self.url}")
         if page.far_url is not None:
             say(f"from other machines: {page.far_url}")
@@ -193,6 +200,7 @@ class Serving:
         """End everything and wait for it; harmless when it has ended already."""
         self.host.stop()
         self.presets.stop()
+        self.recordings.stop()
         for server in reversed(self._servers):
             server.stop()
         self._servers.clear()
@@ -228,6 +236,13 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
         default=None,
         metavar="FOLDER",
         help="where presets are kept, such as beside a project (default: the user's own folder)",
+    )
+    parser.add_argument(
+        "--recordings",
+        type=Path,
+        default=None,
+        metavar="FOLDER",
+        help="where recordings from the page are kept (default: beside the user's presets)",
     )
     parser.add_argument(
         "--set",
@@ -270,6 +285,7 @@ def host_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> d
         "overlap": False if args.serial else None,
         "cache": args.cache,
         "presets": args.presets,
+        "recordings": args.recordings,
         "osc_port": args.osc_port,
         "osc_host": args.osc_host,
         "port": args.port,

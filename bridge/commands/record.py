@@ -16,8 +16,6 @@ from bridge.commands.words import add_json_option, parse_seconds
 from bridge.terminal import PROGRAM, print_result, say, say_warnings, status, status_every_s
 
 STATUS_S = 10.0
-PAGE_VARIABLE = "FRAMELOOM_PAGE"
-"""Where the address of the page may stand instead of --page: it may hold a token, which others must not read."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=parse_seconds, default=None, help="end after so long")
     parser.add_argument(
         "--page",
-        default=os.environ.get(PAGE_VARIABLE, f"http://127.0.0.1:{PAGE_PORT}/"),
+        default=os.environ.get("FRAMELOOM_PAGE", f"http://127.0.0.1:{PAGE_PORT}/"),
         help=f"address of the host's page, which tells the parameters (default http://127.0.0.1:{PAGE_PORT}/)",
     )
     parser.add_argument("--with-parent", action="store_true", help="end when standard input ends")

@@ -12,13 +12,11 @@ import time
 import webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from bridge.commands.host import PROGRESS_S
-from bridge.terminal import say, status
+from bridge.terminal import child_command, child_environment, say, status
 
-ROOT = Path(__file__).resolve().parents[2]
 PAIRS = 8
 """Prompts that are offered, and pictures of a contact sheet."""
 STATUS_S = 5.0
@@ -52,14 +50,7 @@ class Client:
     """The process that feeds NAME.in. It ends when its standard input does, so it cannot outlive this process."""
 
     def __init__(self, channel: str, words: list[str]) -> None:
-        # -P keeps the current folder off the module path: a file there named like a module must not be loaded.
-        self._command = [sys.executable, "-P", "-m", "bridge.commands.source", *words]
-        self._command += ["--channel", channel, "--with-parent"]
-        # The checkout first on the path: the client must be of this version whatever else is installed.
-        self._environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
-        }
+        self._command = child_command("source", *words, "--channel", channel, "--with-parent")
         self._child: subprocess.Popen[str] | None = None
         self._due = 0.0
         self.restarts = 0
@@ -73,7 +64,7 @@ class Client:
         if sys.platform == "win32":
             alone = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         self._child = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self._environment, **alone
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=child_environment(), **alone
         )
 
     @property

@@ -40,6 +40,7 @@ class Audience:
             "senders": len(self.senders),
             "rings": rings,
             "phase": room.phase,
+            "recording": None if room.about.recordings is None else room.about.recordings.state(),
         }
 
     def offer(self, side: RingView, packets: dict[Encoding, Packet], state: str) -> None:

@@ -9,3 +9,7 @@ class GatewayError(RuntimeError):
 
 class GatewayPortInUse(GatewayError):
     """Another program holds the TCP port."""
+
+
+class RecordingRefused(RuntimeError):
+    """A recording could not be begun. The message says what to do."""

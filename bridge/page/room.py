@@ -33,13 +33,26 @@ class RunningHost(Protocol):
         """The live parameters, as they act on the model."""
 
 
+class Recordings(Protocol):
+    """What records a channel; see `bridge.recording.process`."""
+
+    def start(self) -> None:
+        """Raises an exception whose text says why not."""
+
+    def stop(self) -> None:
+        """Waits for the file."""
+
+    def state(self) -> dict[str, Any]:
+        """active, file, seconds, message."""
+
+
 @dataclass(frozen=True)
 class Channel:
     """One channel that a gateway shows: the rings name.in and name.out, which need not exist yet.
 
     live, statistics: of its host, when that runs in this process; without them the pictures are shown and the
     parameters are not. examples: prompts that the page offers. host: the host itself, in this process.
-    presets: of its host; None where none are kept.
+    presets: of its host; None where none are kept. recordings: what records it; None where nothing does.
     """
 
     name: str
@@ -48,6 +61,7 @@ class Channel:
     examples: tuple[str, ...] = ()
     host: RunningHost | None = None
     presets: Presets | None = None
+    recordings: Recordings | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from bridge.control.presets import PresetError, from_fields
 from bridge.page import limits
 from bridge.page.audience import Audience
 from bridge.page.entrance import CLOSE_BAD_REQUEST, Entrance
+from bridge.page.errors import RecordingRefused
 from bridge.page.http import WSCloseCode, WSMsgType, web
 from bridge.page.lines import Line, Visitor, clip, lingering
 from bridge.page.packet import Encoding
@@ -121,13 +122,14 @@ class Visits:
             viewer.tell("params", json.dumps(viewer.room.params()))
         elif kind == "preset":
             await self._preset(viewer, message)
+        elif kind == "record":
+            await self._record(viewer, message)
         elif kind == "clock":
             about = {"id": message["id"]} if isinstance(message.get("id"), int) else {}
             viewer.reply("clock", now_ns=now_ns(), **about)
         else:
-            viewer.reply(
-                "error", message='unknown type; known are credit, set, update (with "values"), preset, get and clock'
-            )
+            known = 'credit, set, update (with "values"), preset, record, get and clock'
+            viewer.reply("error", message=f"unknown type; known are {known}")
 
     async def _preset(self, viewer: Visitor, message: dict[str, Any]) -> None:
         # Beside what every answer says, "do" tells the viewer that this is one about presets.
@@ -146,6 +148,20 @@ class Visits:
             viewer.reply("error", message=clip(str(error)), **about)
         else:
             viewer.reply("ok", revision=presets.live.revision, note=clip(note), **about)
+
+    async def _record(self, viewer: Visitor, message: dict[str, Any]) -> None:
+        recordings, do = viewer.room.about.recordings, message.get("do")
+        if recordings is None:
+            viewer.reply("error", message=f"{viewer.side.channel} is not recorded from here; run frameloom record")
+        elif do not in ("start", "stop"):
+            viewer.reply("error", message='record: send "do": "start" or "stop"')
+        else:
+            try:
+                await asyncio.to_thread(recordings.start if do == "start" else recordings.stop)
+            except (RecordingRefused, OSError) as error:
+                viewer.reply("error", message=clip(str(error)))
+            else:
+                viewer.reply("ok", revision=0)
 
     def _set(self, viewer: Visitor, message: dict[str, Any], values: dict[str, Any], name: str | None) -> None:
         about: dict[str, Any] = {} if name is None else {"name": name[:100]}

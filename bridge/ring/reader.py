@@ -126,13 +126,13 @@ class _Attachment:
         self._pin_word: int | None = None
         self._pin_sought = False
 
-    def claim(self, index: int, kind: ReaderKind, *, patiently: bool = False) -> bool:
-        """Own reader entry `index`: its lock is the ownership. False when another has it or the segment is gone."""
+    def claim(self, index: int, kind: ReaderKind, *, patiently: bool = False) -> bool | None:
+        """Own reader entry `index`: its lock is the ownership. False when another has it, None without its file."""
         g = self.geometry
         try:
             lock = self.placement.reader_lock(g.generation, index, g.entry_32(index) * 4)
         except FileNotFoundError:
-            return False
+            return None
         if not (acquire_patiently(lock) if patiently else lock.acquire()):
             return False
         self._held[index] = lock
@@ -323,7 +323,8 @@ class RingReader:
         claimed = at.claim(LOSSLESS_ENTRY, ReaderKind.FREE, patiently=True)
         state = at.u32[STATE_32]
         # One that follows the writer gives this entry back while we ask for it; its frames here are taken.
-        if state == SegmentState.SUPERSEDED or not (claimed or state == _LIVE):
+        # Without a file it is left, too, or was removed by hand.
+        if state == SegmentState.SUPERSEDED or claimed is None or not (claimed or state == _LIVE):
             at.detach()
             return False
         if not claimed:

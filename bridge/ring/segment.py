@@ -14,7 +14,6 @@ import os
 import re
 import secrets
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 
@@ -64,7 +63,7 @@ else:
         return str(os.getuid())
 
     def _home() -> str:
-        return "/dev/shm" if sys.platform == "linux" else tempfile.gettempdir()
+        return "/dev/shm" if sys.platform == "linux" else os.environ.get("TMPDIR") or "/tmp"
 
 
 @dataclass(frozen=True)

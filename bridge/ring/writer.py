@@ -699,6 +699,10 @@ class RingWriter:
                 )
             self._progress_wake.wait(seen, min(_NAP_S, left_s))
             self._check_whole()
+            now = now_ns()
+            if now >= self._look_at_ns:
+                self._look_soon(now)
+                self._check_open()
         u32[WRITER_WAITING_32] = 0
 
     def beat(self) -> None:

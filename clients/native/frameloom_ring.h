@@ -992,6 +992,9 @@ static inline frameloom_status frameloom_i_await_reader(frameloom_writer *w, uin
         uint64_t left_ms = (deadline - now_ns) / 1000000u + 1;
         frameloom_i_wake_wait(&w->progress_wake, progress, seen, left_ms < 50 ? (uint32_t)left_ms : 50);
         if (!frameloom_i_whole(&w->mapping)) return frameloom_i_cut(w, error);
+        if (now_ns >= w->look_ns) frameloom_i_look_after_files(w);
+        status = frameloom_i_closed(w, error);
+        if (status != FRAMELOOM_OK) return status;
     }
     frameloom_i_put32(waiting, 0);
     return status;

@@ -344,7 +344,22 @@ function buildPrompts(examples, words) {
 
 // ---- statistics
 
+// The button says how long it records; how a recording ended is told once, to those who saw it run.
+function showRecording(recording) {
+  const button = byId("record");
+  const ran = button.getAttribute("aria-pressed") === "true";
+  button.hidden = recording === null;
+  if (recording === null) return;
+  const seconds = Math.floor(recording.seconds);
+  const time = `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+  button.textContent = recording.active ? `Stop ${time}` : "Record";
+  button.title = recording.active ? recording.file : "Input, output, parameters and times, into a file on the host's machine";
+  button.setAttribute("aria-pressed", String(recording.active));
+  if (ran && !recording.active && recording.message) notice(recording.message);
+}
+
 function takeStatistics(stats) {
+  showRecording(stats.recording ?? null);
   if (stats.phase !== page.phase) {
     page.phase = stats.phase;
     for (const side of Object.values(page.sides)) side.show(side.ringState);
@@ -519,6 +534,10 @@ function start() {
   byId("pause").onclick = togglePause;
   byId("undo").onclick = undo;
   byId("full").onclick = toggleFull;
+  byId("record").onclick = () => {
+    const running = byId("record").getAttribute("aria-pressed") === "true";
+    page.send({ type: "record", do: running ? "stop" : "start" });
+  };
   byId("stage").ondblclick = toggleFull;
   byId("channels").addEventListener("change", (event) => {
     location.search = new URLSearchParams({ ...asked("token"), ...asked("codec"), channel: event.target.value });

@@ -17,6 +17,9 @@ from bridge.ring.layout import HEADER
 from tests.bridge.ring.test_ring_hostile import header_field, poke
 from tests.conformance.peers import UNITY_RING, build, find_tool
 
+if sys.platform != "win32":
+    import resource
+
 PICTURE = {Kind.COLOUR: np.zeros((4, 4, 4), np.uint8)}
 
 
@@ -84,6 +87,19 @@ def test_a_damaged_ring_makes_nobody_spin(tmp_path: Path, reader: Reader) -> Non
             answers = [reader.ask(f"{how} 1000").split() for _ in range(20)]
             assert {sequence for sequence, _ in answers} == {"0"}
             assert sum(int(microseconds) for _, microseconds in answers) > 10_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sets the limits of another process")
+def test_without_a_descriptor_a_reader_says_so(tmp_path: Path, reader: Reader) -> None:
+    assert reader.ask("read 10").startswith("0 ")
+    open_files = len(os.listdir(f"/proc/{reader.process.pid}/fd"))
+    hard = resource.prlimit(reader.process.pid, resource.RLIMIT_NOFILE)[1]
+    with RingWriter("a", 4096, directory=tmp_path) as writer:
+        writer.write(PICTURE)
+        resource.prlimit(reader.process.pid, resource.RLIMIT_NOFILE, (open_files, hard))
+        assert reader.ask("read 0") == "OutOfResourcesException"
+        resource.prlimit(reader.process.pid, resource.RLIMIT_NOFILE, (hard, hard))
+        assert reader.ask("read 0").startswith("1 ")
 
 
 def test_a_writer_that_never_wakes_is_looked_for_and_one_that_woke_once_is_slept_for(

@@ -6,6 +6,7 @@ import ctypes
 import os
 import random
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bridge.ring import Kind, RingReader, RingWriter, State, layout, segment
+from bridge.ring import Kind, Policy, RingReader, RingWriter, State, WriterExists, layout, segment
 from bridge.ring.layout import HEADER, PLANE_TABLE_OFFSET, RECORD, SLOT
 from tests.bridge.ring.test_ring_hostile import BAD_HEADERS, BAD_TABLES, entry, header_field, poke
 from tests.conformance import runs
@@ -528,3 +529,69 @@ return seen == 7 ? 0 : 1;
             assert running.wait() == 0
     finally:
         sweep(channel)
+
+
+FORK = """
+#define _GNU_SOURCE
+#include "frameloom.h"
+#include <signal.h>
+#include <stdio.h>
+#include <unistd.h>
+int main(int count, char **words) {
+    frameloom_error error;
+    frameloom_writer_options options = {.directory = words[1]};
+    frameloom_writer *writer = frameloom_writer_open("a", &options, &error);
+    frameloom_reader *reader = frameloom_reader_open("a", words[1], 1, &error);
+    if (!writer || !reader || frameloom_wait(reader, 0, &error) != FRAMELOOM_NOTHING_NEW) return 1;
+    int own[2];
+    if (pipe(own)) return 2;
+    if (fork() == 0) {
+        frameloom_frame frame;
+        frameloom_plane plane = {.kind = 1, .format = 1, .width = 4, .height = 4};
+        int ours[16], good = 1;
+        close(own[1]);
+        /* They get the numbers of the descriptors that were closed at the fork. */
+        for (int i = 0; i < 16; i++) ours[i] = dup(own[0]);
+        int refused = frameloom_begin(writer, &plane, 1, &frame, &error) == FRAMELOOM_RING_CLOSED;
+        if (count > 2) {
+            frameloom_writer_close(writer);
+            frameloom_reader_close(reader);
+        }
+        for (int i = 0; i < 16; i++) good = good && fcntl(ours[i], F_GETFD) >= 0;
+        printf("%s %s\\n", refused ? "refused" : "allowed", good ? "good" : "closed by another");
+        fflush(stdout);
+        int ended = (int)read(own[0], &refused, 1);
+        printf("%d\\n", ended);
+        fflush(stdout);
+        for (;;) pause();
+    }
+    close(own[0]);
+    for (;;) pause();
+}
+"""
+
+
+@pytest.mark.parametrize("words", [[], ["close"]], ids=["keeps", "closes"])
+def test_a_forked_child_keeps_no_lock_of_its_dead_parent(tmp_path: Path, words: list[str]) -> None:
+    source, out = tmp_path / "fork.c", tmp_path / "fork"
+    source.write_text(FORK)
+    build([compiler("gcc"), "-std=c11", *STRICT, f"-I{NATIVE}", str(source), "-o", str(out)])
+    where = tmp_path / "ring"
+    where.mkdir()
+    parent = subprocess.Popen([out, where, *words], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    with parent:
+        assert parent.stdout is not None
+        try:
+            assert parent.stdout.readline() == "refused good\n"
+            with pytest.raises(WriterExists):
+                RingWriter("a", 4096, directory=where)
+            with RingReader("a", directory=where) as reader:
+                assert reader.state is State.LIVE
+                parent.kill()
+                parent.wait()
+                assert parent.stdout.readline() == "0\n"
+                assert reader.state is State.WRITER_GONE
+            with RingWriter("a", 4096, policy=Policy.LOSSLESS, directory=where):
+                pass
+        finally:
+            os.killpg(parent.pid, signal.SIGKILL)

@@ -51,6 +51,7 @@ namespace Frameloom
         public const int ErrorNoDevice = 6;
         public const int ErrorAccess = 13;
         public const int ErrorNotADirectory = 20;
+        public const int ErrorIsADirectory = 21;
         public const int ErrorFileTableFull = 23;
         public const int ErrorTooManyFiles = 24;
         public const int ErrorFileTooBig = 27;

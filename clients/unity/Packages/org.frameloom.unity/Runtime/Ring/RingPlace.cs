@@ -116,7 +116,8 @@ namespace Frameloom
             string text = Windows ? Kernel32.ErrorText(error) : Libc.ErrorText(error);
             bool denied = Windows
                 ? error == Kernel32.ErrorAccessDenied || error == Kernel32.ErrorSharingViolation
-                : error == Libc.ErrorAccess || error == Libc.ErrorPermission || error == Libc.ErrorLoop;
+                : error == Libc.ErrorAccess || error == Libc.ErrorPermission || error == Libc.ErrorLoop ||
+                    error == Libc.ErrorIsADirectory;
             bool missing = Windows
                 ? error == Kernel32.ErrorFileNotFound || error == Kernel32.ErrorPathNotFound
                 : error == Libc.ErrorNoEntry || error == Libc.ErrorNotADirectory;

@@ -189,7 +189,8 @@ namespace Frameloom
             }
             SegmentState state = next.State;
             // One that follows the writer gives this entry back while we ask for it; its frames here are taken.
-            if (state == SegmentState.Superseded || (!claimed && state != SegmentState.Live))
+            // Without a file it is left, too, or was removed by hand.
+            if (state == SegmentState.Superseded || (!claimed && (state != SegmentState.Live || !place.HasSegment(next.Geometry.Generation))))
             {
                 next.Detach();
                 return false;

@@ -660,6 +660,11 @@ namespace Frameloom
                 }
                 progressWake.Wait(seen, Math.Min(NapS, (deadline - now) / 1e9));
                 CheckOpen();
+                if (now >= lookAtNs)
+                {
+                    LookSoon();
+                    CheckOpen();
+                }
             }
             Volatile.Write(ref *sleeping, 0u);
         }
