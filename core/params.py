@@ -414,5 +414,5 @@ def specs_for(model: str) -> tuple[Spec, ...]:
     specs = tuple(SPECS.values())
     if model in ("embedded", "passthrough") or not is_told_guidance(located(model)):
         return specs
-    told = {"guidance_scale": {"default": GUIDANCE_TOLD, "acts_with": None}}
-    return tuple(replace(spec, **told.get(spec.name, {})) for spec in specs)
+    scale = replace(SPECS["guidance_scale"], default=GUIDANCE_TOLD, acts_with=None)
+    return tuple(scale if spec.name == scale.name else spec for spec in specs)

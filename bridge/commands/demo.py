@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from bridge.commands.host import (
     add_host_options,
     host_options,
     params_from,
+    set_library_habits,
     status_line,
 )
 from bridge.commands.show import PAIRS, STATUS_S, STUCK_S, Client, Heartbeat, Measured, captions, open_page
@@ -42,6 +44,8 @@ SETTLED = 0.85
 """How far into its share of the frames a pair is taken, so that the new prompt has reached every stage."""
 STYLE_S = 6.0
 """How long a style stays when the demo has no end."""
+SOURCE_S = 3.0
+"""The longest that the model waits for the source: files open in less, cameras that take longer are none's mistake."""
 KEPT_INPUTS = 128
 KEPT_INPUT_BYTES = 64 << 20
 """Inputs waiting for their outputs, for the contact sheet: whichever bound is reached first."""
@@ -152,29 +156,33 @@ def show(
     """Run the demo to its end; returns the exit status and what was measured. options: see `host_options`."""
     measured = Measured()
     frames: int | None = args.frames
+    set_library_habits()
     look_for(args.source)
     # Every one is checked now, and not when its turn comes.
     first = params_for(args.model)
     prompted = [first.with_values(prompt=prompt) for prompt in args.prompt]
     first = prompted[0] if prompted else first
     params = params_from(args.settings, first.with_values(temporal=args.temporal) if args.temporal else first)
-    prompts = args.prompt or _prompts(args, params)
-    params = params.with_values(prompt=prompts[0])
     words = [args.source, "--fps", str(args.fps), "--size", f"{args.size[0]}x{args.size[1]}", "--seed", str(args.seed)]
     if args.source == "world":
         # Live parameters may ask for them at any time.
         words += ["--planes", "motion,depth"]
-    serving = Serving(channel, params, examples=prompts, any_port=True, size=args.size, **options)
+    serving = Serving(channel, params, any_port=True, size=args.size, **options)
+    say("starting the client, the model and the page")
+    prompts = args.prompt or _prompts(args, params)
+    serving.live.set("prompt", prompts[0])
+    serving.examples = tuple(prompts)
     serving.listen()
     client = Client(channel, words)
     pairing = Pairing(
         channel, [int((k + SETTLED) * frames / PAIRS) for k in range(PAIRS)] if frames is not None else []
     )
-    say("starting the client, the model and the page")
-    client.start()
     heartbeat = Heartbeat(lambda: _progress(serving, pairing, measured))
     try:
-        serving.start()
+        client.start()
+        _await_source(args.source, client, pairing, stop)
+        if client.failure is None:
+            serving.start()
         walk = StyleWalk(serving, prompts, frames)
         failure = _follow(args, serving, client, walk, pairing, measured, heartbeat, stop)
         heartbeat.stop()
@@ -216,6 +224,16 @@ def show(
     if client.killed:
         clear(f"{channel}.in")
     return (1 if failure is not None else 0), summary
+
+
+def _await_source(source: str, client: Client, pairing: Pairing, stop: threading.Event) -> None:
+    """A moment in which the client may find that its source cannot be opened, before a model is loaded for it. The
+    world always can."""
+    until_s = time.monotonic() + SOURCE_S
+    while source != "world" and client.failure is None and not stop.is_set() and time.monotonic() < until_s:
+        if pairing.fed.wait(0.05):
+            return
+        client.keep_alive(False)
 
 
 def _follow(
@@ -339,7 +357,7 @@ def _arguments(words: list[str] | None) -> tuple[argparse.Namespace, dict[str, A
 
 def main(argv: list[str] | None = None) -> int:
     """Run the demo; 1 when something kept it from its end. What was measured is the last line of standard output, as
-    JSON; nothing where nothing was."""
+    JSON; nothing where it failed before the first picture."""
     args, options = _arguments(argv)
     say_warnings()
     stop = StopRequest()
@@ -356,7 +374,7 @@ def main(argv: list[str] | None = None) -> int:
         stop.restore()
     if summary["first_output_s"] is not None:
         say(f"{summary['frames_out']} pictures in {summary['seconds']:.0f} s, {summary['fps']:.1f} per second")
-    if summary["first_output_s"] is not None or args.json:
+    if summary["failure"] is None or summary["first_output_s"] is not None or args.json:
         print_result(summary, args.json)
     return exit_status
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from bridge.commands.channel_doctor import check_channel
-from bridge.commands.host import LIBRARY_HABITS
+from bridge.commands.host import set_library_habits
 from bridge.commands.ports import OSC_PORT, PAGE_PORT
 from bridge.commands.report import Check, Report
 from bridge.ring import Kind, RingError, RingReader, RingWriter, now_ns
@@ -265,8 +265,7 @@ def check_camera() -> Report:
 
 def examine(channel: str | None) -> Report:
     """All findings, as they are made."""
-    for name, value in LIBRARY_HABITS.items():
-        os.environ.setdefault(name, value)
+    set_library_habits()
     checks: list[Callable[[], Report]] = [
         check_python,
         check_packages,

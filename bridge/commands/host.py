@@ -47,6 +47,12 @@ PROGRESS_S = 2.0
 STATUS_S = 10.0
 
 
+def set_library_habits() -> None:
+    """To be called before anything imports torch, which imports some of them. What the user has set stays in force."""
+    for name, value in LIBRARY_HABITS.items():
+        os.environ.setdefault(name, value)
+
+
 class ServeError(RuntimeError):
     """Something could not be started. The message says how to fix it."""
 
@@ -87,8 +93,7 @@ class Serving:
         from bridge.host.host import Host, HostConfig, HostError
         from bridge.host.loading import check
 
-        for name, value in LIBRARY_HABITS.items():
-            os.environ.setdefault(name, value)
+        set_library_habits()
         if max(port, osc_port) > MAX_PORT:
             raise ServeError(f"port {max(port, osc_port)} of {channel}: ports end at {MAX_PORT}; give a lower one")
         config = HostConfig(channel, **options)
@@ -110,6 +115,7 @@ class Serving:
         self.url = ""
         self._page_root = ""
         self.examples = tuple(examples)
+        """May be set until `listen`."""
         self.channel = channel
         folder = users_folder().with_name("recordings") if recordings is None else recordings
         self.recordings = RecordingProcess(channel, folder, lambda: self._page_root)

@@ -23,6 +23,7 @@ from bridge.commands.host import (
     host_options,
     nth_channel,
     params_from,
+    set_library_habits,
 )
 from bridge.commands.show import PAIRS, STATUS_S, STUCK_S, Client, Heartbeat, Measured, captions, open_page
 from bridge.commands.signals import StopRequest
@@ -93,6 +94,7 @@ class Room:
     def _add_painters(self, args: argparse.Namespace, options: Mapping[str, Any], base: str) -> None:
         from bridge.host.loading import Models
 
+        set_library_habits()
         size = f"{args.size[0]}x{args.size[1]}"
         # The stages of all hosts share the cores; what each of them would take alone is not the question here.
         threads = max(1, (os.cpu_count() or 2) // (2 * args.hosts)) if args.device in (None, "auto", "cpu") else None
@@ -266,7 +268,7 @@ def _arguments(words: list[str] | None) -> tuple[argparse.Namespace, dict[str, A
 
 def main(argv: list[str] | None = None) -> int:
     """Run the scene; 1 when something kept it from its end. What was measured is the last line of standard output, as
-    JSON; nothing where nothing was."""
+    JSON; nothing where it failed before the first picture."""
     args, options = _arguments(argv)
     say_warnings()
     stop = StopRequest()
@@ -285,7 +287,7 @@ def main(argv: list[str] | None = None) -> int:
     if rates:
         shown = ", ".join(f"{world['channel']} {world['fps']:.1f}" for world in rates)
         say(f"{summary['seconds']:.0f} s; frames per second: {shown}")
-    if rates or args.json:
+    if summary["failure"] is None or rates or args.json:
         print_result(summary, args.json)
     return exit_status
 
