@@ -4,15 +4,13 @@
     python3 run.py test         the test suite
     python3 run.py WORD ...     the command line program: frameloom WORD ...
 
-Standard library only. Parses on Python 3.7 and later, so that an old Python gets a sentence and not a syntax error.
+Standard library only. Python 3.6 and later understand it, so that an old one gets a sentence and not a syntax error.
 The environment is described by stamp files inside `.venv`, written last: while they match pyproject.toml,
 constraints.txt and the place of the checkout, nothing is installed and pip is not even started.
 
 FRAMELOOM_TORCH, read when torch is first installed, overrides the choice of its build: `plain` takes what pip finds,
 any other word names one of PyTorch's own package indexes (cpu, cu126, cu130).
 """
-
-from __future__ import annotations
 
 import errno
 import hashlib
@@ -483,9 +481,9 @@ def start(command: list) -> int:
 def main(words: list) -> int:
     try:
         check_python(sys.version_info)
-        testing = words[:1] == ["test"]
-        env = prepare(ROOT, "test" if testing else "base")
-        if testing:
+        # Benchmarks compare with packages that nothing else needs.
+        env = prepare(ROOT, "test" if words[:1] in (["test"], ["bench"]) else "base")
+        if words[:1] == ["test"]:
             os.chdir(str(ROOT))
             # One file of tests at a time in each of these processes: much of it waits. `-n 0` given after turns it off.
             workers = ["-n", str(test_workers()), "--dist", "loadfile"]

@@ -9,7 +9,6 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from core.libraries import StrictDataclassError
 from core.words import Words
 
 
@@ -53,15 +52,17 @@ _SENSELESS = (
     TypeError,
     AttributeError,
     ArithmeticError,
-    StrictDataclassError,
 )
 
 
 def part(folder: Path, kind: Any, **options: Any) -> Any:
     """One part by its class's own loader. Raises `ModelError`."""
+    # Here, so that looking at a folder costs no library.
+    from core.libraries import StrictDataclassError
+
     try:
         return kind.from_pretrained(str(folder), local_files_only=True, **options)
-    except _SENSELESS as error:
+    except (*_SENSELESS, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(f"{folder} cannot be loaded ({reason}); restore the model folder") from error
 

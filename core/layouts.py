@@ -19,8 +19,9 @@ _CONVERT = (
 
 
 def refuse_other_layouts(path: Path) -> None:
-    """Raise `ModelError` for a file, a LoRA, the hub's cache, a hub name, a part of a model and a family that is not
-    supported. What is left is a folder in the diffusers layout, or nothing that could be named better."""
+    """Raise `ModelError` for a file, a LoRA, the hub's cache, a hub name, a part of a model, a family that is not
+    supported, and whatever else is no folder in the diffusers layout; a part that such a folder lacks, its family
+    names."""
     if path.is_file():
         raise ModelError(f"{path} is {_file(path)}")
     if not path.exists():
@@ -29,7 +30,7 @@ def refuse_other_layouts(path: Path) -> None:
                 f"there is no folder {path}; if that is a model's name on the Hugging Face hub, download it first:"
                 f" python3 run.py fetch {path.as_posix()}"
             )
-        return
+        raise ModelError(f"there is no model folder {path}; name a folder in the diffusers layout, or 'embedded'")
     if (path / "unet").is_dir():
         return
     snapshots = sorted(p for p in path.glob("snapshots/*") if p.is_dir())
@@ -47,6 +48,7 @@ def refuse_other_layouts(path: Path) -> None:
     files = sorted(p for p in path.glob("*") if p.suffix in (".safetensors", *_PICKLES, *_OTHERS))
     if files:
         raise ModelError(f"{path} is no model in the diffusers layout; in it, {files[0].name} is {_file(files[0])}")
+    raise ModelError(f"{path} has no folder 'unet'; it is not a whole model in the diffusers layout")
 
 
 def _file(path: Path) -> str:

@@ -2,14 +2,18 @@
 
 Every field carries its unit, range and one-line help. OSC addresses, the page's controls, the client
 components and the docs are derived from `SPECS`; nothing else repeats a name, a default or a range.
-This module imports the standard library only, so that every process can load it cheaply.
+This module and what it imports need the standard library only, so that every process can load it cheaply.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
+
+from core.hub import located
 
 STAGE_GRID = 50
 """Number of points of the timestep grid that a t-index selects from (LCM: 999, 979, ..., 19)."""
@@ -392,7 +396,34 @@ def _spec_of(f: Field[Any]) -> Spec:
 SPECS: dict[str, Spec] = {f.name: _spec_of(f) for f in fields(Params)}
 
 
+GUIDANCE_TOLD = 8.0
+"""The guidance scale that models distilled with one (LCM) are shown with, by their authors' examples."""
+
+
 def params_for(model: str) -> Params:
     """What to start with. The embedded model repaints in one step from little noise; models trained in the usual way
-    want more of both."""
-    return Params() if model in ("embedded", "passthrough") else Params(strength=0.5, steps=2)
+    want more of both. A model that is told the guidance scale (`time_cond_proj_dim`) was never trained with one as
+    small as the default."""
+    if model in ("embedded", "passthrough"):
+        return Params()
+    usual = Params(strength=0.5, steps=2)
+    return replace(usual, guidance_scale=GUIDANCE_TOLD) if is_told_guidance(located(model)) else usual
+
+
+def is_told_guidance(folder: Path) -> bool:
+    """Whether a model's U-Net reads the guidance scale beside the timestep; False for a folder that cannot be read."""
+    try:
+        config = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and bool(config.get("time_cond_proj_dim"))
+
+
+def specs_for(model: str) -> tuple[Spec, ...]:
+    """What the outside may know of the parameters where a host runs this model. One that is told the guidance scale is
+    so with every kind of guidance."""
+    specs = tuple(SPECS.values())
+    if model in ("embedded", "passthrough") or not is_told_guidance(located(model)):
+        return specs
+    scale = replace(SPECS["guidance_scale"], default=GUIDANCE_TOLD, acts_with=None)
+    return tuple(scale if spec.name == scale.name else spec for spec in specs)

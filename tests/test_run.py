@@ -65,7 +65,9 @@ def free_port() -> int:
 
 
 def test_an_old_python_can_parse_the_file() -> None:
-    ast.parse((ROOT / "run.py").read_text(encoding="utf-8"), feature_version=(3, 7))
+    tree = ast.parse((ROOT / "run.py").read_text(encoding="utf-8"), feature_version=(3, 6))
+    # A feature of the future that an old Python has not heard of is a syntax error to it.
+    assert not [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
 
 
 @pytest.mark.parametrize("version", [(2, 7, 18), (3, 9, 1), (3, 10, 13)])
@@ -293,9 +295,13 @@ def test_an_environment_without_pip_is_not_taken_for_a_good_one(bare: run.Enviro
     assert not bare.works()
 
 
-def test_a_ready_environment_is_started_at_once(bare: run.Environment, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("command", "stamps"), [("params", ["base"]), ("bench", ["base", "test"])])
+def test_a_ready_environment_is_started_at_once(
+    command: str, stamps: list[str], bare: run.Environment, tmp_path: Path
+) -> None:
     """Without pip nothing could be installed: that the program runs shows that nothing was tried."""
-    bare.set_stamp("base")
+    for stamp in stamps:
+        bare.set_stamp(stamp)
     packages = sorted(bare.folder.glob("[Ll]ib*/**/site-packages"))[0]
     (packages / "bridge").mkdir()
     (packages / "bridge" / "__main__.py").write_text(
@@ -313,7 +319,7 @@ def test_a_ready_environment_is_started_at_once(bare: run.Environment, tmp_path:
     here.mkdir()
     (here / "bridge.py").write_text("raise SystemExit('the wrong one')\n", encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, str(bare.root / "run.py"), "bench", "ring", "--size", "9"],
+        [sys.executable, str(bare.root / "run.py"), command, "ring", "--size", "9"],
         capture_output=True,
         text=True,
         cwd=here,
@@ -322,9 +328,23 @@ def test_a_ready_environment_is_started_at_once(bare: run.Environment, tmp_path:
     assert done.returncode == 7
     assert done.stderr == ""
     words, folder, prefix = ast.literal_eval(done.stdout)
-    assert words == ["bench", "ring", "--size", "9"]
+    assert words == [command, "ring", "--size", "9"]
     assert Path(folder).samefile(here)
     assert Path(prefix).samefile(bare.folder)
+
+
+def test_a_benchmark_gets_the_packages_that_it_compares_with(
+    bare: run.Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare.set_stamp("base")
+    asked = []
+    monkeypatch.setattr(run, "install", lambda env, extra: asked.append(extra))
+    monkeypatch.setattr(run, "ROOT", bare.root)
+    monkeypatch.setattr(run, "start", lambda command: command[-2:])
+    monkeypatch.setattr(run.Environment, "make", lambda env: None)
+    assert run.main(["bench", "ring"]) == ["bench", "ring"]
+    assert run.main(["params", "ring"]) == ["params", "ring"]
+    assert asked == ["test"]
 
 
 def test_two_set_ups_at_once_take_turns(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from bridge.ring.layout import (
     SegmentState,
 )
 from bridge.ring.slot import COLOUR_SPACES, ORIGINS, SLOT_HEAD, PlaneAt, parse_table
+from bridge.terminal import PROGRAM
 
 PATIENCE_S = 1.0
 """How long a ring that has a writer is given to show a frame."""
@@ -41,8 +42,8 @@ LOOKS = 20
 """How often a slot that is being overwritten, or a segment that is just being replaced, is looked at again."""
 NEAR_NAMES = 5
 
-CLIENT_MEND = "start the client (for example: frameloom source world --channel NAME)"
-HOST_MEND = "start the host: frameloom host --channel NAME"
+CLIENT_MEND = f"start the client (for example: {PROGRAM} source world --channel NAME)"
+HOST_MEND = f"start the host: {PROGRAM} host --channel NAME"
 VERSION_MEND = "run the same version of frameloom and its clients on both sides, and restart the writer"
 RESTART_MEND = "restart its writer with the same version of frameloom"
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bridge.terminal import PROGRAM
+
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout: frameloom is an application run from one, not a published wheel."""
 
@@ -34,7 +36,8 @@ def _module(name: str) -> Callable[[list[str]], int]:
 
 
 def _world(words: list[str]) -> int:
-    return _module("bridge.commands.source")(["world", *words])
+    status: int = importlib.import_module("bridge.commands.source").main(words, "world")
+    return status
 
 
 def benches() -> list[str]:
@@ -46,7 +49,7 @@ def benches() -> list[str]:
 def _bench(words: list[str]) -> int:
     known = benches()
     if not words or words[0] in ("-h", "--help"):
-        print("frameloom bench NAME [options]; NAME is one of: " + ", ".join(known))
+        print(f"{PROGRAM} bench NAME [options]; NAME is one of: " + ", ".join(known))
         return 0 if words else 2
     if words[0] not in known:
         return _unknown("benchmark", words[0], known)
@@ -66,8 +69,8 @@ def _train(words: list[str]) -> int:
         return _module(TRAININGS[words[0]])(words[1:])
     if words[:1] in (["-h"], ["--help"]):
         print(
-            f"frameloom train {' | '.join(TRAININGS)} [options]: trains a part of the embedded model, or teaches"
-            " it a look from a folder of pictures; --help after the name lists the options"
+            f"{PROGRAM} train {' | '.join(TRAININGS)} [options]: trains a part of the embedded model, or teaches it a"
+            " look from a folder of pictures; --help after the name lists the options"
         )
         return 0
     return _unknown("model to train", words[0] if words else "", list(TRAININGS))
@@ -76,7 +79,7 @@ def _train(words: list[str]) -> int:
 def _params(words: list[str]) -> int:
     """Print the live parameters as a table."""
     if words:
-        print("frameloom params takes no words; it prints the live parameters", file=sys.stderr)
+        print(f"{PROGRAM} params takes no words; it prints the live parameters", file=sys.stderr)
         return 0 if words[0] in ("-h", "--help") else 2
     from core.params import SPECS
 
@@ -166,7 +169,7 @@ def _help() -> str:
             "",
             *lines,
             "",
-            "frameloom COMMAND --help lists its options.",
+            f"{PROGRAM} COMMAND --help lists its options.",
         ]
     )
 

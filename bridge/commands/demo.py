@@ -7,31 +7,35 @@ ends by itself, leaves a contact sheet, and prints what it measured as one line 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bridge.commands.contact_sheet import Pair, write_sheet
+from bridge.commands.contact_sheet import FORMATS, Pair, write_sheet
 from bridge.commands.host import (
     ServeError,
     Serving,
     add_host_options,
+    host_options,
     params_from,
+    set_library_habits,
     status_line,
 )
 from bridge.commands.show import PAIRS, STATUS_S, STUCK_S, Client, Heartbeat, Measured, captions, open_page
 from bridge.commands.signals import StopRequest
-from bridge.commands.words import parse_count, parse_fps, parse_seed, parse_size
+from bridge.commands.words import add_json_option, parse_count, parse_fps, parse_seed, parse_size
 from bridge.ring import Frame, Kind, RingError, RingReader
 from bridge.ring.leftovers import clear, sweep
-from bridge.terminal import say
-from core.params import TEMPORAL, ParamError, params_for
+from bridge.sources import SourceError, look_for
+from bridge.terminal import PROGRAM, print_result, say, say_warnings, status, status_every_s
+from core.params import TEMPORAL, ParamError, Params, params_for
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -40,18 +44,18 @@ SETTLED = 0.85
 """How far into its share of the frames a pair is taken, so that the new prompt has reached every stage."""
 STYLE_S = 6.0
 """How long a style stays when the demo has no end."""
+SOURCE_S = 3.0
+"""The longest that the model waits for the source: files open in less, cameras that take longer are none's mistake."""
 KEPT_INPUTS = 128
 KEPT_INPUT_BYTES = 64 << 20
 """Inputs waiting for their outputs, for the contact sheet: whichever bound is reached first."""
 
 
-def _prompts(args: argparse.Namespace, serving: Serving) -> list[str]:
-    """The prompts of a demo without --prompt, the first of them set; one given by --set is the only one."""
+def _prompts(args: argparse.Namespace, params: Params) -> list[str]:
+    """The prompts of a demo without --prompt; one given by --set is the only one."""
     if any(setting.startswith("prompt=") for setting in args.settings):
-        return [serving.live.current.prompt]
-    prompts = captions(args.source, args.seed, PAIRS)
-    serving.live.set("prompt", prompts[0])
-    return prompts
+        return [params.prompt]
+    return captions(args.source, args.seed, PAIRS)
 
 
 class StyleWalk:
@@ -146,10 +150,14 @@ class Pairing:
 # ---- the run -------------------------------------------------------------------------------------------------------
 
 
-def show(args: argparse.Namespace, channel: str, stop: threading.Event) -> tuple[int, dict[str, Any]]:
-    """Run the demo to its end; returns the exit status and what was measured."""
+def show(
+    args: argparse.Namespace, options: Mapping[str, Any], channel: str, stop: threading.Event
+) -> tuple[int, dict[str, Any]]:
+    """Run the demo to its end; returns the exit status and what was measured. options: see `host_options`."""
     measured = Measured()
     frames: int | None = args.frames
+    set_library_habits()
+    look_for(args.source)
     # Every one is checked now, and not when its turn comes.
     first = params_for(args.model)
     prompted = [first.with_values(prompt=prompt) for prompt in args.prompt]
@@ -159,34 +167,28 @@ def show(args: argparse.Namespace, channel: str, stop: threading.Event) -> tuple
     if args.source == "world":
         # Live parameters may ask for them at any time.
         words += ["--planes", "motion,depth"]
-    serving = Serving(
-        channel,
-        params,
-        cache=args.cache,
-        port=args.port,
-        osc_port=args.osc_port,
-        any_port=True,
-        presets=args.presets,
-        recordings=args.recordings,
-        model=args.model,
-        size=args.size,
-        device=args.device,
-        dtype=args.dtype,
-        backend=args.backend,
-    )
+    serving = Serving(channel, params, any_port=True, size=args.size, **options)
+    say("starting the client, the model and the page")
+    prompts = args.prompt or _prompts(args, params)
+    serving.live.set("prompt", prompts[0])
+    serving.examples = tuple(prompts)
+    serving.listen()
     client = Client(channel, words)
     pairing = Pairing(
         channel, [int((k + SETTLED) * frames / PAIRS) for k in range(PAIRS)] if frames is not None else []
     )
-    say("starting the client, the model and the page")
-    client.start()
     heartbeat = Heartbeat(lambda: _progress(serving, pairing, measured))
     try:
-        serving.start()
-        prompts = args.prompt or _prompts(args, serving)
-        serving.start_page(prompts)
+        client.start()
+        _await_source(args.source, client, pairing, stop)
+        if client.failure is None:
+            serving.start()
         walk = StyleWalk(serving, prompts, frames)
         failure = _follow(args, serving, client, walk, pairing, measured, heartbeat, stop)
+        heartbeat.stop()
+        if failure is not None:
+            # Now, and not when all has ended: a model that is being loaded has to be waited for.
+            say(f"demo: {failure}")
         statistics = serving.statistics.snapshot()
     finally:
         heartbeat.stop()
@@ -222,6 +224,16 @@ def show(args: argparse.Namespace, channel: str, stop: threading.Event) -> tuple
     if client.killed:
         clear(f"{channel}.in")
     return (1 if failure is not None else 0), summary
+
+
+def _await_source(source: str, client: Client, pairing: Pairing, stop: threading.Event) -> None:
+    """A moment in which the client may find that its source cannot be opened, before a model is loaded for it. The
+    world always can."""
+    until_s = time.monotonic() + SOURCE_S
+    while source != "world" and client.failure is None and not stop.is_set() and time.monotonic() < until_s:
+        if pairing.fed.wait(0.05):
+            return
+        client.keep_alive(False)
 
 
 def _follow(
@@ -262,11 +274,11 @@ def _follow(
             elif not (serving.host.ready.is_set() and pairing.fed.is_set()):
                 alive_s = now_s
             elif args.frames is not None and now_s - alive_s > STUCK_S:
-                look = f"frameloom doctor --channel {serving.channel}"
+                look = f"{PROGRAM} doctor --channel {serving.channel}"
                 return f"no picture came out for {STUCK_S:.0f} s; while a demo runs, {look} looks closer"
-            if measured.first_output_s is not None and now_s - told_s >= STATUS_S:
+            if measured.first_output_s is not None and now_s - told_s >= status_every_s(STATUS_S):
                 told_s = now_s
-                say(f"{status_line(serving)}; {serving.live.current.prompt}")
+                status(f"{status_line(serving)}; {serving.live.current.prompt}")
     except RingError as error:
         return str(error)
     finally:
@@ -307,9 +319,16 @@ def _sheet(args: argparse.Namespace, pairs: list[Pair], measured: Measured) -> s
 # ---- the command line ----------------------------------------------------------------------------------------------
 
 
-def _arguments(words: list[str] | None) -> argparse.Namespace:
+def _sheet_path(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() not in FORMATS:
+        raise argparse.ArgumentTypeError(f"{text!r}: a sheet is one of {', '.join(filter(None, FORMATS))}")
+    return path
+
+
+def _arguments(words: list[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser = argparse.ArgumentParser(
-        prog="frameloom demo", description="A moving scene, repainted live, in the browser."
+        prog=f"{PROGRAM} demo", description="A moving scene, repainted live, in the browser."
     )
     parser.add_argument("--source", default="world", help="world (default), camera, camera:N, a video, a folder")
     parser.add_argument("--size", type=parse_size, default=(192, 192), help="192 (default) or 256x144, pixels")
@@ -327,30 +346,37 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompt", action="append", default=[], help="repeat for several that take turns")
     parser.add_argument("--seed", type=parse_seed, default=0, help="which scene of the world (default 0)")
     parser.add_argument("--channel", default=None, help="name of the channel (default: one of its own)")
-    parser.add_argument("--sheet", type=Path, default=Path("out/demo.png"), help="contact sheet (default out/demo.png)")
+    parser.add_argument(
+        "--sheet", type=_sheet_path, default=Path("out/demo.png"), help="contact sheet (default out/demo.png)"
+    )
+    add_json_option(parser)
     add_host_options(parser)
-    return parser.parse_args(words)
+    args = parser.parse_args(words)
+    return args, host_options(parser, args)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the demo; the last line of standard output is JSON. 1 when something kept it from its end."""
-    args = _arguments(argv)
+    """Run the demo; 1 when something kept it from its end. What was measured is the last line of standard output, as
+    JSON; nothing where it failed before the first picture."""
+    args, options = _arguments(argv)
+    say_warnings()
     stop = StopRequest()
     own_channel = args.channel is None
     channel = f"{CHANNEL_PREFIX}{os.getpid()}" if own_channel else args.channel
     try:
         if own_channel:
             sweep(CHANNEL_PREFIX)
-        status, summary = show(args, channel, stop.event)
-    except (ServeError, ParamError, RingError) as error:
+        exit_status, summary = show(args, options, channel, stop.event)
+    except (ServeError, ParamError, SourceError, RingError) as error:
         say(f"demo: {error}")
         return 1
     finally:
         stop.restore()
-    if summary["failure"] is not None:
-        say(f"demo: {summary['failure']}")
-    print(json.dumps(summary), flush=True)
-    return status
+    if summary["first_output_s"] is not None:
+        say(f"{summary['frames_out']} pictures in {summary['seconds']:.0f} s, {summary['fps']:.1f} per second")
+    if summary["failure"] is None or summary["first_output_s"] is not None or args.json:
+        print_result(summary, args.json)
+    return exit_status
 
 
 if __name__ == "__main__":

@@ -25,10 +25,11 @@ from pathlib import Path
 import numpy as np
 
 from bridge.commands.channel_doctor import check_channel
-from bridge.commands.host import LIBRARY_HABITS
+from bridge.commands.host import set_library_habits
 from bridge.commands.ports import OSC_PORT, PAGE_PORT
 from bridge.commands.report import Check, Report
 from bridge.ring import Kind, RingError, RingReader, RingWriter, now_ns
+from bridge.terminal import PROGRAM
 
 SHM = Path("/dev/shm")
 SHM_ENOUGH_MB, SHM_LEAST_MB = 256, 32
@@ -51,7 +52,7 @@ def check_packages() -> Report:
     try:
         required = metadata.requires("frameloom") or []
     except metadata.PackageNotFoundError:
-        yield Check("bad", "packages", "frameloom is not installed here", "start it with: python3 run.py doctor")
+        yield Check("bad", "packages", "frameloom is not installed here", f"start it with: {PROGRAM} doctor")
         return
     from packaging.requirements import Requirement
 
@@ -66,9 +67,7 @@ def check_packages() -> Report:
         except metadata.PackageNotFoundError:
             missing.append(name)
     if missing:
-        yield Check(
-            "bad", "packages", "not installed: " + ", ".join(missing), "delete .venv and run python3 run.py doctor"
-        )
+        yield Check("bad", "packages", "not installed: " + ", ".join(missing), f"delete .venv and run {PROGRAM} doctor")
     else:
         yield Check("ok", "packages", ", ".join(found))
 
@@ -79,7 +78,7 @@ def check_devices() -> Report:
 
         from core.device import available_devices, dtype_name, native_dtypes, pick_device
     except ImportError as error:
-        yield Check("bad", "torch", f"cannot be imported ({error})", "delete .venv and run python3 run.py doctor")
+        yield Check("bad", "torch", f"cannot be imported ({error})", f"delete .venv and run {PROGRAM} doctor")
         return
     devices = available_devices()
     best = pick_device(devices[0])
@@ -124,7 +123,7 @@ def check_speed() -> Report:
         from core.params import params_for
         from core.tiny import WEIGHTS
     except ImportError as error:
-        yield Check("bad", "back ends", f"cannot be loaded ({error})", "delete .venv and run python3 run.py doctor")
+        yield Check("bad", "back ends", f"cannot be loaded ({error})", f"delete .venv and run {PROGRAM} doctor")
         return
     cpu = torch.device("cpu")
     # What needs a card is no lack of the processor's.
@@ -148,7 +147,7 @@ def check_speed() -> Report:
     try:
         tuned = tuning.tune(model, executions(cpu, store=CACHE / "networks"), size, params_for("embedded"), memory)
     except BackendError as error:
-        yield Check("bad", "speed", str(error), "delete .venv and run python3 run.py doctor; if it stays, report it")
+        yield Check("bad", "speed", str(error), f"delete .venv and run {PROGRAM} doctor; if it stays, report it")
         return
     for number, figure in enumerate(tuned.figures):
         yield Check("ok", "speed", f"{figure}{' (taken)' if number == 0 else ''}")
@@ -160,7 +159,7 @@ def check_weights() -> Report:
         from core.model import ModelError, check_folder
         from core.tiny import WEIGHTS
     except ImportError as error:
-        yield Check("bad", "model", f"cannot be loaded ({error})", "delete .venv and run python3 run.py doctor")
+        yield Check("bad", "model", f"cannot be loaded ({error})", f"delete .venv and run {PROGRAM} doctor")
         return
     try:
         check_folder(WEIGHTS)
@@ -247,7 +246,7 @@ def check_browser() -> Report:
 
 def check_camera() -> Report:
     if sys.platform != "linux":
-        yield Check("ok", "camera", "not tried; frameloom source camera does")
+        yield Check("ok", "camera", f"not tried; {PROGRAM} source camera --channel NAME does")
         return
     cameras = sorted(Path("/dev").glob("video*"))
     closed = [str(c) for c in cameras if not os.access(c, os.R_OK | os.W_OK)]
@@ -266,8 +265,7 @@ def check_camera() -> Report:
 
 def examine(channel: str | None) -> Report:
     """All findings, as they are made."""
-    for name, value in LIBRARY_HABITS.items():
-        os.environ.setdefault(name, value)
+    set_library_habits()
     checks: list[Callable[[], Report]] = [
         check_python,
         check_packages,
@@ -290,7 +288,7 @@ def examine(channel: str | None) -> Report:
 def main(argv: list[str] | None = None) -> int:
     """Print the report; 1 when something is bad."""
     parser = argparse.ArgumentParser(
-        prog="frameloom doctor", description="What this machine can do, and what is wrong."
+        prog=f"{PROGRAM} doctor", description="What this machine can do, and what is wrong."
     )
     parser.add_argument("--channel", help="look at this channel too")
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of the list")

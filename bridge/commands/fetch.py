@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bridge.terminal import say
+from bridge.terminal import PROGRAM, say
 from core.hub import HUB_ID, cache_folder, cached, located
 
 NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
@@ -119,7 +119,7 @@ def _size(path: Path) -> int | None:
 def main(argv: list[str] | None = None) -> int:
     """Download one model; 1 when that did not succeed."""
     parser = argparse.ArgumentParser(
-        prog="frameloom fetch",
+        prog=f"{PROGRAM} fetch",
         description="Download a model of the Hugging Face hub, for --model ORG/NAME. Nothing else asks the network.",
     )
     parser.add_argument("name", metavar="ORG/NAME", help="such as stabilityai/sd-turbo")
@@ -139,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("fetch: stopped; the same command goes on with it")
         return 130
-    say(f"ready: python3 run.py demo --model {args.name}")
+    say(f"ready: {PROGRAM} demo --model {args.name}")
     return 0
 
 

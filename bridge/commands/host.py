@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from bridge.commands.ports import OSC_PORT, PAGE_PORT, started
 from bridge.commands.signals import StopRequest
-from bridge.commands.words import parse_size
+from bridge.commands.words import MAX_PORT, parse_port, parse_size
 from bridge.control.access import is_loopback, new_token
 from bridge.control.live import LiveParams
 from bridge.control.presets import Presets
@@ -29,7 +29,7 @@ from bridge.interop.adaptors import channel_name
 from bridge.interop.endpoints import add_endpoint_options, open_endpoints
 from bridge.recording.process import RecordingProcess
 from bridge.ring.errors import RingError
-from bridge.terminal import say
+from bridge.terminal import PROGRAM, say, say_warnings, status, status_every_s
 from core.params import SPECS, SWITCH_WORDS, ParamError, Params, params_for
 
 NEW_TOKEN = "new"
@@ -47,6 +47,12 @@ PROGRESS_S = 2.0
 STATUS_S = 10.0
 
 
+def set_library_habits() -> None:
+    """To be called before anything imports torch, which imports some of them. What the user has set stays in force."""
+    for name, value in LIBRARY_HABITS.items():
+        os.environ.setdefault(name, value)
+
+
 class ServeError(RuntimeError):
     """Something could not be started. The message says how to fix it."""
 
@@ -60,11 +66,12 @@ class Part(Protocol):
 
 
 class Serving:
-    """One host, its OSC server and its page, from `start` to `stop`. Raises `ServeError` with one plain sentence.
+    """One host, its OSC server and its page, from `listen` to `stop`. Raises `ServeError` with one plain sentence; what
+    is wrong with the options themselves, when it is made.
 
-    any_port: take a free port, with a note, when the wanted one is taken. page: see `page_options`. models: where hosts
-    that share weights have them from. presets, recordings: the folders of both, of recordings from the page; None is
-    the user's own. options: the rest of `bridge.host.config.HostConfig`.
+    examples: prompts that the page offers. any_port: take a free port, with a note, when the wanted one is taken. page:
+    see `page_options`. models: where hosts that share weights have them from. presets, recordings: the folders of both,
+    of recordings from the page; None is the user's own. options: the rest of `bridge.host.config.HostConfig`.
     """
 
     def __init__(
@@ -72,6 +79,7 @@ class Serving:
         channel: str,
         params: Params,
         *,
+        examples: Sequence[str] = (),
         port: int = PAGE_PORT,
         osc_port: int = OSC_PORT,
         osc_host: str = "127.0.0.1",
@@ -82,28 +90,35 @@ class Serving:
         recordings: Path | None = None,
         **options: Any,
     ) -> None:
-        from bridge.host.host import Host, HostConfig
+        from bridge.host.host import Host, HostConfig, HostError
+        from bridge.host.loading import check
 
-        for name, value in LIBRARY_HABITS.items():
-            os.environ.setdefault(name, value)
+        set_library_habits()
+        if max(port, osc_port) > MAX_PORT:
+            raise ServeError(f"port {max(port, osc_port)} of {channel}: ports end at {MAX_PORT}; give a lower one")
+        config = HostConfig(channel, **options)
         self.live = LiveParams(params)
         self.statistics = Statistics()
         self.ended = threading.Event()
         """Set when the host ended by itself; `failure` says why."""
         try:
+            check(config)
             self.host = Host(
-                HostConfig(channel, **options),
+                config,
                 live=self.live,
                 statistics=self.statistics,
                 models=models,
                 on_failure=lambda _: self.ended.set(),
             )
-        except RingError as error:
+        except (HostError, RingError) as error:
             raise ServeError(str(error)) from None
         self.url = ""
+        self._page_root = ""
+        self.examples = tuple(examples)
+        """May be set until `listen`."""
         self.channel = channel
         folder = users_folder().with_name("recordings") if recordings is None else recordings
-        self.recordings = RecordingProcess(channel, folder, lambda: self.url)
+        self.recordings = RecordingProcess(channel, folder, lambda: self._page_root)
         self.presets = presets_of(self.live, channel, Shelf(users_folder() if presets is None else presets))
         self._ports = (port, osc_port)
         self._osc_host = osc_host
@@ -121,14 +136,25 @@ class Serving:
     def failure(self) -> str | None:
         return self.host.failure
 
-    def start(self) -> None:
-        """Start the host and the OSC server; returns at once while the model is loaded."""
-        self.host.start()
+    def listen(self, others: Sequence[Serving] = (), *, page: bool = True, start_page: str = "") -> None:
+        """Start the OSC servers of this one and the others, and the page, which shows all their channels. Before any
+        of them loads its model, so that a port that is taken is told at once. On an error nothing is left running.
+
+        start_page: the path that `url` leads to.
+        """
         try:
-            self._start_osc()
+            for one in (self, *others):
+                one._start_osc()
+            if page:
+                self._start_page(others, start_page)
         except BaseException:
-            self.stop()
+            for one in (self, *others):
+                one.stop()
             raise
+
+    def start(self) -> None:
+        """Start the host; returns at once while the model is loaded."""
+        self.host.start()
 
     def _start_osc(self) -> None:
         from bridge.control.osc import OscError, OscPortInUse, OscServer
@@ -151,34 +177,28 @@ class Serving:
         self._servers.append(part)
         part.start()
 
-    def start_page(self, examples: Iterable[str] = (), others: Sequence[Serving] = ()) -> None:
-        """Serve the page, which offers `examples` as prompts, and shows other channels too. On an error nothing of this
-        object is left running."""
-        try:
-            self._start_page(tuple(examples), others)
-        except BaseException:
-            self.stop()
-            raise
-
-    def _start_page(self, examples: tuple[str, ...], others: Sequence[Serving]) -> None:
+    def _start_page(self, others: Sequence[Serving], start_page: str) -> None:
         from bridge.page.gateway import Channel, Gateway, GatewayError, GatewayPortInUse
 
         channels = [
-            Channel(one.channel, one.live, one.statistics, examples, one.host, one.presets, one.recordings)
+            Channel(one.channel, one.live, one.statistics, one.examples, one.host, one.presets, one.recordings)
             for one in (self, *others)
         ]
+        what = start_page.strip("/") or "page"
 
         def make(port: int) -> Gateway:
-            return Gateway(channels, port=port, **self._page)
+            return Gateway(channels, port=port, start_page=start_page, **self._page)
 
-        note = "port {wanted} is taken; the page is on {port}" if self._any_port else None
+        note = f"port {{wanted}} is taken; the {what} is on {{port}}" if self._any_port else None
         try:
             page = started(make, self._ports[0], GatewayPortInUse, note)
         except GatewayError as error:
             raise ServeError(str(error)) from None
         self._servers.append(page)
         self.url = page.url
-        say(f"page: {self.url}")
+        for one in (self, *others):
+            one._page_root = page.root
+        say(f"{what}: {self.url}")
         if page.far_url is not None:
             say(f"from other machines: {page.far_url}")
 
@@ -205,7 +225,7 @@ def presets_of(live: LiveParams, channel: str, shelf: Shelf) -> Presets:
 
 
 def add_host_options(parser: argparse.ArgumentParser) -> None:
-    """The options that `frameloom host` and `frameloom demo` share."""
+    """The options of every command that starts a host; `host_options` reads them."""
     parser.add_argument("--model", default="embedded", help="embedded (default), passthrough, or a diffusers folder")
     parser.add_argument("--device", default=None, help="auto (default), cpu, cuda or mps")
     parser.add_argument("--dtype", default=None, help="auto (default), float32, float16 or bfloat16")
@@ -214,9 +234,8 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="auto (default: measured; on CUDA graphs), openvino, eager, graphs, compiled, compiled+graphs",
     )
+    parser.add_argument("--serial", action="store_true", help="no overlap: the plain twin of the loop")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder for what one start leaves to the next")
-    parser.add_argument("--port", type=int, default=PAGE_PORT, help=f"of the page (default {PAGE_PORT}; 0: any)")
-    parser.add_argument("--osc-port", type=int, default=OSC_PORT, help=f"UDP (default {OSC_PORT}; 0: any)")
     parser.add_argument(
         "--presets",
         type=Path,
@@ -237,12 +256,16 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         action="append",
         default=[],
-        help="start with this parameter; repeat for more (frameloom params lists them)",
+        help=f"start with this parameter; repeat for more ({PROGRAM} params lists them)",
     )
-
-
-def add_page_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say who may see the page; `page_options` reads them."""
+    parser.add_argument(
+        "--osc-port",
+        type=parse_port,
+        default=OSC_PORT,
+        help=f"UDP (default {OSC_PORT}; 0: any); further channels take the next ones",
+    )
+    parser.add_argument("--osc-host", default="127.0.0.1", help="address for OSC (default: this machine only)")
+    parser.add_argument("--port", type=parse_port, default=PAGE_PORT, help=f"of the page (default {PAGE_PORT}; 0: any)")
     parser.add_argument(
         "--listen", default="127.0.0.1", metavar="ADDRESS", help="of the page; 0.0.0.0 lets other machines in"
     )
@@ -258,8 +281,26 @@ def add_page_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def host_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `Serving` from the command line; ends with a usage error when a token is missing."""
+    return {
+        "model": args.model,
+        "device": args.device,
+        "dtype": args.dtype,
+        "backend": args.backend,
+        "overlap": False if args.serial else None,
+        "cache": args.cache,
+        "presets": args.presets,
+        "recordings": args.recordings,
+        "osc_port": args.osc_port,
+        "osc_host": args.osc_host,
+        "port": args.port,
+        "page": page_options(parser, args),
+    }
+
+
 def page_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict[str, Any]:
-    """The gateway's options from the command line; ends with a usage error when a token is missing."""
+    """The gateway's part of them."""
     if args.token is None and not is_loopback(args.listen):
         parser.error(f"--listen {args.listen} lets other machines in: give --token {NEW_TOKEN}, or a word of your own")
     return {
@@ -269,6 +310,12 @@ def page_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> d
         "allowed_hosts": args.allow_host,
         "ice_servers": args.ice_server,
     }
+
+
+def nth_channel(options: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """`host_options` for one of several channels, counted from 0: each listens for OSC on a port of its own."""
+    first = options["osc_port"]
+    return {**options, "osc_port": first + number if first else 0}
 
 
 def params_from(settings: Iterable[str], params: Params) -> Params:
@@ -305,20 +352,32 @@ _READERS: dict[str, Callable[[str], Any]] = {
 
 
 def status_line(serving: Serving) -> str:
-    """One line on how it goes."""
+    """One line on how it goes. Frames that newer ones overtook are no failure: that is how the picture stays fresh."""
     now = serving.statistics.snapshot(STATUS_S)
+    if not now["frames_in"]:
+        return (
+            f"ready; waiting for a program that writes {serving.channel}.in, such as: {PROGRAM} source world"
+            f" --channel {serving.channel}"
+        )
     if now["p50_ms"] is None:
         return f"{now['frames_in']} frames in, {now['frames_out']} out"
-    return (
-        f"{now['fps']:.1f} frames per second, p50 {now['p50_ms']:.0f} ms, p95 {now['p95_ms']:.0f} ms, "
-        f"{now['frames_out']} out, {now['dropped']} dropped, {now['skipped']} skipped"
-    )
+    parts = [
+        f"{now['fps']:.1f} frames per second",
+        f"p50 {now['p50_ms']:.0f} ms",
+        f"p95 {now['p95_ms']:.0f} ms",
+        f"{now['frames_out']} painted",
+    ]
+    if now["dropped"]:
+        parts.append(f"{now['dropped']} overtaken by newer ones")
+    if now["skipped"]:
+        parts.append(f"{now['skipped']} skipped, as nothing moved")
+    return ", ".join(parts)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one channel until Ctrl-C."""
     parser = argparse.ArgumentParser(
-        prog="frameloom host", description="Repaint what a client writes into NAME.in; results go to NAME.out."
+        prog=f"{PROGRAM} host", description="Repaint what a client writes into NAME.in; results go to NAME.out."
     )
     parser.add_argument(
         "--channel",
@@ -328,13 +387,10 @@ def main(argv: list[str] | None = None) -> int:
     add_endpoint_options(parser)
     parser.add_argument("--size", type=parse_size, default=None, help="128 or 640x360 to work at (default: as it fits)")
     parser.add_argument("--lossless", action="store_true", help="take every frame and wait for both sides (offline)")
-    parser.add_argument("--serial", action="store_true", help="no overlap: the plain twin of the loop")
     parser.add_argument("--no-page", action="store_true", help="serve no page")
-    parser.add_argument("--osc-host", default="127.0.0.1", help="address for OSC (default: this machine only)")
     add_host_options(parser)
-    add_page_options(parser)
     args = parser.parse_args(argv)
-    page = page_options(parser, args)
+    options = host_options(parser, args)
     if args.channel is None and args.input is None:
         parser.error("--channel NAME is wanted, or --input of another program")
     several = args.channel is not None and len(args.channel) > 1
@@ -344,11 +400,12 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--lossless is for rings; other programs' memory holds one picture and no number")
     if several and (args.input is not None or args.output is not None):
         parser.error("--input and --output are of one channel; start a host of its own for it")
+    say_warnings()
     stop = StopRequest()
     servings: list[Serving] = []
     try:
         with contextlib.ExitStack() as undo:
-            servings = _serve(args, page, undo)
+            servings = _serve(args, options, undo)
             undo.pop_all()
     except (ServeError, ParamError, AdaptorError, RingError) as error:
         say(f"host: {error}")
@@ -367,44 +424,28 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if failures else 0
 
 
-def _serve(args: argparse.Namespace, page: Mapping[str, Any], undo: contextlib.ExitStack) -> list[Serving]:
+def _serve(args: argparse.Namespace, options: Mapping[str, Any], undo: contextlib.ExitStack) -> list[Serving]:
     """Everything that runs, one `Serving` per channel; `undo` ends what was begun."""
     from bridge.host.loading import Models
 
     channels = args.channel if args.channel is not None else [channel_name(args.input)]
     models = Models(len(channels))
+    params = params_from(args.settings, params_for(args.model))
     servings = []
     for number, channel in enumerate(channels):
         serving = Serving(
-            channel,
-            params_from(args.settings, params_for(args.model)),
-            cache=args.cache,
-            port=args.port,
-            osc_port=args.osc_port and args.osc_port + number,
-            osc_host=args.osc_host,
-            page=page,
-            models=models,
-            presets=args.presets,
-            recordings=args.recordings,
-            model=args.model,
-            size=args.size,
-            device=args.device,
-            dtype=args.dtype,
-            backend=args.backend,
-            lossless=args.lossless,
-            overlap=False if args.serial else None,
+            channel, params, models=models, size=args.size, lossless=args.lossless, **nth_channel(options, number)
         )
         undo.callback(serving.stop)
         servings.append(serving)
     first, *others = servings
-    # Opened before anything starts, so that mistakes in the words are answered at once.
+    # What a wrong word keeps from starting comes first, the models last.
     ends = open_endpoints(args, first.channel, first.live, first.statistics, say, first.host)
     undo.callback(ends.stop)
+    first.listen(others, page=not args.no_page)
+    first.add(ends)
     for serving in servings:
         serving.start()
-    first.add(ends)
-    if not args.no_page:
-        first.start_page(others=others)
     return servings
 
 
@@ -412,27 +453,33 @@ def _watch(servings: Sequence[Serving], stop: threading.Event) -> None:
     """Report until the end of all: the loading, the waiting for a client, then the rates. Where one of several ends by
     itself, the others go on."""
     started = told = time.monotonic()
-    ready: set[str] = set()
-    ended: set[str] = set()
+    ready: list[Serving] = []
+    ended: list[Serving] = []
+    several = len(servings) > 1
     while not stop.wait(0.2) and not all(serving.ended.is_set() for serving in servings):
         now = time.monotonic()
         for serving in servings:
-            of = f"{serving.channel}: " if len(servings) > 1 else ""
-            if serving.channel not in ready and serving.host.ready.is_set():
-                ready.add(serving.channel)
+            of = f"{serving.channel}: " if several else ""
+            if serving not in ready and serving.host.ready.is_set():
+                ready.append(serving)
                 told = now
                 say(f"{of}ready on {serving.runs_on} after {now - started:.1f} s; taking frames")
-            if len(servings) > 1 and serving.channel not in ended and serving.ended.is_set():
-                ended.add(serving.channel)
+            if several and serving not in ended and serving.ended.is_set():
+                ended.append(serving)
                 say(f"{of}ended, the other channels go on: {serving.failure}")
-        if now - told >= (STATUS_S if ready else PROGRESS_S):
+        if now - told >= status_every_s(STATUS_S if ready else PROGRESS_S):
             told = now
-            if not ready:
-                say(f"loading the model ({now - started:.0f} s)")
-            for serving in servings:
-                of = f"{serving.channel}: " if len(servings) > 1 else ""
-                if serving.channel in ready - ended:
-                    say(f"{of}{status_line(serving)}")
+            status(_state(servings) if ready else f"loading the model ({now - started:.0f} s)")
+
+
+def _state(servings: Sequence[Serving]) -> str:
+    """How it goes, in one line for all channels."""
+    if len(servings) == 1:
+        return status_line(servings[0])
+    rates = [
+        f"{one.channel} {one.statistics.snapshot(STATUS_S)['fps']:.1f}" for one in servings if not one.ended.is_set()
+    ]
+    return f"frames per second: {', '.join(rates)}"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import sys
 import threading
@@ -13,7 +12,8 @@ from pathlib import Path
 
 from bridge.commands.ports import PAGE_PORT
 from bridge.commands.signals import StopRequest
-from bridge.terminal import say
+from bridge.commands.words import add_json_option, parse_seconds
+from bridge.terminal import PROGRAM, print_result, say, say_warnings, status, status_every_s
 
 STATUS_S = 10.0
 
@@ -21,21 +21,23 @@ STATUS_S = 10.0
 def main(argv: list[str] | None = None) -> int:
     """Record until stopped; the last line of standard output is JSON."""
     parser = argparse.ArgumentParser(
-        prog="frameloom record",
+        prog=f"{PROGRAM} record",
         description="Record NAME.in, NAME.out, the parameters and all times into an MCAP file, until Ctrl-C.",
     )
     parser.add_argument("channel", metavar="NAME", help="of the channel")
     parser.add_argument("file", metavar="FILE", type=Path, help="a new file, such as show.mcap")
     parser.add_argument("--codec", default="jpeg", help="of colours: jpeg (default), lossless (LZ4), raw")
     parser.add_argument("--sides", default="in,out", help="in,out (default), in, or out")
-    parser.add_argument("--seconds", type=float, default=None, help="end after so long")
+    parser.add_argument("--seconds", type=parse_seconds, default=None, help="end after so long")
     parser.add_argument(
         "--page",
         default=os.environ.get("FRAMELOOM_PAGE", f"http://127.0.0.1:{PAGE_PORT}/"),
         help=f"address of the host's page, which tells the parameters (default http://127.0.0.1:{PAGE_PORT}/)",
     )
     parser.add_argument("--with-parent", action="store_true", help="end when standard input ends")
+    add_json_option(parser)
     args = parser.parse_args(argv)
+    say_warnings()
     sides = tuple(dict.fromkeys(args.sides.split(",")))
     # Loaded after the words are understood, so that --help and mistakes answer at once.
     from bridge.page.listen import ParamsListener
@@ -64,9 +66,9 @@ def main(argv: list[str] | None = None) -> int:
         listener.start()
         say(f"recording {args.channel} into {args.file}; Ctrl-C ends it")
         while not stop.event.wait(0.1) and (args.seconds is None or time.monotonic() - started < args.seconds):
-            if time.monotonic() - told >= STATUS_S:
+            if time.monotonic() - told >= status_every_s(STATUS_S):
                 told = time.monotonic()
-                say(_status(recorder.recorded, recorder.lost, recorder.size_bytes, listener.trouble))
+                status(_status(recorder.recorded, recorder.lost, recorder.size_bytes, listener.trouble))
     finally:
         listener.stop()
         recorder.stop()
@@ -84,7 +86,8 @@ def main(argv: list[str] | None = None) -> int:
         "seconds": round(time.monotonic() - started, 2),
         "ending": recorder.ending,
     }
-    print(json.dumps(summary), flush=True)
+    say(f"{args.file}: {_status(recorder.recorded, recorder.lost, recorder.size_bytes, '')}")
+    print_result(summary, args.json)
     return 1 if recorder.ending else 0
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import socket
 import sys
 import threading
@@ -14,25 +13,28 @@ from typing import Any
 
 from bridge.commands.ports import OSC_PORT
 from bridge.commands.signals import StopRequest
-from bridge.terminal import say
+from bridge.commands.words import add_json_option, parse_port
+from bridge.terminal import PROGRAM, print_result, say, say_warnings
 
 
 def main(argv: list[str] | None = None) -> int:
     """Play to the end, or until stopped; the last line of standard output is JSON."""
     parser = argparse.ArgumentParser(
-        prog="frameloom replay",
+        prog=f"{PROGRAM} replay",
         description="Play a recording into NAME.in (and NAME.out), with its own times; or export it as a film.",
     )
-    parser.add_argument("file", metavar="FILE", type=Path, help="of frameloom record")
+    parser.add_argument("file", metavar="FILE", type=Path, help="made by record")
     parser.add_argument("--channel", metavar="NAME", default=None, help="where to (default: the recorded channel)")
     parser.add_argument("--sides", default="in", help="in (default: a host repaints it), out, or in,out")
     parser.add_argument("--speed", type=float, default=1.0, help="1 (default) as it was, 2 twice as fast, 0 at once")
     parser.add_argument("--loop", action="store_true", help="begin again at the end, until Ctrl-C")
     parser.add_argument("--lossless", action="store_true", help="wait for a host started with --lossless")
     parser.add_argument("--no-params", action="store_true", help="leave the host's parameters as they are")
-    parser.add_argument("--osc-port", type=int, default=OSC_PORT, help=f"of the host (default {OSC_PORT})")
+    parser.add_argument("--osc-port", type=parse_port, default=OSC_PORT, help=f"of the host (default {OSC_PORT})")
     parser.add_argument("--export", type=Path, metavar="FILM", help="write a film (.mp4, .webm) by ffmpeg instead")
+    add_json_option(parser)
     args = parser.parse_args(argv)
+    say_warnings()
     from bridge.recording.export import export
     from bridge.recording.file import SIDES, RecordingError, RecordingReader
     from bridge.recording.replay import Played, replay
@@ -51,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.export is not None:
             frames = export(recording, sides[0] if "out" not in sides else "out", args.export, stop.event)
             say(f"{args.export}: {frames} frames")
-            print(json.dumps({"film": str(args.export), "frames": frames, "ending": recording.ending}), flush=True)
+            print_result({"film": str(args.export), "frames": frames, "ending": recording.ending}, args.json)
             return 0
         with contextlib.ExitStack() as opened:
             policy = Policy.LOSSLESS if args.lossless else Policy.NEWEST
@@ -73,7 +75,8 @@ def main(argv: list[str] | None = None) -> int:
         say(f"replay: the recording ends early: {recording.ending}")
     if played.damaged:
         say(f"replay: {played.damaged} messages were damaged and left out")
-    print(json.dumps({**dataclasses.asdict(played), "ending": recording.ending}), flush=True)
+    say(f"played {', '.join(f'{count} {side}' for side, count in played.frames.items())}")
+    print_result({**dataclasses.asdict(played), "ending": recording.ending}, args.json)
     return 0
 
 

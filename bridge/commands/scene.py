@@ -1,39 +1,37 @@
 """`frameloom scene`: a room with screens in the browser, each a live texture of a channel, from one word.
 
 Every painted world is a client process and a host of its own; one more host waits for what visitors draw or film. One
-gateway shows them all. With `--frames N` it ends by itself and prints what it measured as one line of JSON, the last
-line of its output.
+gateway shows them all; each listens for OSC on a port of its own. With `--frames N` it ends by itself and prints what
+it measured as one line of JSON, the last line of its output.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from bridge.commands.host import (
-    CACHE,
-    LIBRARY_HABITS,
     ServeError,
-    add_page_options,
-    page_options,
-    presets_of,
+    Serving,
+    add_host_options,
+    host_options,
+    nth_channel,
+    params_from,
+    set_library_habits,
 )
-from bridge.commands.ports import PAGE_PORT, started
 from bridge.commands.show import PAIRS, STATUS_S, STUCK_S, Client, Heartbeat, Measured, captions, open_page
 from bridge.commands.signals import StopRequest
-from bridge.commands.words import parse_count, parse_fps, parse_seed, parse_size
-from bridge.control.live import LiveParams
-from bridge.control.shelf import Shelf, users_folder
-from bridge.control.statistics import Statistics, peak_memory_mb
+from bridge.commands.words import add_json_option, parse_count, parse_fps, parse_seed, parse_size
+from bridge.control.statistics import peak_memory_mb
 from bridge.ring import RingError
 from bridge.ring.leftovers import clear, sweep
-from bridge.terminal import say
+from bridge.terminal import PROGRAM, print_result, say, say_warnings, status, status_every_s
 from core.params import ParamError, params_for
 
 CHANNEL_PREFIX = "scene-"
@@ -46,30 +44,31 @@ POLL_S = 0.1
 class PaintedChannel:
     """One channel of the room: its host and, for a world, the client process that feeds it."""
 
-    channel: str
-    host: Any
-    live: LiveParams
-    statistics: Statistics
-    examples: tuple[str, ...]
+    serving: Serving
     client: Client | None
     measured: Measured = field(default_factory=Measured)
     failure: str | None = None
 
+    @property
+    def channel(self) -> str:
+        return self.serving.channel
+
     def follow(self) -> None:
         """Keep the client alive, note what came out, and note what went wrong."""
-        frames_out = self.statistics.counter("frames_out")
+        statistics = self.serving.statistics
+        frames_out = statistics.counter("frames_out")
         if frames_out > self.measured.last_count:
             self.measured.note_output(frames_out)
         if self.client is not None:
-            self.client.keep_alive(self.statistics.counter("frames_in") > 0)
+            self.client.keep_alive(statistics.counter("frames_in") > 0)
             self.failure = self.failure or self.client.failure
-        self.failure = self.failure or self.host.failure
+        self.failure = self.failure or self.serving.failure
 
     def summary(self) -> dict[str, Any]:
-        statistics, first_s = self.statistics.snapshot(), self.measured.first_output_s
+        statistics, first_s = self.serving.statistics.snapshot(), self.measured.first_output_s
         return {
             "channel": self.channel,
-            "prompt": self.live.current.prompt,
+            "prompt": self.serving.live.current.prompt,
             "fps": self.measured.fps(),
             "first_output_s": None if first_s is None else round(first_s, 2),
             **{name: statistics[name] for name in ("p50_ms", "frames_in", "frames_out", "dropped")},
@@ -77,93 +76,75 @@ class PaintedChannel:
 
 
 class Room:
-    """All painters and their gateway, from `start` to `stop`. Raises `ServeError` with one plain sentence."""
+    """All painters and their gateway, from `start` to `stop`. Raises `ServeError` with one plain sentence.
 
-    def __init__(self, args: argparse.Namespace, base: str) -> None:
-        for name, value in LIBRARY_HABITS.items():
-            os.environ.setdefault(name, value)
-        self._args = args
-        self._base = base
+    options: see `bridge.commands.host.host_options`.
+    """
+
+    def __init__(self, args: argparse.Namespace, options: Mapping[str, Any], base: str) -> None:
         self.painters: list[PaintedChannel] = []
-        self._gateway: Any = None
         self._stop = threading.Event()
         self._starter = threading.Thread(target=self._start_hosts, name="scene hosts", daemon=True)
         try:
-            self._add_painters()
-        except RingError as error:
-            self.stop()
-            raise ServeError(str(error)) from None
+            self._add_painters(args, options, base)
         except BaseException:
             self.stop()
             raise
 
-    def _add_painters(self) -> None:
-        from bridge.host.host import Host, HostConfig
+    def _add_painters(self, args: argparse.Namespace, options: Mapping[str, Any], base: str) -> None:
         from bridge.host.loading import Models
 
-        args, base = self._args, self._base
+        set_library_habits()
         size = f"{args.size[0]}x{args.size[1]}"
         # The stages of all hosts share the cores; what each of them would take alone is not the question here.
         threads = max(1, (os.cpu_count() or 2) // (2 * args.hosts)) if args.device in (None, "auto", "cpu") else None
         models = Models(args.hosts + 1)
+        params = params_from(args.settings, params_for(args.model))
+        set_for_all = any(setting.startswith("prompt=") for setting in args.settings)
         for number in range(args.hosts + 1):
             guest = number == args.hosts
             seed = args.seed + number
             channel = f"{base}-{GUEST if guest else f'world-{number + 1}'}"
-            examples = tuple(captions("guest" if guest else "world", seed, PAIRS))
-            prompt = args.prompt[number] if number < len(args.prompt) else examples[(number + 1) % len(examples)]
-            live, statistics = LiveParams(params_for(args.model).with_values(prompt=prompt)), Statistics()
+            examples = captions("guest" if guest else "world", seed, PAIRS)
+            prompt = params.prompt if set_for_all else examples[(number + 1) % len(examples)]
+            prompt = args.prompt[number] if number < len(args.prompt) else prompt
+            serving = Serving(
+                channel,
+                params.with_values(prompt=prompt),
+                examples=examples,
+                any_port=True,
+                models=models,
+                size=args.size,
+                threads=threads,
+                **nth_channel(options, number),
+            )
             client = None
             if not guest:
                 client = Client(channel, ["world", "--fps", str(args.fps), "--size", size, "--seed", str(seed)])
-            config = HostConfig(
-                channel, model=args.model, size=args.size, device=args.device, threads=threads, cache=CACHE
-            )
-            host = Host(config, live=live, statistics=statistics, models=models)
-            self.painters.append(PaintedChannel(channel, host, live, statistics, examples, client))
+            self.painters.append(PaintedChannel(serving, client))
 
     def start(self) -> None:
-        """Start the clients, the hosts one after the other, and the gateway."""
+        """Start the gateway, the clients, and the hosts one after the other."""
+        first, *others = (painter.serving for painter in self.painters)
+        first.listen(others, start_page="scene/")
         for painter in self.painters:
             if painter.client is not None:
                 painter.client.start()
         self._starter.start()
-        self._start_gateway()
 
     def _start_hosts(self) -> None:
         # One model at a time, so that the first picture comes early on a small machine.
         for painter in self.painters:
             if self._stop.is_set():
                 return
-            painter.host.start()
-            while not (painter.host.ready.wait(POLL_S) or painter.host.failure or self._stop.is_set()):
+            painter.serving.start()
+            host = painter.serving.host
+            while not (host.ready.wait(POLL_S) or host.failure or self._stop.is_set()):
                 pass
-
-    def _start_gateway(self) -> None:
-        from bridge.page.gateway import Channel, Gateway, GatewayError, GatewayPortInUse
-
-        args = self._args
-        shelf = Shelf(users_folder())
-        channels = [
-            Channel(p.channel, p.live, p.statistics, p.examples, p.host, presets_of(p.live, p.channel, shelf))
-            for p in self.painters
-        ]
-
-        def make(port: int) -> Gateway:
-            return Gateway(channels, port=port, start_page="scene/", **args.page)
-
-        try:
-            note = "port {wanted} is taken; the scene is on {port}"
-            self._gateway = started(make, args.port, GatewayPortInUse, note)
-        except GatewayError as error:
-            raise ServeError(str(error)) from None
-        say(f"scene: {self.url}")
-        if self._gateway.far_url is not None:
-            say(f"from other machines: {self._gateway.far_url}")
 
     @property
     def url(self) -> str:
-        return str(self._gateway.url)
+        return self.painters[0].serving.url
 
     @property
     def worlds(self) -> list[PaintedChannel]:
@@ -179,27 +160,30 @@ class Room:
         if self._starter.is_alive():
             self._starter.join()
         for painter in self.painters:
-            painter.host.stop()
+            painter.serving.host.stop()
         for painter in self.painters:
             if painter.client is not None:
                 painter.client.stop()
-        if self._gateway is not None:
-            self._gateway.stop()
         for painter in self.painters:
-            painter.host.join()
+            painter.serving.stop()
             if painter.client is not None and painter.client.killed:
                 clear(f"{painter.channel}.in")
 
 
-def show(args: argparse.Namespace, base: str, stop: threading.Event) -> tuple[int, dict[str, Any]]:
+def show(
+    args: argparse.Namespace, options: Mapping[str, Any], base: str, stop: threading.Event
+) -> tuple[int, dict[str, Any]]:
     """Run the room to its end; returns the exit status and what was measured."""
     started = time.monotonic()
     say(f"starting {args.hosts} world{'s' if args.hosts > 1 else ''}, their hosts and the scene")
-    room = Room(args, base)
+    room = Room(args, options, base)
     heartbeat = Heartbeat(lambda: _progress(room))
     try:
         room.start()
         failure = _follow(args, room, heartbeat, stop)
+        heartbeat.stop()
+        if failure is not None:
+            say(f"scene: {failure}")
     finally:
         heartbeat.stop()
         room.stop()
@@ -239,20 +223,20 @@ def _follow(args: argparse.Namespace, room: Room, heartbeat: Heartbeat, stop: th
             heartbeat.stop()
         if args.frames is not None and min(counts) >= args.frames:
             return None
-        if not all(painter.host.ready.is_set() for painter in room.worlds):
+        if not all(painter.serving.host.ready.is_set() for painter in room.worlds):
             alive = now
         elif args.frames is not None and now - alive > STUCK_S:
             return f"no picture came out for {STUCK_S:.0f} s"
-        if all(counts) and now - told >= STATUS_S:
+        if all(counts) and now - told >= status_every_s(STATUS_S):
             told = now
-            rates = ", ".join(f"{p.channel} {p.statistics.snapshot(STATUS_S)['fps']:.1f}" for p in room.worlds)
-            say(f"frames per second: {rates}")
+            rates = ", ".join(f"{p.channel} {p.serving.statistics.snapshot(STATUS_S)['fps']:.1f}" for p in room.worlds)
+            status(f"frames per second: {rates}")
     return None
 
 
 def _progress(room: Room) -> str:
     """What the start is waiting for."""
-    loading = [painter.channel for painter in room.worlds if not painter.host.ready.is_set()]
+    loading = [painter.channel for painter in room.worlds if not painter.serving.host.ready.is_set()]
     if loading:
         return f"loading the model for {', '.join(loading)}"
     return "waiting for the first pictures"
@@ -264,9 +248,9 @@ def _hosts(text: str) -> int:
     return int(text)
 
 
-def _arguments(words: list[str] | None) -> argparse.Namespace:
+def _arguments(words: list[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser = argparse.ArgumentParser(
-        prog="frameloom scene", description="A room with live screens in the browser; visitors draw and set prompts."
+        prog=f"{PROGRAM} scene", description="A room with live screens in the browser; visitors draw and set prompts."
     )
     parser.add_argument("--hosts", type=_hosts, default=2, help="painted worlds, each with a host (default 2)")
     parser.add_argument("--prompt", action="append", default=[], help="repeat: one per world, then the visitors'")
@@ -275,35 +259,37 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--frames", type=parse_count, default=None, help="stop after so many pictures of every world")
     parser.add_argument("--seed", type=parse_seed, default=0, help="which scene of the first world (default 0)")
     parser.add_argument("--channel", default=None, help="first part of the channels' names (default: one of its own)")
-    parser.add_argument("--model", default="embedded", help="embedded (default), passthrough, or a diffusers folder")
-    parser.add_argument("--device", default=None, help="auto (default), cpu, cuda or mps")
-    parser.add_argument("--port", type=int, default=PAGE_PORT, help=f"of the scene (default {PAGE_PORT}; 0: any)")
     parser.add_argument("--no-browser", action="store_true", help="open no browser")
-    add_page_options(parser)
+    add_json_option(parser)
+    add_host_options(parser)
     args = parser.parse_args(words)
-    args.page = page_options(parser, args)
-    return args
+    return args, host_options(parser, args)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the scene; the last line of standard output is JSON. 1 when something kept it from its end."""
-    args = _arguments(argv)
+    """Run the scene; 1 when something kept it from its end. What was measured is the last line of standard output, as
+    JSON; nothing where it failed before the first picture."""
+    args, options = _arguments(argv)
+    say_warnings()
     stop = StopRequest()
     own_channel = args.channel is None
     base = f"{CHANNEL_PREFIX}{os.getpid()}" if own_channel else args.channel
     try:
         if own_channel:
             sweep(CHANNEL_PREFIX)
-        status, summary = show(args, base, stop.event)
+        exit_status, summary = show(args, options, base, stop.event)
     except (ServeError, ParamError, RingError) as error:
         say(f"scene: {error}")
         return 1
     finally:
         stop.restore()
-    if summary["failure"] is not None:
-        say(f"scene: {summary['failure']}")
-    print(json.dumps(summary), flush=True)
-    return status
+    rates = [world for world in summary["worlds"] if world["first_output_s"] is not None]
+    if rates:
+        shown = ", ".join(f"{world['channel']} {world['fps']:.1f}" for world in rates)
+        say(f"{summary['seconds']:.0f} s; frames per second: {shown}")
+    if summary["failure"] is None or rates or args.json:
+        print_result(summary, args.json)
+    return exit_status
 
 
 if __name__ == "__main__":

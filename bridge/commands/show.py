@@ -12,13 +12,11 @@ import time
 import webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from bridge.commands.host import PROGRESS_S
-from bridge.terminal import say
+from bridge.terminal import child_command, child_environment, say, status
 
-ROOT = Path(__file__).resolve().parents[2]
 PAIRS = 8
 """Prompts that are offered, and pictures of a contact sheet."""
 STATUS_S = 5.0
@@ -40,7 +38,7 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._stop.wait(PROGRESS_S):
-            say(self._text())
+            status(self._text())
 
     def stop(self) -> None:
         """Nothing is said after this returns. Harmless when stopped already."""
@@ -52,14 +50,7 @@ class Client:
     """The process that feeds NAME.in. It ends when its standard input does, so it cannot outlive this process."""
 
     def __init__(self, channel: str, words: list[str]) -> None:
-        # -P keeps the current folder off the module path: a file there named like a module must not be loaded.
-        self._command = [sys.executable, "-P", "-m", "bridge.commands.source", *words]
-        self._command += ["--channel", channel, "--with-parent"]
-        # The checkout first on the path: the client must be of this version whatever else is installed.
-        self._environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
-        }
+        self._command = child_command("source", *words, "--channel", channel, "--with-parent")
         self._child: subprocess.Popen[str] | None = None
         self._due = 0.0
         self.restarts = 0
@@ -73,7 +64,7 @@ class Client:
         if sys.platform == "win32":
             alone = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         self._child = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self._environment, **alone
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=child_environment(), **alone
         )
 
     @property
@@ -84,25 +75,25 @@ class Client:
         """Start the client again when it died; sets `failure` when that is hopeless.
 
         has_fed: whether a frame of it ever arrived. A client that says itself why it cannot begin (status 1 before any
-        frame, the reason is on standard error already) is not tried again.
+        frame) is not tried again.
         """
         if self._child is None:
             if time.monotonic() >= self._due:
                 self.start()
             return
-        status = self._child.poll()
-        if status is None or self.failure is not None:
+        ended = self._child.poll()
+        if ended is None or self.failure is not None:
             return
         why = self._finish(self._child)
         self._child = None
-        if status == 1 and not has_fed:
-            self.failure = f"the client could not start: {why}"
+        if ended == 1 and not has_fed:
+            self.failure = why
         elif self.restarts >= MAX_RESTARTS:
-            self.failure = f"the client ended {self.restarts + 1} times (last status {status}): {why}"
+            self.failure = f"the client ended {self.restarts + 1} times (last status {ended}): {why}"
         else:
             self.restarts += 1
             self._due = time.monotonic() + RESTART_PAUSE_S
-            say(f"the client ended (status {status}); starting it again")
+            say(f"the client ended (status {ended}): {why}; starting it again")
 
     def stop(self) -> None:
         """End the client and wait for it."""
@@ -127,7 +118,7 @@ class Client:
         child.stdout.close()
         told = json.loads(lines[-1]) if child.returncode in (0, 1) and lines else {}
         self.peak_memory_mb = told.get("peak_memory_mb", self.peak_memory_mb)
-        return str(told.get("failure", "see what it says above"))
+        return str(told.get("failure", "it did not say why"))
 
 
 # ---- what to show --------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import queue
 import signal
@@ -11,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
+
+from bridge.terminal import say_from_signal
 
 SAME_REQUEST_S = 0.5
 """A signal that follows the first one so soon is its copy: `timeout`, shells and supervisors send it to the process and
@@ -81,9 +82,7 @@ class StopRequest:
             self._first_s = time.monotonic()
             self._ask()
             if not hangup:
-                with contextlib.suppress(OSError):
-                    # Not by `say`: this thread may be writing just now.
-                    os.write(2, b"stopping; once more ends it at once\n")
+                say_from_signal("stopping; once more ends it at once")
         elif not hangup and time.monotonic() - self._first_s >= SAME_REQUEST_S:
             # Not by an exception: a thread that is loading a model would be waited for all the same.
             os._exit(128 + number)

@@ -9,7 +9,7 @@ A client is a process of its own and knows nothing of the host: it writes NAME.i
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import signal
 import sys
 import threading
@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from bridge.commands.signals import Stop, ending_signals
-from bridge.commands.words import parse_count, parse_fps, parse_seed, parse_size
+from bridge.commands.words import add_json_option, parse_count, parse_fps, parse_seconds, parse_seed, parse_size
 from bridge.control.statistics import peak_memory_mb
 from bridge.ring.layout import Kind
 from bridge.sources import PLANES, Array, Source, SourceError, open_source
-from bridge.terminal import say
+from bridge.terminal import PROGRAM, print_result, say, say_warnings, status, status_every_s
 
 REPORT_EVERY_S = 10.0
 
@@ -44,8 +44,10 @@ def feed(
     frames: int | None,
     alpha: bool,
     stop: threading.Event,
+    report: bool = True,
 ) -> int:
     """Write frames to `writer` (a `RingWriter`) at `fps` until `stop` or until `frames` are written. Returns how many.
+    report: tell from time to time how many there were.
 
     The frame of moment k / fps has the frame id k + 1, its own source (0 means none in the ring). A source that is
     too slow leaves numbers out and so keeps its speed of motion.
@@ -80,9 +82,9 @@ def feed(
         written += 1
         index += 1
         now = time.monotonic()
-        if now - reported >= REPORT_EVERY_S:
+        if report and now - reported >= status_every_s(REPORT_EVERY_S):
             reported = now
-            say(f"source: {written} frames, {written / (now - started):.1f} per second at {size[0]}x{size[1]}")
+            status(f"source: {written} frames, {written / (now - started):.1f} per second at {size[0]}x{size[1]}")
     return written
 
 
@@ -92,14 +94,21 @@ def _with_alpha(rgb: Array) -> Array:
     return rgba
 
 
-def _arguments(words: list[str]) -> argparse.Namespace:
+def _arguments(words: list[str], what: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="frameloom source", description="Write frames into NAME.in: world, camera[:N], a video file or a folder."
+        prog=f"{PROGRAM} {'source' if what is None else what}",
+        description="Write frames into NAME.in: world, camera[:N], a video file or a folder."
+        if what is None
+        else f"Write frames of the {what} into NAME.in.",
     )
-    parser.add_argument(
-        "what",
-        help="world, camera, camera:N, http:// or rtsp:// of a network camera, a video, a picture or a folder of them",
-    )
+    if what is None:
+        parser.add_argument(
+            "what",
+            help="world, camera, camera:N, http:// or rtsp:// of a network camera, a video, a picture or a folder of"
+            " them",
+        )
+    else:
+        parser.set_defaults(what=what)
     parser.add_argument("--channel", required=True, help="the channel NAME; frames go to NAME.in")
     parser.add_argument("--fps", type=parse_fps, default=30.0, help="frames per second (default 30)")
     parser.add_argument("--size", type=parse_size, default=(128, 128), help="128 or 640x360, pixels (default 128)")
@@ -108,16 +117,26 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--style", default="", help="the world's own look (default grey)")
     parser.add_argument("--planes", type=_planes, default=(), help="of the world, a comma list: " + ",".join(PLANES))
     parser.add_argument(
-        "--hold", type=float, default=2.0, metavar="S", help="seconds per picture of a folder; 0: one frame each"
+        "--hold",
+        type=parse_seconds,
+        default=2.0,
+        metavar="S",
+        help="seconds per picture of a folder; 0: one frame each",
     )
     parser.add_argument("--alpha", action="store_true", help="write RGBA8 instead of RGB8")
     parser.add_argument("--with-parent", action="store_true", help="stop when standard input ends")
+    add_json_option(parser)
     return parser.parse_args(words)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Feed one channel until stopped; the last line of standard output is JSON: frames, seconds, peak_memory_mb."""
-    args = _arguments(sys.argv[1:] if argv is None else argv)
+def main(argv: list[str] | None = None, what: str | None = None) -> int:
+    """Feed one channel until stopped; the last line of standard output is JSON: frames, seconds, peak_memory_mb.
+
+    what: the source, where the words do not name one. With a parent, that one is told by JSON alone, at the end, and
+    tells its user.
+    """
+    args = _arguments(sys.argv[1:] if argv is None else argv, what)
+    say_warnings()
     # Loaded after the arguments are understood, so that --help and mistakes answer at once.
     from bridge.ring import RingError, RingWriter
 
@@ -141,17 +160,32 @@ def main(argv: list[str] | None = None) -> int:
             # 4 bytes a pixel for colour, 8 for normals, 4 each for depth and motion, 1 for the mask.
             room = args.size[0] * args.size[1] * (4 + 17 * bool(args.planes)) + 65536
             with RingWriter(f"{args.channel}.in", capacity_bytes=room) as writer:
-                frames = feed(source, writer, args.fps, args.size, args.frames, args.alpha, stop.event)
+                report = not args.with_parent
+                frames = feed(source, writer, args.fps, args.size, args.frames, args.alpha, stop.event, report)
         finally:
             source.close()
     except (SourceError, RingError) as error:
-        say(f"source: {error}")
         if args.with_parent:
-            print(json.dumps({"failure": str(error)}), flush=True)
+            _tell_parent({"failure": str(error)})
+        else:
+            say(f"source: {error}")
         return 1
     seconds = round(time.monotonic() - started, 3)
-    print(json.dumps({"frames": frames, "seconds": seconds, "peak_memory_mb": peak_memory_mb()}), flush=True)
+    result = {"frames": frames, "seconds": seconds, "peak_memory_mb": peak_memory_mb()}
+    if args.with_parent:
+        _tell_parent(result)
+    else:
+        say(f"source: {frames} frames in {seconds:.0f} s")
+        print_result(result, args.json)
     return 0
+
+
+def _tell_parent(result: dict[str, Any]) -> None:
+    """A parent that was ended at once reads no more; the rest of this process's life is then nobody's."""
+    try:
+        print_result(result, wanted=True)
+    except OSError:
+        os._exit(1)
 
 
 if __name__ == "__main__":

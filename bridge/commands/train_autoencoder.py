@@ -8,12 +8,13 @@ import time
 from pathlib import Path
 
 from bridge.commands.words import parse_count, parse_seed
+from bridge.terminal import PROGRAM
 
 
 def main(argv: list[str]) -> int:
     """Train; the exit status is 0 when the folder was written."""
     parser = argparse.ArgumentParser(
-        prog="frameloom train autoencoder", description="Train the patch autoencoder from synthetic pictures alone."
+        prog=f"{PROGRAM} train autoencoder", description="Train the patch autoencoder from synthetic pictures alone."
     )
     parser.add_argument("--work", type=Path, default=Path(".cache/autoencoder"), help="checkpoints")
     parser.add_argument("--out", type=Path, default=Path("out/autoencoder"), help="default out/autoencoder")

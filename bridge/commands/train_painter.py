@@ -11,12 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from bridge.commands.words import parse_count, parse_seed
+from bridge.terminal import PROGRAM
 
 
 def main(argv: list[str]) -> int:
     """Train; the exit status is 0 when the model folder was written."""
     parser = argparse.ArgumentParser(
-        prog="frameloom train painter",
+        prog=f"{PROGRAM} train painter",
         description="Train the embedded model's painter from synthetic pictures and the procedural world.",
     )
     parser.add_argument("--work", type=Path, default=Path(".cache/painter"), help="checkpoints, and data as it is made")

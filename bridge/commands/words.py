@@ -6,6 +6,8 @@ import argparse
 import re
 
 MAX_FPS = 1000.0
+MAX_PORT = 65535
+MAX_SECONDS = 1e6
 MIN_SIDE_PX, MAX_SIDE_PX = 8, 8192
 
 
@@ -41,3 +43,26 @@ def parse_seed(text: str) -> int:
     if not re.fullmatch(r"\d{1,9}", text):
         raise argparse.ArgumentTypeError(f"{text!r}: use a whole number from 0 to 999999999")
     return int(text)
+
+
+def parse_port(text: str) -> int:
+    """A port, 0 for any that is free. Raises `argparse.ArgumentTypeError`."""
+    if not re.fullmatch(r"\d{1,5}", text) or int(text) > MAX_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r}: use a whole number from 0 (any that is free) to {MAX_PORT}")
+    return int(text)
+
+
+def parse_seconds(text: str) -> float:
+    """A time of at least 0 s. Raises `argparse.ArgumentTypeError`."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0.0 <= seconds <= MAX_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text!r}: use a number of seconds from 0 to {MAX_SECONDS:g}")
+    return seconds
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """For commands that end with `bridge.terminal.print_result`."""
+    parser.add_argument("--json", action="store_true", help="end with a line of JSON on a terminal too")

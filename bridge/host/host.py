@@ -29,6 +29,7 @@ from bridge.ring import RingReader
 from bridge.ring.scheduling import short_slices
 from core.faults import GONE, for_good
 from core.lanes import Lanes, Mark, SerialLanes
+from core.params import Spec, specs_for
 from core.words import Words
 
 __all__ = ["Host", "HostConfig", "HostError"]
@@ -100,6 +101,11 @@ class Host:
     def words(self) -> Words | None:
         """The words that the model knows; None before it is loaded, and where it does not say."""
         return None if self.loaded is None else self.loaded.words
+
+    @property
+    def specs(self) -> tuple[Spec, ...]:
+        """The live parameters, as they act on this model."""
+        return specs_for(str(self.config.model))
 
     @property
     def model_name(self) -> str:

@@ -68,6 +68,38 @@ class Models:
         return loaded
 
 
+def check(config: HostConfig) -> None:
+    """What can be told of a host's settings before anything is loaded. Raises `HostError` for a model that is none, and
+    for a device, dtype or back end that cannot be had: only where one is asked for by name, as torch has to say so."""
+    if config.model == "passthrough":
+        return
+    from core.folder import ModelError
+    from core.hub import located
+    from core.layouts import refuse_other_layouts
+
+    try:
+        if config.model != "embedded":
+            refuse_other_layouts(located(str(config.model)))
+    except ModelError as error:
+        raise HostError(str(error)) from None
+    if any(name not in (None, "auto") for name in (config.device, config.dtype, config.backend)):
+        _ways(config)
+
+
+def _ways(config: HostConfig) -> tuple[Any, list[Any]]:
+    """The device, and the executions on it to choose from. Raises `HostError`."""
+    from core.backend import BackendError, executions
+    from core.device import DeviceError, dtype_called, pick_device
+
+    store = None if config.cache is None else config.cache / "networks"
+    try:
+        device = pick_device(config.device)
+        dtype = dtype_called(config.dtype)
+        return device, executions(device, config.backend, dtype, threads=config.threads, store=store)
+    except (DeviceError, BackendError) as error:
+        raise HostError(str(error)) from None
+
+
 def _load(config: HostConfig, params: Params) -> Loaded:
     if config.model == "passthrough":
         from core.passthrough import PassthroughModel
@@ -76,8 +108,8 @@ def _load(config: HostConfig, params: Params) -> Loaded:
     import torch
 
     from bridge.host import tuning
-    from core.backend import BackendError, Locks, executions
-    from core.device import DeviceError, dtype_called, dtype_name, pick_device
+    from core.backend import BackendError, Locks
+    from core.device import dtype_name
     from core.folder import read_words
     from core.hub import located
     from core.model import ModelError, load_model
@@ -86,11 +118,9 @@ def _load(config: HostConfig, params: Params) -> Loaded:
 
     everything = tuning.everything()
     folder = WEIGHTS if config.model == "embedded" else located(str(config.model))
-    store = None if config.cache is None else config.cache / "networks"
+    device, ways = _ways(config)
     try:
-        device = pick_device(config.device)
         words = words_of(folder) if config.model == "embedded" else read_words(folder)
-        ways = executions(device, config.backend, dtype_called(config.dtype), threads=config.threads, store=store)
         if device.type == "cpu":
             # What is measured may differ in dtype: cast from float32, whichever wins.
             model = load_model(folder, device, torch.float32, "eager")
@@ -112,7 +142,7 @@ def _load(config: HostConfig, params: Params) -> Loaded:
             # Hosts that share the model call it from threads of their own.
             model = model.run_by(replace(model.execution, locks=Locks(threading.Lock, Models.preparing)))
             overlap = config.overlap is not False
-    except (DeviceError, ModelError, BackendError) as error:
+    except (ModelError, BackendError) as error:
         raise HostError(str(error)) from None
     execution = model.execution
     return Loaded(

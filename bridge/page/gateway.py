@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import errno
 import json
 import logging
@@ -36,7 +35,6 @@ from bridge.page.room import Channel, Room
 from bridge.page.senders import Senders
 from bridge.page.streams import Streams
 from bridge.page.visits import Visits
-from core.params import SPECS
 
 __all__ = ["Channel", "Gateway", "GatewayError", "GatewayPortInUse"]
 
@@ -92,18 +90,28 @@ class Gateway:
     @property
     def url(self) -> str:
         """The address to open in a browser on this machine, with the token."""
-        return self._address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host))
+        return self._address(self._near, self._start_page)
+
+    @property
+    def root(self) -> str:
+        """The address on this machine below which everything is served, with the token."""
+        return self._address(self._near)
+
+    @property
+    def _near(self) -> str:
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
 
     @property
     def far_url(self) -> str | None:
         """The address to open on another machine, with the token; None when only this machine is served."""
         if is_loopback(self.host):
             return None
-        return self._address(_outward_address() if self.host in ("0.0.0.0", "::") else self.host)
+        host = _outward_address() if self.host in ("0.0.0.0", "::") else self.host
+        return self._address(host, self._start_page)
 
-    def _address(self, host: str) -> str:
+    def _address(self, host: str, path: str = "") -> str:
         token = f"?token={self._token}" if self._token is not None else ""
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/{self._start_page}{token}"
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/{path}{token}"
 
     def start(self) -> None:
         """Listen, and begin to serve; returns when the page can be opened.
@@ -295,7 +303,7 @@ class Gateway:
             {
                 **room.params(),
                 "channel": room.about.name,
-                "specs": [dataclasses.asdict(spec) for spec in SPECS.values()] if room.about.live is not None else [],
+                "specs": room.specs(),
                 "examples": room.about.examples,
                 "phase": room.phase,
                 "session": room.session,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import secrets
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from bridge.control.morph import EASINGS
 from bridge.control.presets import Presets
 from bridge.control.statistics import Statistics
 from bridge.page.ring_view import RingView
+from core.params import SPECS, Spec
 from core.words import Words
 
 
@@ -25,6 +27,10 @@ class RunningHost(Protocol):
     @property
     def words(self) -> Words | None:
         """Those that the model knows, where it says so."""
+
+    @property
+    def specs(self) -> Sequence[Spec]:
+        """The live parameters, as they act on the model."""
 
 
 class Recordings(Protocol):
@@ -73,6 +79,13 @@ class Room:
         if self.about.live is None:
             return "elsewhere"
         return "ready" if self.about.host is None else self.about.host.phase
+
+    def specs(self) -> list[dict[str, Any]]:
+        """The live parameters as JSON-able values; none without a host in this process."""
+        if self.about.live is None:
+            return []
+        specs = SPECS.values() if self.about.host is None else self.about.host.specs
+        return [asdict(spec) for spec in specs]
 
     def words(self) -> dict[str, Any] | None:
         """The words that the model knows, as JSON-able values."""

@@ -36,8 +36,10 @@ class Senders:
             name = room.about.name
             try:
                 upload = await asyncio.to_thread(Upload, name)
-            except WriterExists as error:
-                await line.close(CLOSE_TAKEN, f"taken: {await self._whom(name, request.query.get('ask')) or error}")
+            except WriterExists:
+                whom = await self._whom(name, request.query.get("ask"))
+                said = whom or f"somebody else sends to {name}; it is free when they leave"
+                await line.close(CLOSE_TAKEN, f"taken: {said}")
             except RingError as error:
                 await line.close(WSCloseCode.INTERNAL_ERROR, str(error))
             else:

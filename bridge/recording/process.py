@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.page.errors import RecordingRefused
+from bridge.terminal import child_command, child_environment
 
 END_S = 20.0
 """A recorder has so long to write what is on its way; the file of one that is killed is readable all the same."""
@@ -65,16 +65,15 @@ class RecordingProcess:
                 self._file = self._folder / f"{self._channel} {stamp} {number}.mcap"
             self._message = ""
             self._began_s = time.monotonic()
-            command = [sys.executable, "-m", "bridge", "record", self._channel, str(self._file), "--with-parent"]
             self._process = subprocess.Popen(
-                command,
+                child_command("record", self._channel, str(self._file), "--with-parent"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
                 encoding="utf-8",
                 errors="replace",
-                env={**os.environ, PAGE_VARIABLE: self._page(), "PYTHONIOENCODING": "utf-8"},
+                env=child_environment(**{PAGE_VARIABLE: self._page(), "PYTHONIOENCODING": "utf-8"}),
                 # Ctrl-C in the host's terminal is for the host, which ends this one.
                 start_new_session=sys.platform != "win32",
             )

@@ -381,9 +381,10 @@ function takeStatistics(stats) {
     byId(`figure-${name}`).replaceChildren(...shown);
   }
   const memory = stats.peak_memory_mb === null ? "" : ` · ${Math.round(stats.peak_memory_mb)} MiB at most`;
+  // Those that newer ones overtook are no failure: that is how the picture stays fresh.
   byId("counters").textContent =
-    `${stats.frames_in} in · ${stats.frames_out} out · ${stats.dropped} dropped · ${stats.skipped} skipped` +
-    `${memory} · ${stats.viewers} connections`;
+    `${stats.frames_in} in · ${stats.frames_out} painted · ${stats.dropped} overtaken by newer · ` +
+    `${stats.skipped} skipped as alike${memory} · ${stats.viewers} connections`;
   drawGraphs(page.history);
   for (const side of Object.values(page.sides)) side.describe();
 }

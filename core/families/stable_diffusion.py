@@ -25,8 +25,6 @@ _LEAST_SCALE_WIDTH = 4
 def check_parts(folder: Path, unet: Settings, encoders: Mapping[str, str]) -> None:
     """Raise `ModelError` unless `folder` is a whole diffusers model folder. unet: the settings that its U-Net may have.
     encoders: the folders of the text encoders, each with that of its tokenizer."""
-    if not folder.is_dir():
-        raise ModelError(f"there is no model folder {folder}; name a folder in the diffusers layout, or 'embedded'")
     for name in ("unet", "vae", *encoders, *encoders.values(), "scheduler"):
         if not (folder / name).is_dir():
             raise ModelError(f"{folder} has no folder {name!r}; it is not a whole model in the diffusers layout")

@@ -416,6 +416,28 @@ def test_the_room_shows_every_channel_and_takes_prompts_and_drawings(on_stage, v
                     ".every((r) => r.left >= 0 && r.right <= innerWidth && r.top >= 0 && r.bottom <= innerHeight)"
                 )
                 assert inside
+                # Without a camera it goes on; and one begins anew, in a colour of one's own.
+                await page.evaluate("document.querySelector('#send-camera').click()")
+                await page.until("document.querySelector('#told').textContent.startsWith('no camera: ')")
+                assert await page.evaluate("scene.giving.what") == "drawing"
+                assert stage.gateway.snapshot()["senders"] == 1
+                await page.evaluate("document.querySelector('#clear').click()")
+                await page.evaluate("document.querySelector('#wax button[title=red]').click()")
+                await page.evaluate("""(() => {
+                    const pad = document.querySelector("#drawing"), box = pad.getBoundingClientRect();
+                    pad.setPointerCapture = () => {};
+                    const at = (kind, x) => pad.dispatchEvent(
+                        new PointerEvent(kind, { clientX: box.left + x, clientY: box.top + box.height / 2 }));
+                    at("pointerdown", 10);
+                    at("pointermove", 100);
+                    at("pointerup", 100);
+                })()""")
+                drawn = None
+                while drawn is None or abs(drawn[128, 128].astype(int) - (217, 83, 79)).max() > 24:
+                    got = await asyncio.to_thread(reader.read, PATIENCE_S)
+                    drawn = got.planes[Kind.COLOUR]
+                assert abs(drawn[:64].astype(int) - 138).max() <= 8 and abs(drawn[-64:].astype(int) - 138).max() <= 8
+                await page.screenshot(tmp_path / "drawing.png")
                 await page.evaluate("document.querySelector('#send-drawing').click()")
                 await stage.until(lambda: stage.gateway.snapshot()["senders"] == 0)
         await page.until(f"{painted}.state === 'writer-gone'")

@@ -66,6 +66,8 @@ def folders(folder: Path, *names: str) -> Path:
         (part_of_model, "is one part of a model; give the folder above it"),
         (lambda top: folders(top / "flux", "transformer", "vae"), "a model with a transformer"),
         (lambda top: Path("stabilityai/sd-turbo"), "run.py fetch stabilityai/sd-turbo"),
+        (lambda top: top / "nothing" / "here" / "at" / "all", "there is no model folder"),
+        (lambda top: folders(top / "pictures", "summer"), "has no folder 'unet'"),
     ],
 )
 def test_what_is_no_model_folder_is_named(tmp_path: Path, make: Callable[[Path], Path], words: str) -> None:
@@ -78,6 +80,6 @@ def test_what_is_no_model_folder_is_named(tmp_path: Path, make: Callable[[Path],
 
 def test_a_model_folder_is_left_to_its_family(tmp_path: Path) -> None:
     refuse_other_layouts(WEIGHTS)
-    refuse_other_layouts(tmp_path / "nothing" / "here" / "at" / "all")
-    with pytest.raises(ModelError, match="there is no model folder"):
-        check_folder(tmp_path / "nothing")
+    refuse_other_layouts(folders(tmp_path / "half", "unet"))
+    with pytest.raises(ModelError, match="has no folder 'vae'"):
+        check_folder(tmp_path / "half")

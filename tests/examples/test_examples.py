@@ -40,6 +40,7 @@ class Demo:
             free.bind(("127.0.0.1", 0))
             self.osc_port = free.getsockname()[1]
         self.serving = Serving(self.channel, Params(), port=0, osc_port=self.osc_port, model="passthrough")
+        self.serving.listen(page=False)
         self.serving.start()
         assert self.serving.host.ready.wait(PATIENCE_S)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bridge.commands.generate import languages, protocol, unity
 from bridge.page import packet
+from bridge.terminal import PROGRAM
 
 ROOT = Path(__file__).resolve().parents[3]
 UNITY = ROOT / "clients" / "unity" / "Packages" / "org.frameloom.unity"
@@ -57,7 +58,7 @@ GENERATED = (
 def main(words: list[str] | None = None) -> int:
     """Write what has changed, and the .meta files that the Unity package lacks; returns the exit status."""
     if words:
-        print("frameloom generate takes no words; it writes the generated files", file=sys.stderr)
+        print(f"{PROGRAM} generate takes no words; it writes the generated files", file=sys.stderr)
         return 0 if words[0] in ("-h", "--help") else 2
     for generated in GENERATED:
         before = generated.path.read_text(encoding="utf-8") if generated.path.exists() else ""

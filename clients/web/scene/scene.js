@@ -25,7 +25,7 @@ const SPACING_RAD = 0.46; // between two screens
 const FRAME_MS = 1000 / 30; // a room without a GPU leaves the cores to the hosts
 const RETRY_MS = 2000;
 const GUEST = "-guest"; // the end of a channel's name that visitors feed
-const WAX = ["#f0f0f0", "#d9534f", "#5cb85c", "#4a90d9", "#e6b450"];
+const WAX = { white: "#f0f0f0", red: "#d9534f", green: "#5cb85c", blue: "#4a90d9", yellow: "#e6b450", black: "#1c1c1c" };
 
 const byId = (id) => document.getElementById(id);
 const view = byId("view");
@@ -280,13 +280,13 @@ async function setPrompt(text) {
 
 const giving = { what: null, sender: null, stream: null };
 
-function stopGiving(words = "") {
+function stopGiving(words = "", bad = false) {
   giving.sender?.close();
   giving.stream?.getTracks().forEach((track) => track.stop());
   Object.assign(giving, { what: null, sender: null, stream: null });
-  byId("drawing").hidden = true;
+  byId("pad").hidden = true;
   byId("camera").hidden = true;
-  showGiving(words);
+  showGiving(words, bad);
 }
 
 function showGiving(words, bad = false) {
@@ -297,32 +297,38 @@ function showGiving(words, bad = false) {
   tell(words, bad);
 }
 
+// The camera's stream, or null with a word about why there is none.
+async function openCamera() {
+  // Only where the page is safe (https, or this machine) do browsers give a camera at all.
+  if (!navigator.mediaDevices) {
+    tell("this browser gives its camera to https pages and to this machine only; send a drawing instead", true);
+    return null;
+  }
+  try {
+    return await navigator.mediaDevices.getUserMedia({ video: { width: 320, height: 320 } });
+  } catch (error) {
+    const why = { NotFoundError: "there is none", NotAllowedError: "it was not allowed" }[error.name] ?? error.message;
+    tell(`no camera: ${why}`, true);
+    return null;
+  }
+}
+
 async function give(what) {
   if (giving.what === what) {
     stopGiving();
     return;
   }
+  // Asked for first: without a camera, a drawing that is being sent goes on.
+  const stream = what === "camera" ? await openCamera() : null;
+  if (what === "camera" && stream === null) return;
   stopGiving();
-  giving.what = what;
+  Object.assign(giving, { what, stream });
   const source = byId(what);
-  if (what === "camera") {
-    // Only where the page is safe (https, or this machine) do browsers give a camera at all.
-    if (!navigator.mediaDevices) {
-      stopGiving();
-      tell("this browser gives its camera to https pages and to this machine only; send a drawing instead", true);
-      return;
-    }
-    try {
-      giving.stream = await navigator.mediaDevices.getUserMedia({ video: { width: 320, height: 320 } });
-    } catch (error) {
-      stopGiving();
-      tell(`no camera: ${error.message}`, true);
-      return;
-    }
-    source.srcObject = giving.stream;
+  if (stream !== null) {
+    source.srcObject = stream;
     await source.play();
   }
-  source.hidden = false;
+  (what === "camera" ? source : byId("pad")).hidden = false;
   let screen = screens.find((s) => s.about.name.endsWith(GUEST) && s.side === "out") ?? screens[chosen];
   choose(screens.indexOf(screen));
   giving.sender = screen.texture.send(source, {
@@ -330,17 +336,15 @@ async function give(what) {
     height: 256,
     fps: 15,
     onstate: (state, message) => {
-      if (state === "refused") stopGiving();
-      const words = { sending: `sending to ${screen.title}`, refused: `not sent: ${message}` }[state];
-      showGiving(words ?? message, state !== "sending");
+      if (state === "refused") stopGiving(`not sent: ${message}`, true);
+      else showGiving(state === "sending" ? `sending to ${screen.title}` : message, state !== "sending");
     },
   });
   showGiving("connecting");
 }
 
-function makeDrawable(pad) {
-  const context = pad.getContext("2d");
-  // To begin with, something like the grey worlds that the embedded model knows.
+// To begin with, something like the grey worlds that the embedded model knows.
+function drawStart(context) {
   const shade = (from, to, ...line) => {
     const gradient = line.length === 4 ? context.createLinearGradient(...line) : context.createRadialGradient(...line);
     gradient.addColorStop(0, from);
@@ -357,18 +361,44 @@ function makeDrawable(pad) {
   context.fill();
   shade("#b4b4b4", "#6e6e6e", 170, 0, 225, 0);
   context.fillRect(170, 105, 52, 66);
+}
+
+function makeDrawable(pad) {
+  const context = pad.getContext("2d");
+  drawStart(context);
   context.lineWidth = 18;
   context.lineCap = "round";
   context.lineJoin = "round";
+  const waxes = Object.entries(WAX).map(([name, colour]) => {
+    const wax = document.createElement("button");
+    wax.type = "button";
+    wax.title = name;
+    wax.setAttribute("aria-label", name);
+    wax.style.background = colour;
+    wax.onclick = () => take(wax);
+    return wax;
+  });
+  const take = (chosen) => {
+    for (const wax of waxes) wax.setAttribute("aria-pressed", wax === chosen);
+    context.strokeStyle = WAX[chosen.title];
+  };
+  const clear = document.createElement("button");
+  clear.type = "button";
+  clear.id = "clear";
+  clear.textContent = "Clear";
+  clear.onclick = () => {
+    context.fillStyle = "#8a8a8a";
+    context.fillRect(0, 0, pad.width, pad.height);
+  };
+  byId("wax").replaceChildren(...waxes, clear);
+  take(waxes[0]);
   let last = null;
-  let strokes = 0;
   const at = (event) => {
     const box = pad.getBoundingClientRect();
     return [((event.clientX - box.left) * 256) / box.width, ((event.clientY - box.top) * 256) / box.height];
   };
   pad.addEventListener("pointerdown", (event) => {
     pad.setPointerCapture(event.pointerId);
-    context.strokeStyle = WAX[strokes++ % WAX.length];
     last = at(event);
   });
   pad.addEventListener("pointermove", (event) => {

@@ -18,6 +18,7 @@ from bridge.commands.channel_doctor import check_channel
 from bridge.commands.report import LEVELS, Check
 from bridge.ring import Kind, RingReader, RingWriter, now_ns, segment
 from bridge.ring.layout import HEADER, RECORD, SLOT
+from bridge.terminal import PROGRAM
 from tests.rings import fresh_channel, sweep
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -77,7 +78,7 @@ def test_nobody_is_there(channel: str) -> None:
     assert into.said.startswith(f"no writer: there is no ring {channel}.in")
     assert out.said.startswith(f"no writer: there is no ring {channel}.out")
     assert f"--channel {channel}" in into.fix
-    assert out.fix.endswith(f"start the host: frameloom host --channel {channel}")
+    assert out.fix.endswith(f"start the host: {PROGRAM} host --channel {channel}")
 
 
 def test_a_name_that_was_nearly_right(channel: str) -> None:
@@ -118,7 +119,7 @@ def test_frames_that_come_are_described(channel: str, writer: RingWriter, meanwh
     assert into.said.startswith("96x64 colour, frame 3, ") and f"generation {writer.generation:016x}" in into.said
     assert "3 frames per second" in into.said
     assert "nobody reads it: the host is not running" in found[2].said
-    assert found[2].fix == f"start the host: frameloom host --channel {channel}"
+    assert found[2].fix == f"start the host: {PROGRAM} host --channel {channel}"
 
 
 def test_a_writer_that_is_stuck(

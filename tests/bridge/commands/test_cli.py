@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +15,10 @@ from types import ModuleType
 import pytest
 
 from bridge.commands import cli
+from bridge.commands.channel_doctor import check_channel
+from bridge.terminal import PROGRAM
 from core.params import SPECS
+from tests.rings import fresh_channel
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -33,7 +38,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_no_words_show_the_help_and_fail(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 2
-    assert "frameloom COMMAND --help" in capsys.readouterr().out
+    assert f"{PROGRAM} COMMAND --help" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -51,6 +56,33 @@ def test_unknown_words_get_one_clear_line(words: list[str], line: str, capsys: p
     assert shown.out == ""
     assert shown.err.startswith(line)
     assert shown.err.count("\n") == 1
+
+
+def test_hints_can_be_typed_as_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first words of every command in a hint start the program, and the command is one of those that it knows."""
+    shown = [check.fix for check in check_channel(fresh_channel())][:2]
+    for words in ([], ["--help"], ["bench"], ["train", "--help"]):
+        cli.main(words)
+        shown.append(capsys.readouterr().out)
+    for command in cli.COMMANDS:
+        with contextlib.suppress(SystemExit):
+            cli.main([command, "--help"])
+        told = capsys.readouterr()
+        shown.append(told.out + told.err)
+    for text in shown:
+        assert not re.search(r"frameloom [a-z]+ (--|NAME|\[)", text)
+        for command in re.findall(rf"{re.escape(PROGRAM)} (\w+)", text):
+            assert command in {*cli.COMMANDS, "COMMAND"}
+    assert len(shown) == 6 + len(cli.COMMANDS) and all(PROGRAM in text for text in shown)
+
+
+@pytest.mark.parametrize(("word", "wants"), [("source", True), ("world", False)])
+def test_help_asks_for_what_the_command_takes(word: str, wants: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([word, "--help"])
+    usage = capsys.readouterr().out.split("\n\n")[0].split()
+    assert usage[:4] == ["usage:", *PROGRAM.split(), word]
+    assert ("what" in usage) == wants
 
 
 def test_params_shows_every_address_with_its_range(capsys: pytest.CaptureFixture[str]) -> None:

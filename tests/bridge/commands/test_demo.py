@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -84,6 +85,17 @@ def running(*words: str) -> Iterator[subprocess.Popen[str]]:
             yield child
         finally:
             child.kill()
+
+
+def seen_on_a_terminal(said: str) -> list[str]:
+    """The lines as they stand in the end, with what was written over gone; of a terminal wide enough for them all."""
+    lines = []
+    for line in said.replace("\r\n", "\n").split("\n"):
+        shown = ""
+        for written in line.split("\r"):
+            shown = written + shown[len(written) :]
+        lines.append(shown.rstrip())
+    return lines
 
 
 def read_until(child: subprocess.Popen[str], start: str) -> None:
@@ -224,6 +236,8 @@ def test_a_second_ctrl_c_ends_a_demo_that_is_still_loading(tmp_path: Path) -> No
             time.sleep(1.0)  # a person's second one, and not a copy of the first
             child.send_signal(signal.SIGINT)
             assert child.wait(60) == 130
+            # To the end of what its client says, too, which shares this pipe.
+            assert child.stderr is not None and child.stderr.read() == ""
         finally:
             child.kill()
             child.communicate()
@@ -273,14 +287,64 @@ def test_wrong_words_are_refused_before_anything_starts(
     assert (shown.out, shown.err.count("\n")) == ("", 1)
 
 
-def test_a_source_that_cannot_start_ends_the_demo(capfd: pytest.CaptureFixture[str]) -> None:
-    assert demo.main([*SMALL, "--frames", "3", "--source", "no-such-file", "--prompt", "x"]) == 1
+@pytest.mark.parametrize("what", ["no-such-file", "empty", "camera:9999"])
+def test_a_source_that_cannot_be_is_told_once(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    reason = {
+        "no-such-file": "no source 'no-such-file': it is not world, not camera or camera:N, ",
+        "empty": "no pictures in the folder empty; put ",
+        # Only the client can find out; before it did, all else has begun.
+        "camera:9999": "no camera 9999; plug one in, ",
+    }[what]
+    begun: list[object] = []
+    if not what.startswith("camera"):
+        monkeypatch.setattr(Client, "start", begun.append)
+    assert demo.main([*SMALL, "--frames", "3", "--source", what, "--prompt", "x"]) == 1
     shown = capfd.readouterr()
-    reason = "the client could not start: no source 'no-such-file': it is not world, not camera or camera:N, "
-    assert json.loads(shown.out.splitlines()[-1])["failure"].startswith(reason)
-    assert shown.err.splitlines()[-1].startswith(f"demo: {reason}")
-    assert "source: no source 'no-such-file'" in shown.err
+    assert shown.out == ""
+    assert shown.err.count(reason) == 1 and f"demo: {reason}" in shown.err
     assert "Traceback" not in shown.err
+    assert begun == []
+
+
+def test_a_sheet_of_no_picture_format_is_refused_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        demo.main([*SMALL, "--sheet", "sheet.gif"])
+    assert end.value.code == 2 and "a sheet is one of .png, " in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not POSIX, reason="needs a POSIX terminal")
+@pytest.mark.parametrize("asked", [False, True])
+def test_on_a_terminal_one_line_tells_how_it_goes_and_json_comes_where_it_is_asked_for(
+    asked: bool, picture: str, tmp_path: Path
+) -> None:
+    words = ("--source", picture, "--prompt", "a", "--sheet", str(tmp_path / "a.png"), *(["--json"] if asked else []))
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "bridge", "demo", *SMALL, *words]
+    with subprocess.Popen(command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs) as child:
+        os.close(theirs)
+        try:
+            with open(ours, "rb", buffering=0) as terminal:
+                said = bytearray()
+                # Two of them have come when one was written over.
+                while said.count(b"frames per second") < 3:
+                    said += terminal.read(4096)
+                child.send_signal(signal.SIGINT)
+                with contextlib.suppress(OSError):  # how Linux tells the end
+                    while more := terminal.read(4096):
+                        said += more
+            assert child.wait(PATIENCE_S) == 0
+        finally:
+            child.kill()
+    lines = seen_on_a_terminal(said.decode())
+    assert not any("frames per second" in line for line in lines)
+    ended = next(i for i, line in enumerate(lines) if line.startswith("stopping; "))
+    assert any(re.fullmatch(r"[0-9]+ pictures in [0-9]+ s, [0-9.]+ per second", line) for line in lines[ended:])
+    told = [line for line in lines if line.startswith("{")]
+    assert len(told) == asked and all(json.loads(line)["failure"] is None for line in told)
 
 
 # ---- the client ----------------------------------------------------------------------------------------------------

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 
-from bridge.commands import host, signals
+from bridge.commands import demo, host, scene, signals
 from bridge.commands.host import ServeError, Serving, params_from
+from bridge.commands.show import Client
 from bridge.control.live import LiveParams
+from bridge.control.statistics import Statistics
+from bridge.host import loading
 from bridge.host.batch import Together
 from bridge.host.host import Host, HostConfig
 from bridge.host.loading import Models
 from bridge.ring import Kind, RingReader, RingWriter
-from core.params import ParamError, Params, params_for
+from bridge.terminal import PROGRAM
+from core.params import SPECS, ParamError, Params, params_for, specs_for
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -94,9 +101,9 @@ def test_wrong_settings_are_refused_with_the_mend(setting: str, said: str) -> No
 
 
 def test_a_host_serves_frames_page_and_osc(channel: str) -> None:
-    serving = Serving(channel, Params(steps=1), port=0, osc_port=0, model="passthrough")
+    serving = Serving(channel, Params(steps=1), examples=["a prompt"], port=0, osc_port=0, model="passthrough")
+    serving.listen()
     serving.start()
-    serving.start_page(["a prompt"])
     try:
         assert serving.host.ready.wait(60)
         with RingWriter(f"{channel}.in") as writer, RingReader(f"{channel}.out") as reader:
@@ -125,12 +132,11 @@ def test_a_taken_port(kind: socket.SocketKind, option: str, channel: str, capsys
         ports = {"port": 0, "osc_port": 0, option: taken}
         with pytest.raises(ServeError, match=str(taken)):
             refused = Serving(channel, Params(), model="passthrough", **ports)
-            refused.start()
-            refused.start_page()
+            refused.listen()
         assert refused.host.join(60)
         serving = Serving(channel, Params(), any_port=True, model="passthrough", **ports)
+        serving.listen()
         serving.start()
-        serving.start_page()
         serving.stop()
     assert f"port {taken} is taken; " in capsys.readouterr().err
 
@@ -185,6 +191,118 @@ def test_the_host_ends_tidily(number: signal.Signals, channel: str) -> None:
         finally:
             child.kill()
     assert rest == "stopping; once more ends it at once\nstopped\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--model", "no/where/at/all"], "there is no model folder no/where/at/all; "),
+        (["--model", "LORA"], "is a LoRA: "),
+        (["--device", "vulkan"], "device 'vulkan' is not available here; use one of "),
+        (["--backend", "magic"], "back end 'magic' cannot be had on "),
+        (["--dtype", "float8"], "dtype 'float8' is unknown; use one of "),
+        (["--osc-host", "192.0.2.1"], "192.0.2.1"),
+        (["--set", "stepz=3"], "--set stepz=3: write NAME=VALUE with one of "),
+    ],
+)
+@pytest.mark.parametrize("command", [host, demo, scene], ids=["host", "demo", "scene"])
+def test_mistakes_are_told_before_anything_is_loaded(
+    command: ModuleType,
+    words: list[str],
+    line: str,
+    channel: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    begun: list[object] = []
+    monkeypatch.setattr(loading, "_load", lambda *about: begun.append(about))
+    monkeypatch.setattr(Client, "start", begun.append)
+    words = [word.replace("LORA", str(tmp_path)) for word in words]
+    given = ["--channel", channel, "--port", "0", "--osc-port", "0", *words]
+    assert command.main(given if command is host else [*given, "--no-browser"]) == 1
+    shown = capfd.readouterr()
+    mistake = shown.err.splitlines()[-1]
+    assert mistake.startswith(f"{command.__name__.rpartition('.')[2]}: ") and line in mistake
+    assert shown.err.count(line) == 1
+    assert shown.out == ""
+    assert begun == []
+
+
+def test_a_taken_port_is_told_before_anything_is_loaded(
+    channel: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[object] = []
+    monkeypatch.setattr(loading, "_load", lambda *about: begun.append(about))
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        taken = str(held.getsockname()[1])
+        assert host.main(["--channel", channel, "--port", taken, "--osc-port", "0"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"host: port {taken} on 127.0.0.1 is taken")
+    assert begun == []
+
+
+@pytest.mark.parametrize("command", [host, demo, scene], ids=["host", "demo", "scene"])
+def test_every_command_that_starts_a_host_takes_the_same_options(
+    command: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser()
+    host.add_host_options(parser)
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    shown = capsys.readouterr().out
+    for option in ("--model", "--backend", "--set", "--osc-port", "--listen", "--token", "--serial"):
+        assert option in parser.format_help()
+    for option in re.findall(r"--[a-z-]+", parser.format_help()):
+        assert option in shown
+
+
+@pytest.mark.parametrize(("option", "value"), [("--port", "65536"), ("--osc-port", "-1"), ("--port", "http")])
+def test_a_port_that_cannot_be_is_refused_as_a_word(
+    option: str, value: str, channel: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        host.main(["--channel", channel, f"{option}={value}"])
+    assert end.value.code == 2 and "from 0 (any that is free) to 65535" in capsys.readouterr().err
+
+
+def test_ports_of_several_channels_end_where_ports_end(channel: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--channel", f"{channel}-a", "--channel", f"{channel}-b", "--osc-port", "65535", "--model", "passthrough"]
+    assert host.main(words) == 1
+    assert "ports end at 65535" in capsys.readouterr().err
+
+
+def test_a_model_that_is_told_the_guidance_scale_starts_with_one_it_was_trained_with(tmp_path: Path) -> None:
+    (tmp_path / "unet").mkdir()
+    config = tmp_path / "unet" / "config.json"
+    for text, scale, acts in [
+        ('{"time_cond_proj_dim": 256}', 8.0, None),
+        ("{}", 1.2, "guidance"),
+        ("[", 1.2, "guidance"),
+    ]:
+        config.write_text(text)
+        assert params_for(str(tmp_path)).guidance_scale == scale
+        specs = {spec.name: spec for spec in specs_for(str(tmp_path))}
+        assert list(specs) == list(SPECS) and specs["guidance_scale"].default == scale
+        # What the page says of it: no effect without guidance, but where the model itself is told.
+        assert (specs["guidance_scale"].acts_with or (None,))[0] == acts
+
+
+def test_what_newer_frames_overtook_is_told_and_is_no_failure(channel: str) -> None:
+    statistics = Statistics()
+    serving = SimpleNamespace(channel=channel, statistics=statistics)
+    assert f"{PROGRAM} source world --channel {channel}" in host.status_line(serving)  # type: ignore[arg-type]
+    statistics.count("frames_in", 3)
+    assert host.status_line(serving) == "3 frames in, 0 out"  # type: ignore[arg-type]
+    statistics.record("capture_to_publish", 20_000_000)
+    statistics.count("frames_out", 2)
+    assert host.status_line(serving).endswith("p50 20 ms, p95 20 ms, 2 painted")  # type: ignore[arg-type]
+    statistics.count("dropped", 7)
+    statistics.count("skipped", 5)
+    said = host.status_line(serving)  # type: ignore[arg-type]
+    assert said.endswith("2 painted, 7 overtaken by newer ones, 5 skipped, as nothing moved")
 
 
 def test_another_model_starts_at_a_strength_that_changes_the_picture() -> None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,13 +17,14 @@ import pytest
 
 from bridge.commands import host as host_command
 from bridge.commands import scene
+from bridge.control.osc import datagram
 from bridge.ring import Kind, RingReader, RingWriter, State
 from bridge.ring.segment import place
 from tests.rings import fresh_channel, sweep
 
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE_S = 240.0
-SMALL = ("--model", "passthrough", "--size", "32", "--no-browser", "--port", "0")
+SMALL = ("--model", "passthrough", "--size", "32", "--no-browser", "--port", "0", "--osc-port", "0")
 
 
 @pytest.fixture
@@ -44,9 +46,11 @@ def launch(base, *words):
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def address(child, start="scene: "):
-    """The address that the scene says."""
+def address(child, start="scene: ", before=None):
+    """The address that the scene says; the lines until then are put into `before`."""
     for line in child.stderr:
+        if before is not None:
+            before.append(line)
         if line.startswith(start):
             return line.removeprefix(start).strip()
     raise AssertionError(f"it ended with {child.wait()} and never said {start!r}")
@@ -87,8 +91,9 @@ def test_two_worlds_are_painted_and_it_ends_by_itself(base):
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT as a terminal does")
 def test_the_room_is_served_and_a_visitors_pictures_are_painted(base):
-    with running(base, "--hosts", "1", "--token", "a-word-of-the-stage") as child:
-        url = address(child)
+    with running(base, "--hosts", "1", "--token", "a-word-of-the-stage", "--set", "steps=3") as child:
+        said = []
+        url = address(child, before=said)
         assert url.endswith("/scene/?token=a-word-of-the-stage")
         page = urllib.request.urlopen(url, timeout=PATIENCE_S).read().decode()
         assert 'src="scene.js"' in page
@@ -98,6 +103,18 @@ def test_the_room_is_served_and_a_visitors_pictures_are_painted(base):
         assert all(channel["host"] and channel["examples"] for channel in about)
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(channels.split("?")[0], timeout=PATIENCE_S)
+        # Each host has the parameters that were set, and hears OSC on a port of its own.
+        ports = {line.split()[2][:-1]: int(line.split()[-1]) for line in said if line.startswith("OSC of ")}
+        assert set(ports) == {f"{base}-world-1", f"{base}-guest"}
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as desk:
+            desk.sendto(datagram("/strength", 0.5), ("127.0.0.1", ports[f"{base}-guest"]))
+
+        def values(end):
+            answer = urllib.request.urlopen(url.replace("scene/", "api/params") + f"&channel={base}-{end}")
+            return json.load(answer)["values"]
+
+        until(lambda: values("guest")["strength"] == 0.5, "the visitors' host has heard it")
+        assert values("world-1")["strength"] != 0.5 and values("world-1")["steps"] == values("guest")["steps"] == 3
         # What comes into the visitors' channel is painted by a host of its own.
         with RingWriter(f"{base}-guest.in", capacity_bytes=1 << 16) as ring, RingReader(f"{base}-guest.out") as reader:
             until(lambda: reader.state == State.LIVE, "the visitors' host is there")

@@ -502,7 +502,7 @@ def test_statistics_are_shown(on_the_page):
             scene.statistics.count("frames_out")
             scene.statistics.count("frames_in")
         await page.until(text_of("#figure-p50") + " === '25 ms'")
-        await page.until(text_of("#counters") + ".includes('50 in · 50 out · 0 dropped')")
+        await page.until(text_of("#counters") + ".includes('50 in · 50 painted · 0 overtaken by newer')")
         await page.until("page.history.length > 2")
         colours = await page.evaluate("""(() => {
             const canvas = document.querySelector('#graph-latency');
