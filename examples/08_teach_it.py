@@ -62,7 +62,8 @@ def main(argv: list[str] | None = None) -> int:
     status = frameloom(["train", "look", *words, "--minutes", str(args.minutes), "--steps", str(args.steps)])
     if status or args.no_host:
         return status
-    return frameloom(["host", "--channel", f"{args.channel}-taught", "--model", str(model), "--prompt", args.caption])
+    words = ["--channel", f"{args.channel}-taught", "--model", str(model), "--set", f"prompt={args.caption}"]
+    return frameloom(["host", *words])
 
 
 if __name__ == "__main__":

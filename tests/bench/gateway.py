@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bridge.page import gateway as gateway_module
-from bridge.page import side as side_module
+from bridge.page import ring_view
 from bridge.page.gateway import Channel, Gateway
 from tests import chromium
 from tests.bench.report import bar, emit, percentile, table
@@ -191,18 +191,18 @@ def many(url: str, count: int, seconds: float) -> dict[str, Any]:
 def counted() -> Iterator[Counter[tuple[Any, Any]]]:
     """How often each frame is encoded in each codec."""
     counts: Counter[tuple[Any, Any]] = Counter()
-    encode = side_module.encode
+    encode = ring_view.encode
 
     def counting(picture: Any, codec: Any) -> Any:
         packet = encode(picture, codec)
         counts[packet.key, codec] += 1
         return packet
 
-    side_module.encode = counting
+    ring_view.encode = counting
     try:
         yield counts
     finally:
-        side_module.encode = encode
+        ring_view.encode = encode
 
 
 @contextlib.contextmanager

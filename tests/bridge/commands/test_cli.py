@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import re
 import signal
@@ -99,6 +100,12 @@ def test_benchmarks_are_the_files_with_a_main() -> None:
     folder = ROOT / "tests" / "bench"
     assert "report" not in cli.benches()
     assert all((folder / f"{name}.py").is_file() for name in cli.benches())
+
+
+@pytest.mark.parametrize("name", cli.benches())
+def test_every_benchmark_can_be_loaded(name: str) -> None:
+    """Most are run by hand only: a name that has moved would show there and nowhere else."""
+    importlib.import_module(f"tests.bench.{name}")
 
 
 def test_a_benchmark_gets_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
