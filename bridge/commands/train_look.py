@@ -79,5 +79,5 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         print(f"cannot write: {error}; free some room or choose another --work or --out", file=sys.stderr)
         return 1
-    print(f"see {args.work}/samples.png; use it: frameloom host --model {args.out} (or demo --model {args.out})")
+    print(f"see {args.work / 'samples.png'}; use it: {PROGRAM} demo --model {args.out}")
     return 0
