@@ -404,7 +404,9 @@ def params_for(model: str) -> Params:
     """What to start with. The embedded model repaints in one step from little noise; models trained in the usual way
     want more of both. A model that is told the guidance scale (`time_cond_proj_dim`) was never trained with one as
     small as the default."""
-    if model in ("embedded", "passthrough"):
+    # The autoencoder says what was trained as the embedded model was: one that has been taught a look.
+    taught = _setting(located(model), "vae", "_class_name") == "PatchAutoencoder"
+    if taught or model in ("embedded", "passthrough"):
         return Params()
     usual = Params(strength=0.5, steps=2)
     return replace(usual, guidance_scale=GUIDANCE_TOLD) if is_told_guidance(located(model)) else usual
@@ -412,11 +414,16 @@ def params_for(model: str) -> Params:
 
 def is_told_guidance(folder: Path) -> bool:
     """Whether a model's U-Net reads the guidance scale beside the timestep; False for a folder that cannot be read."""
+    return bool(_setting(folder, "unet", "time_cond_proj_dim"))
+
+
+def _setting(folder: Path, part: str, name: str) -> Any:
+    """What a part's config.json says; None where it says nothing or cannot be read."""
     try:
-        config = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(config, dict) and bool(config.get("time_cond_proj_dim"))
+        return None
+    return config.get(name) if isinstance(config, dict) else None
 
 
 def specs_for(model: str) -> tuple[Spec, ...]:

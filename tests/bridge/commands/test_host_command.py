@@ -310,6 +310,10 @@ def test_another_model_starts_at_a_strength_that_changes_the_picture() -> None:
     assert params_for("some/folder").strength > 2 * Params().strength
 
 
+def test_a_model_that_was_taught_a_look_starts_as_the_embedded_one_does() -> None:
+    assert params_for(str(WEIGHTS)) == Params()
+
+
 def test_one_host_serves_several_channels(channel: str) -> None:
     """Each with its own prompt by OSC, one page for all, one after the other in the statistics."""
     names = [f"{channel}-a", f"{channel}-b"]
