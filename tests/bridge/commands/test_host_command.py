@@ -29,6 +29,7 @@ from bridge.host.loading import Models
 from bridge.ring import Kind, RingReader, RingWriter
 from bridge.terminal import PROGRAM
 from core.params import SPECS, ParamError, Params, params_for, specs_for
+from core.tiny import WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[3]
 
