@@ -69,6 +69,7 @@ def _reason(error: Exception, name: str) -> str:
 
 def fetch(name: str) -> Path:
     """Download a model and return its folder. Raises `FetchError`."""
+    from httpx2 import HTTPError  # what the hub's library asks the network with, and does not wrap everywhere
     from huggingface_hub import HfApi, snapshot_download
 
     try:
@@ -94,7 +95,7 @@ def fetch(name: str) -> Path:
         (refs / "main").write_text(about.sha or "", encoding="utf-8")
     except FetchError:
         raise
-    except Exception as error:  # whatever a network and its libraries come up with: one sentence for it
+    except (OSError, ValueError, RuntimeError, HTTPError) as error:
         raise FetchError(_reason(error, name)) from error
     return located(name)
 

@@ -15,6 +15,7 @@ from bridge.page.http import WSCloseCode, WSMsgType, web
 from bridge.page.lines import Line, Visitor, clip, lingering
 from bridge.page.packet import Encoding
 from bridge.ring.clock import now_ns
+from bridge.terminal import PROGRAM
 from core.params import ParamError
 
 _CODECS = {"jpeg": Encoding.JPEG, "rgba": Encoding.RGBA8, "rgb": Encoding.RGB8}
@@ -152,7 +153,7 @@ class Visits:
     async def _record(self, viewer: Visitor, message: dict[str, Any]) -> None:
         recordings, do = viewer.room.about.recordings, message.get("do")
         if recordings is None:
-            viewer.reply("error", message=f"{viewer.side.channel} is not recorded from here; run frameloom record")
+            viewer.reply("error", message=f"{viewer.side.channel} is not recorded from here; use: {PROGRAM} record")
         elif do not in ("start", "stop"):
             viewer.reply("error", message='record: send "do": "start" or "stop"')
         else:
