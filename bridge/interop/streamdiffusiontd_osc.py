@@ -363,12 +363,14 @@ class StreamDiffusionTd:
         host = self._reported
         if host is None:
             return
-        if host.failure is not None and self._failure is None:
-            self._failure = host.failure
-            self._report("/stream-info/error", host.failure)
+        # Each is asked for once, so that one report does not tell of two moments.
+        failure, phase = host.failure, host.phase
+        if failure is not None and self._failure is None:
+            self._failure = failure
+            self._report("/stream-info/error", failure)
             self._report("/stream-info/error-time", round(time.time() * 1000))
-        self._report("/stream-info/state", self._state(host))
-        stage = {"loading": "building_engine", "ready": "complete"}.get(host.phase, "")
+        self._report("/stream-info/state", self._state(failure, phase))
+        stage = {"loading": "building_engine", "ready": "complete"}.get(phase, "")
         if stage and stage != self._stage:
             self._stage = stage
             self._report("/engine/stage", stage)
@@ -381,10 +383,10 @@ class StreamDiffusionTd:
             self._report("/vram/total", total / 2**30)
             self._report("/vram/used", (total - free) / 2**30)
 
-    def _state(self, host: Reported) -> str:
-        if host.failure is not None:
+    def _state(self, failure: str | None, phase: str) -> str:
+        if failure is not None:
             return "local_error"
-        if host.phase == "loading":
+        if phase == "loading":
             return "local_loading_models"
         paused = self._live.current.paused or (self._gate is not None and not self._gate.is_open)
         lately = self._last_s and time.monotonic() - self._last_s < STREAMING_S

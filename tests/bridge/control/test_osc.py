@@ -92,6 +92,7 @@ GOOD = {
     "prompt_mix": (0.25, 0.25),
     "negative_prompt": ("grey", "grey"),
     "strength": (0.5, 0.5),
+    "noise_draws": (4, 4),
     "steps": (4, 4),
     "t_index": ("18,26", (18, 26)),
     "guidance": ("self-negative", "self-negative"),
