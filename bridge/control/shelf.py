@@ -21,7 +21,7 @@ import threading
 import time
 import tomllib
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,7 +39,11 @@ MAX_REMOVED = 200
 NOT_SAVED = frozenset({"paused"})
 """Parameters that are no part of a look: a preset saved from a held picture must not hold the next one."""
 
+LOCK_SECONDS = 5
+"""So long a change waits for another program's; a change takes some milliseconds."""
+
 _ORDER = "order.toml"
+_LOCK = ".lock"
 _REMOVED = "removed"
 _NAME_LINE = re.compile(r"^name[ \t]*=.*$", re.MULTILINE)
 
@@ -134,7 +138,7 @@ class Shelf:
         replaced goes to `removed`. Raises `PresetError`.
         """
         name = clean_name(name)
-        with self._lock:
+        with self._writing("saved"):
             presets = self._contents().presets
             old = next((preset for preset in presets if preset.name == name), None)
             if old is not None and replaces is not None and replaces != old.digest:
@@ -146,19 +150,19 @@ class Shelf:
             if old is None and len(presets) >= MAX_PRESETS:
                 raise PresetError(f"there are {MAX_PRESETS} presets already; delete some")
             text = written(name, params, thumbnail)
-            with self._writing("saved"):
-                if old is not None:
-                    self._keep(old.path, copy=True)
-                    self._put(old.path, text)
-                else:
-                    self._put(self._claim(name), text)
-            self._told()
-            return self.get(name)
+            if old is not None:
+                self._keep(old.path, copy=True)
+                self._put(old.path, text)
+            else:
+                self._put(self._new_path(name), text)
+            saved = self.get(name)
+        self._told()
+        return saved
 
     def rename(self, name: str, new_name: str) -> Preset:
         """Everything else of the file stays as it is, comments and unknown parameters too. Raises `PresetError`."""
         new_name = clean_name(new_name)
-        with self._lock:
+        with self._writing("renamed"):
             old = self.get(name)
             names = [preset.name for preset in self._contents().presets]
             if new_name == old.name:
@@ -172,49 +176,42 @@ class Shelf:
                 text = _NAME_LINE.sub(lambda _: line, head, count=1) + table + rest
             else:
                 text = f"{line}\n{text}"
-            with self._writing("renamed"):
-                # In this order: whatever happens in between, the preset is there.
-                self._put(self._claim(new_name), text)
-                os.unlink(old.path)
-                self._write_order([new_name if n == old.name else n for n in names])
-            self._told()
-            return self.get(new_name)
+            # In this order: whatever happens in between, the preset is there.
+            self._put(self._new_path(new_name), text)
+            os.unlink(old.path)
+            self._write_order([new_name if n == old.name else n for n in names])
+            renamed = self.get(new_name)
+        self._told()
+        return renamed
 
     def delete(self, name: str) -> None:
         """Move a preset to `removed`; `restore` brings it back. Raises `PresetError`."""
-        with self._lock:
-            preset = self.get(name)
-            with self._writing("deleted"):
-                self._keep(preset.path, copy=False)
-            self._told()
+        with self._writing("deleted"):
+            self._keep(self.get(name).path, copy=False)
+        self._told()
 
     def restore(self, name: str) -> Preset:
         """Bring back the preset of this name that was deleted last. Raises `PresetError`."""
         name = clean_name(name)
-        with self._lock:
+        with self._writing("restored"):
             if any(preset.name == name for preset in self._contents().presets):
                 raise PresetError(f"there is a preset {name!r}; rename it first")
-            for path in sorted((self.folder / _REMOVED).glob("*.toml"), key=_removed_at, reverse=True):
-                found = _read(path)
-                # A file without a name of its own was called by its file's name.
-                if isinstance(found, Preset) and name in (found.name, found.name.rsplit(".", 1)[0]):
-                    with self._writing("restored"):
-                        self._put(self._claim(name), path.read_text(encoding="utf-8"))
-                        path.unlink()
-                    self._told()
-                    return self.get(name)
-            raise PresetError(f"no preset {name!r} was deleted")
+            path = self._deleted(name)
+            self._put(self._new_path(name), path.read_text(encoding="utf-8"))
+            path.unlink()
+            restored = self.get(name)
+        self._told()
+        return restored
 
     def reorder(self, names: Sequence[str]) -> None:
         """Bring presets into this order; those not named follow as they were. Raises `PresetError`."""
         if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
             raise PresetError("send the names of the presets in their new order")
-        with self._lock:
+        with self._writing("put in order"):
             now = [preset.name for preset in self._contents().presets]
             first = [name for name in dict.fromkeys(names) if name in now]
-            with self._writing("put in order"):
-                self._write_order([*first, *(name for name in now if name not in first)])
-            self._told()
+            self._write_order([*first, *(name for name in now if name not in first)])
+        self._told()
 
     # -- files ---------------------------------------------------------------------------------------------------------
 
@@ -272,29 +269,44 @@ class Shelf:
         self._put(self.folder / _ORDER, f"names = [\n{lines}]\n")
 
     @contextlib.contextmanager
-    def _writing(self, what: str) -> Any:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            yield
-        except (OSError, UnicodeError) as error:
-            why = (isinstance(error, OSError) and error.strerror) or str(error)
-            raise PresetError(
-                f"the preset could not be {what} in {self.folder}: {why}; free some room there, or start the host with"
-                " --presets FOLDER"
-            ) from error
+    def _writing(self, what: str) -> Iterator[None]:
+        """Alone with the folder: nobody else changes it meanwhile. What files refuse is a `PresetError`."""
+        import filelock  # not needed by those who only look
 
-    def _claim(self, name: str) -> Path:
-        """The path of a new preset, which is now ours: another process that asks for it is refused."""
-        path = self.folder / _file_name(name)
-        try:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-        except FileExistsError:
-            if path.stat().st_size:
+        with self._lock:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with filelock.FileLock(self.folder / _LOCK, timeout=LOCK_SECONDS):
+                    yield
+            except filelock.Timeout as error:
                 raise PresetError(
-                    f"{path.name} is there already and is not the preset {name!r}, or is damaged; move it away, or"
-                    " give another name"
-                ) from None
+                    f"the preset could not be {what}: another program has been changing {self.folder} for"
+                    f" {LOCK_SECONDS} seconds; try again"
+                ) from error
+            except (OSError, UnicodeError) as error:
+                why = (isinstance(error, OSError) and error.strerror) or str(error)
+                raise PresetError(
+                    f"the preset could not be {what} in {self.folder}: {why}; free some room there, or start the host"
+                    " with --presets FOLDER"
+                ) from error
+
+    def _new_path(self, name: str) -> Path:
+        """Where a new preset goes: nothing else may lie there."""
+        path = self.folder / _file_name(name)
+        if path.exists() and path.stat().st_size:
+            raise PresetError(
+                f"{path.name} is there already and is not the preset {name!r}, or is damaged; move it away, or give"
+                " another name"
+            )
         return path
+
+    def _deleted(self, name: str) -> Path:
+        for path in sorted((self.folder / _REMOVED).glob("*.toml"), key=_removed_at, reverse=True):
+            found = _read(path)
+            # A file without a name of its own was called by its file's name.
+            if isinstance(found, Preset) and name in (found.name, found.name.rsplit(".", 1)[0]):
+                return path
+        raise PresetError(f"no preset {name!r} was deleted")
 
     def _put(self, path: Path, text: str) -> None:
         """Whole or not at all, whatever happens meanwhile."""
@@ -308,9 +320,6 @@ class Shelf:
         except BaseException:
             with contextlib.suppress(OSError):
                 draft.unlink()
-            with contextlib.suppress(OSError):
-                if path.stat().st_size == 0:
-                    path.unlink()  # only claimed
             raise
         self._read.pop(path, None)
 
@@ -381,7 +390,7 @@ def _removed_at(path: Path) -> int:
 
 
 def _read(path: Path) -> Preset | str | None:
-    """The preset in a file; a sentence where there is none, None for a file that is only claimed yet."""
+    """The preset in a file; a sentence where there is none, None for an empty file or one that has just gone."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)

@@ -5,6 +5,7 @@ import sys
 import threading
 import tomllib
 
+import filelock
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -72,7 +73,7 @@ def test_a_name_that_can_be_none_is_refused(shelf, name):
 def test_no_name_leads_out_of_the_folder_or_to_a_file_with_a_meaning(shelf, name):
     shelf.save(name, LOOK)
     assert names(shelf) == [name]
-    (path,) = (p for p in shelf.folder.parent.rglob("*") if p.is_file())
+    (path,) = (p for p in shelf.folder.parent.rglob("*") if p.is_file() and p.name != ".lock")
     assert path.parent == shelf.folder and path.name not in ("order.toml", ".hidden")
 
 
@@ -124,6 +125,16 @@ def test_many_that_save_at_once_lose_nothing(shelf):
     saved = {shelf.get("shared").values["seed"]}
     saved |= {tomllib.loads(path.read_text())["values"]["seed"] for path in removed(shelf)}
     assert len(saved) + len(refused) == 8  # each was kept, or told that it was not
+
+
+def test_one_that_holds_the_folder_for_long_is_told(shelf, monkeypatch):
+    shelf.save("Dawn", Params(seed=1))
+    monkeypatch.setattr("bridge.control.shelf.LOCK_SECONDS", 0.1)
+    with filelock.FileLock(shelf.folder / ".lock"):
+        with pytest.raises(PresetError, match="another program .* try again"):
+            shelf.save("Dawn", Params(seed=2))
+        assert shelf.get("Dawn").values["seed"] == 1
+    assert shelf.save("Dawn", Params(seed=3)).values["seed"] == 3
 
 
 def test_a_new_name_changes_the_name_and_nothing_else(shelf):
@@ -260,7 +271,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
     shelf = Shelf(tmp_path)
     assert names(shelf) == ["Dawn"] and shelf.get("Dawn").values["seed"] == 1
     assert shelf.contents().problems == ()
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".") or "dusk" in path.name]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".dawn") or "dusk" in path.name]
 
 
 KILLED = """
