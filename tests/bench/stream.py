@@ -8,7 +8,8 @@ Everything runs in child processes, on the processor as it is and held to AVX2 (
   StreamDiffusion 0.1.1, unmodified, with its similarity filter off, where the package is at hand (`pip install
   --no-deps --target FOLDER streamdiffusion==0.1.1`, then --original FOLDER); with --compile also with its networks
   through torch.compile. It takes its network's output for noise, so it is given the embedded U-Net behind a conversion
-  from v to noise. Outputs are compared in the same run.
+  from v to noise. It knows latents of four channels alone, so it is given those of the embedded model with each cell of
+  16 channels as 2x2 cells of four, and so is its noise. Outputs are compared in the same run.
 * ways: every back end, dtype, number of threads and overlap that `auto` chooses among, and what it chose.
 * networks: milliseconds of encoder, U-Net and decoder by each back end, and the share that this is of the rate at
   which the same threads multiply float32 matrices. ONNX Runtime beside them where it is at hand (`pip install --target
@@ -31,6 +32,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from tests.bench import demo
@@ -72,9 +74,28 @@ class Ours:
         return result.fps, result.latency_ms
 
 
-def as_noise(unet: Any, noise: Any) -> Any:
-    """The v-predicting U-Net as one that predicts noise, for a caller that knows nothing else."""
+def in_fours(latent_Fchw: Any) -> Any:
+    """Latents of 4 n^2 channels as ones of 4 channels and n^2 times the cells, as the original alone knows them."""
+    import torch.nn.functional as nnf
+
+    n = round((latent_Fchw.shape[1] / 4) ** 0.5)
+    return nnf.pixel_shuffle(latent_Fchw, n)
+
+
+def out_of_fours(latent_F4hw: Any, channels: int) -> Any:
+    """The way back."""
+    import torch.nn.functional as nnf
+
+    return nnf.pixel_unshuffle(latent_F4hw, round((channels / 4) ** 0.5))
+
+
+def for_the_original(unet: Any, vae: Any, noise: Any, pixels: int) -> tuple[Any, Any]:
+    """The v-predicting U-Net as one that predicts noise, as the original wants it, and the autoencoder, both
+    with latents in fours. pixels: of a latent cell of the model, in a row."""
     import torch
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
+
+    channels = int(unet.config.in_channels)
 
     class AsNoise(torch.nn.Module):
         def __init__(self) -> None:
@@ -86,19 +107,41 @@ def as_noise(unet: Any, noise: Any) -> Any:
             self.register_buffer("b", (1.0 - noise.alphas_cumprod_T).sqrt().float())
 
         def forward(self, x: Any, t: Any, encoder_hidden_states: Any, return_dict: bool = False) -> Any:
+            x = out_of_fours(x, channels)
             v = self.unet(x, t, encoder_hidden_states=encoder_hidden_states, return_dict=False)[0]
-            return (self.a[t].view(-1, 1, 1, 1) * v + self.b[t].view(-1, 1, 1, 1) * x,)
+            return (in_fours(self.a[t].view(-1, 1, 1, 1) * v + self.b[t].view(-1, 1, 1, 1) * x),)
 
-    return AsNoise().eval()
+    class InFours(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.vae = vae
+            self.encoder, self.decoder = vae.encoder, vae.decoder
+            self.device, self.dtype = vae.device, vae.dtype
+            levels = (pixels // round((channels / 4) ** 0.5)).bit_length()  # pixels per cell are counted by these
+            self.config = SimpleNamespace(scaling_factor=vae.config.scaling_factor, block_out_channels=(0,) * levels)
+
+        def encode(self, x: Any) -> Any:
+            return AutoencoderTinyOutput(latents=in_fours(self.vae.encode(x, return_dict=False)[0]))
+
+        def decode(self, z: Any, return_dict: bool = False) -> Any:
+            return self.vae.decode(out_of_fours(z, channels), return_dict=False)
+
+    return AsNoise().eval(), InFours().eval()
 
 
 class Original:
-    """The original class around weights of its own copy."""
+    """The original class around (U-Net, autoencoder, text encoder, tokenizer) of `for_the_original`. cell: channels of
+    the embedded model's latents and pixels of a cell."""
 
-    def __init__(self, parts: Any, scheduler: dict[str, Any], params: Any, size: int, compiled: bool) -> None:
+    def __init__(
+        self, parts: Any, scheduler: dict[str, Any], params: Any, size: int, compiled: bool, cell: tuple[int, int]
+    ) -> None:
         import torch
 
+        from core.stream import seeded_noise
         from tests import original
+
+        channels, pixels = cell
 
         self.stream = original.build(parts, scheduler, list(params.stages()), params.guidance, size)
         if compiled:
@@ -114,6 +157,9 @@ class Original:
             generator=torch.Generator(),
             seed=params.seed,
         )
+        # Ours, stage by stage.
+        noise = seeded_noise(params.seed, len(params.stages()), (1, channels, size // pixels, size // pixels))
+        self.stream.init_noise = in_fours(noise[:, 0])
         self.one_step_self = params.guidance == "self-negative" and len(params.stages()) == 1
         self.latents: list[Any] = []
         decode = self.stream.decode_image
@@ -145,7 +191,7 @@ def difference(ours: Ours, theirs: Original, frames: Any, frames_01: list[Any]) 
     for number, frame in enumerate(frames):
         result = ours.stream.advance(ours.stream.encode(frame), number, ours.plan)
         if result is not None:
-            expected = theirs.latents[result.tag + depth]
+            expected = out_of_fours(theirs.latents[result.tag + depth], result.latent_Fchw.shape[1])
             worst = max(worst, float((result.latent_Fchw - expected).abs().max()))
     return worst
 
@@ -197,7 +243,9 @@ def run_cells(setup: Setup) -> list[dict[str, Any]]:
     with_original = original.installed(args.original)
     frames_01 = [f.permute(0, 3, 1, 2).float() / 255.0 for f in setup.frames]
     plain = setup.model
-    parts = (as_noise(plain.unet, plain.noise), plain.vae, plain.text._encoder, plain.text._tokenizer)
+    texts = (plain.text._encoder, plain.text._tokenizer)
+    parts = (*for_the_original(plain.unet, plain.vae, plain.noise, plain.latent_scale), *texts)
+    cell = (int(plain.unet.config.in_channels), plain.latent_scale)
     scheduler = {
         "num_train_timesteps": 1000,
         "beta_start": 0.00085,
@@ -216,11 +264,11 @@ def run_cells(setup: Setup) -> list[dict[str, Any]]:
                 alone = Ours(tuned.model, params.with_values(mode="latency"), args.size, False)
                 theirs: dict[str, Original] = {}
                 if with_original:
-                    theirs["original"] = Original(parts, scheduler, params, args.size, False)
+                    theirs["original"] = Original(parts, scheduler, params, args.size, False, cell)
                 if with_original and args.compile:
                     # Networks of its own: what is compiled stays so for everybody who has it.
-                    own = (copy.deepcopy(parts[0]), copy.deepcopy(plain.vae), *parts[2:])
-                    theirs["compiled"] = Original(own, scheduler, params, args.size, True)
+                    own = (*copy.deepcopy(parts[:2]), *texts)
+                    theirs["compiled"] = Original(own, scheduler, params, args.size, True, cell)
                 entry: dict[str, Any] = {"guidance": guidance, "steps": steps}
                 if with_original:
                     entry["difference"] = difference(ours, theirs["original"], setup.frames[:8], frames_01[:8])
@@ -307,13 +355,14 @@ def run_networks(setup: Setup) -> dict[str, Any]:
 
     model, rows = setup.model, 2
     side = setup.args.size // model.latent_scale
+    channels = int(model.unet.config.in_channels)
     embedding = stack([model.text.embed(PROMPT)] * rows)
     prepared = tuple(keys_values(attn, embedding.tokens) for attn in model.call.cross)
     times = torch.full((rows,), 300)
     networks = {
         "encode": (EncodeTiny(model.vae), (torch.randn(1, 3, setup.args.size, setup.args.size),)),
-        "unet": (model.call, (torch.randn(rows, 4, side, side), times, embedding, prepared)),
-        "decode": (DecodeVae(model.vae), (torch.randn(1, 4, side, side),)),
+        "unet": (model.call, (torch.randn(rows, channels, side, side), times, embedding, prepared)),
+        "decode": (DecodeVae(model.vae), (torch.randn(1, channels, side, side),)),
     }
     gflop = {}
     for name, (network, example) in networks.items():
