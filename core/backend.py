@@ -160,7 +160,8 @@ class Backend:
     executions with the same weights; the arguments of calls look like the example's, of the same height and width, but
     for the number of rows. dtypes: what it computes in on a device without detours, the likely fastest first; empty
     where it cannot be had. engine: it works outside torch: is given float32 weights whatever it computes in, and has
-    threads of its own. measured: cheap enough to be tried by whoever looks for the fastest.
+    threads of its own. measured: cheap enough to be tried by whoever looks for the fastest. plain: the back end that
+    runs the same weights at once, where this one takes tens of seconds to be ready.
     """
 
     call: Callable[[Any, tuple[Any, ...], Execution], Call]
@@ -168,14 +169,15 @@ class Backend:
     dtypes: Callable[[torch.device], tuple[torch.dtype, ...]] = native_dtypes
     engine: bool = False
     measured: bool = True
+    plain: str | None = None
 
 
 BACKENDS: Mapping[str, Backend] = {
     "openvino": Backend(_openvino, openvino_backend.converted, _openvino_dtypes, engine=True),
     "graphs": Backend(_graphs, dtypes=on_cards),
     "eager": Backend(_Torch),
-    "compiled": Backend(_Compiled, measured=False),
-    "compiled+graphs": Backend(_compiled_graphs, dtypes=on_cards, measured=False),
+    "compiled": Backend(_Compiled, measured=False, plain="eager"),
+    "compiled+graphs": Backend(_compiled_graphs, dtypes=on_cards, measured=False, plain="graphs"),
 }
 """The likely fastest first."""
 

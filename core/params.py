@@ -26,6 +26,9 @@ GUIDANCE_KINDS = ("none", "full", "onetime-negative", "self-negative")
 MODES = ("throughput", "latency")
 SWITCH_WORDS = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 """What people write for a switch."""
+AS_STARTED = "as started"
+"""The model that the host was started with, by this name."""
+MAX_MODEL_CHARS = 200
 TASKS = ("img2img", "txt2img")
 TEMPORAL = ("off", "bank", "engine", "flow")
 BANKS = ("merged", "fifo")
@@ -358,6 +361,13 @@ class Params:
         high=1.0,
         step=0.05,
         acts_with=("temporal", ("engine", "flow")),
+    )
+    model: str = _param(
+        AS_STARTED,
+        "str",
+        "The model that paints: as started, embedded, or one of the host's folder of models (--models), by its name.",
+        high=MAX_MODEL_CHARS,
+        slow=True,
     )
     paused: bool = _param(False, "bool", "Hold the last picture and let the device sleep.")
 

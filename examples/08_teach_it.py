@@ -3,8 +3,11 @@
     python3 run.py world --channel garden --style neon      # or whatever writes the look into garden.in
     .venv/bin/python examples/08_teach_it.py --channel garden --caption "moss style"
 
-Pictures of the look are best as different as can be: let the scene move while it records. A host takes a model when it
-starts, so the new one runs beside the old one, on a channel of its own, until you stop either.
+Pictures of the look are best as different as can be: let the scene move while it records. The new model gets a host
+and a channel of its own; or a host that runs already takes it, between two pictures:
+
+    python3 run.py host --channel stage --models out/teach
+    .venv/bin/python examples/08_teach_it.py --channel garden --caption "moss style" --tell 9000
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from pythonosc.udp_client import SimpleUDPClient  # noqa: E402
 
 from bridge.commands.cli import main as frameloom  # noqa: E402
 from bridge.ring import Kind, RingReader  # noqa: E402
@@ -50,9 +55,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--folder", type=Path, default=Path("out/teach"), help="pictures, checkpoints and the model")
     parser.add_argument("--no-host", action="store_true", help="end when the model is written")
+    parser.add_argument("--tell", type=int, default=0, metavar="PORT", help="of OSC: a host with --models out/teach")
     args = parser.parse_args(argv)
 
-    pictures, model = args.folder / "pictures", args.folder / "model"
+    # Another name for every look: a host that runs one of them can then tell them apart.
+    pictures, model = args.folder / "pictures", args.folder / args.caption.replace(" ", "-")
     count = record(f"{args.channel}.in", pictures, args.pictures, args.every, args.patience)
     if count == 0:
         print(f"nothing came on {args.channel}.in; start what writes there first", file=sys.stderr)
@@ -62,6 +69,12 @@ def main(argv: list[str] | None = None) -> int:
     status = frameloom(["train", "look", *words, "--minutes", str(args.minutes), "--steps", str(args.steps)])
     if status or args.no_host:
         return status
+    if args.tell:
+        host = SimpleUDPClient("127.0.0.1", args.tell)
+        host.send_message("/model", model.name)
+        host.send_message("/prompt", args.caption)
+        print(f"the host that listens on port {args.tell} was told to take {model.name}")
+        return 0
     words = ["--channel", f"{args.channel}-taught", "--model", str(model), "--set", f"prompt={args.caption}"]
     return frameloom(["host", *words])
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bridge.commands.host import Serving
 from bridge.ring import Kind, RingWriter
+from core.params import Params
 from core.training import look
 from core.training.folder import read_folder
 from tests.rings import fresh_channel, sweep
@@ -59,12 +62,25 @@ def test_from_a_channel_to_a_model(example, channel, tmp_path, monkeypatch):
 
     monkeypatch.setattr(look, "LookSettings", Short)
     words = ["--channel", channel, "--pictures", "4", "--every", "0.02", "--steps", "2", "--folder", str(tmp_path)]
-    assert example.main([*words, "--no-host"]) == 0
+    options = {"model": "embedded", "models": tmp_path, "port": 0, "osc_port": 0, "size": (64, 64)}
+    running = Serving(fresh_channel(), Params(), **options)
+    try:
+        running.listen(page=False)
+        running.start()
+        (osc,) = running._servers
+        assert example.main([*words, "--tell", str(osc.port)]) == 0
+        until = time.monotonic() + 60.0
+        while running.host.model_name != "moss-style":
+            assert time.monotonic() < until, running.statistics.snapshot()["last_refused"]
+            time.sleep(0.05)
+        assert running.live.current.prompt == "moss style"
+    finally:
+        running.stop()
     found = read_folder(tmp_path / "pictures", 64, "moss style")
     assert len(found.names) == 4
     reds = {int(p[32, 32, 0]) for p in found.pictures}
     assert reds <= set(range(0, 240, 40)) and bool((found.pictures[..., 1:] == 255).all()), "red comes first"
-    assert (tmp_path / "model" / "model_index.json").exists()
+    assert (tmp_path / "moss-style" / "model_index.json").exists()
 
 
 def test_a_channel_that_nobody_writes_is_said(example, tmp_path, capsys):

@@ -227,6 +227,13 @@ def presets_of(live: LiveParams, channel: str, shelf: Shelf) -> Presets:
 def add_host_options(parser: argparse.ArgumentParser) -> None:
     """The options of every command that starts a host; `host_options` reads them."""
     parser.add_argument("--model", default="embedded", help="embedded (default), passthrough, or a diffusers folder")
+    parser.add_argument(
+        "--models",
+        type=Path,
+        default=None,
+        metavar="FOLDER",
+        help="with further models to change to while the host runs (parameter model)",
+    )
     parser.add_argument("--device", default=None, help="auto (default), cpu, cuda or mps")
     parser.add_argument("--dtype", default=None, help="auto (default), float32, float16 or bfloat16")
     parser.add_argument(
@@ -285,6 +292,7 @@ def host_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> d
     """The options of `Serving` from the command line; ends with a usage error when a token is missing."""
     return {
         "model": args.model,
+        "models": args.models,
         "device": args.device,
         "dtype": args.dtype,
         "backend": args.backend,

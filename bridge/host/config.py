@@ -18,8 +18,9 @@ class HostConfig:
     diffusers layout. size: (width, height) in pixels to work at; None follows the frames' aspect at the model's own
     area. device, dtype: see `core.device`. backend: see `core.backend`. lossless: take every frame and publish every
     result, waiting for both sides. overlap: False is the serial twin. threads: CPU threads of one network call. What of
-    backend, dtype, overlap and threads is None is measured on a CPU (`bridge.host.tuning`). cache: a folder for what
-    one start leaves to the next, or None. directory: a folder for file-backed rings.
+    backend, dtype, overlap and threads is None is measured on a CPU (`bridge.host.tuning`). models: a folder with
+    further models to change to while the host runs, or None. cache: a folder for what one start leaves to the next, or
+    None. directory: a folder for file-backed rings.
     """
 
     channel: str
@@ -31,5 +32,6 @@ class HostConfig:
     lossless: bool = False
     overlap: bool | None = None
     threads: int | None = None
+    models: Path | None = None
     cache: Path | None = None
     directory: str | None = None

@@ -13,11 +13,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from bridge.control.limits import OncePer
 from bridge.control.live import LiveParams
 from bridge.control.statistics import Statistics
+from bridge.host.choice import ModelChange, choices
 from bridge.host.config import HostConfig, HostError
 from bridge.host.ingest import WAIT_S, Ingest, smooth
 from bridge.host.lanes import Closed, ThreadLanes
@@ -78,6 +80,8 @@ class Host:
         self.loaded: Loaded | None = None
         self.planner: Planner | None = None
         self._models = models if models is not None else Models()
+        self._model = config.model
+        self._change: ModelChange | None = None
         self._on_failure = on_failure
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -104,13 +108,26 @@ class Host:
 
     @property
     def specs(self) -> tuple[Spec, ...]:
-        """The live parameters, as they act on this model."""
-        return specs_for(str(self.config.model))
+        """The live parameters, as they act on this model; which one it is, only where there are others."""
+        names = tuple(choices(self.config))
+        specs = specs_for(str(self._model))
+        if len(names) == 1:
+            return tuple(spec for spec in specs if spec.name != "model")
+        return tuple(replace(spec, kind="choice", choices=names) if spec.name == "model" else spec for spec in specs)
 
     @property
     def model_name(self) -> str:
         """The model in a word: embedded, passthrough or the folder's name."""
-        return Path(self.config.model).name
+        return Path(self._model).name
+
+    @property
+    def preparing(self) -> str:
+        """What is being made ready while frames are painted without it, in words; nothing: ""."""
+        if self._change is not None and self._change.loading is not None:
+            return f"loading {self._change.loading}"
+        if self.planner is not None and self.planner.building and self.loaded is not None:
+            return f"building {self.loaded.backend_name}"
+        return ""
 
     @property
     def device_name(self) -> str | None:
@@ -134,8 +151,9 @@ class Host:
     def stop(self) -> None:
         """Ask all threads to end. May be called from anywhere, any number of times."""
         self._stop.set()
-        if self.planner is not None:
-            self.planner.stop()
+        for part in (self.planner, self._change):
+            if part is not None:
+                part.stop()
 
     def join(self, timeout_s: float | None = None) -> bool:
         """Wait for all threads; False when `timeout_s` was over first."""
@@ -182,7 +200,10 @@ class Host:
                 import torch
 
                 torch.set_num_threads(loaded.torch_threads)
-            self.planner = planner = Planner(self.config, self.live, loaded.model, self._complain)
+            self.planner = planner = Planner(self.config, self.live, loaded.model, self._complain, loaded.plain)
+            self._change = change = ModelChange(
+                self.config, self.live, self._models, loaded, planner, self._refuse, self._changed
+            )
             lanes = ThreadLanes(THREADS) if loaded.overlap else SerialLanes()
             if loaded.card is not None:
                 from core.cuda_lanes import cuda_lanes
@@ -199,7 +220,9 @@ class Host:
                 complain=self._complain,
                 lost=self._lost,
             )
-            workers.append(self._spawn("planner", planner.run))
+            del loaded  # it goes when another one takes its place
+            for name, work in (("planner", planner.run), ("build", planner.build), ("model", change.run)):
+                workers.append(self._spawn(name, work))
             self.ready.set()
             self._loop(ingest, lanes)
         finally:
@@ -210,6 +233,10 @@ class Host:
                 worker.join()
             self._reader.close()
             self._publisher.close()
+
+    def _changed(self, loaded: Loaded, model: str | Path) -> None:
+        self.loaded, self._model = loaded, model
+        log.info("%s runs on %s %s", self.model_name, loaded.backend_name, loaded.dtype_name)
 
     # -- the path of a frame ---------------------------------------------------------------------------------------
 
@@ -272,6 +299,11 @@ class Host:
                 f"{self._failures} frames in a row were lost ({where}: {error}); try a smaller size or another device"
             ) from error
         self._complain("lost", f"a frame was lost in {where}: {error}")
+
+    def _refuse(self, kind: str, message: str) -> None:
+        """To whoever looks at the page, too."""
+        self.statistics.refuse(message)
+        self._complain(kind, message)
 
     def _complain(self, kind: str, message: str) -> None:
         if self._once.may(kind):

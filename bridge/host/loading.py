@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,7 +18,8 @@ from core.words import Words
 class Loaded:
     """A model (`core.model.Model`, or what stands in its place), whether its stages are to overlap, and in words what
     it runs on. torch_threads: CPU threads of torch's own operations, None where it has none. card: the CUDA device,
-    None on any other. words: those that the model knows, where it says so."""
+    None on any other. words: those that the model knows, where it says so. plain: a form of the model that is ready at
+    once, where this one takes tens of seconds to be built."""
 
     model: Any
     overlap: bool
@@ -27,11 +29,13 @@ class Loaded:
     torch_threads: int | None = None
     card: Any = None
     words: Words | None = None
+    plain: Any = None
 
 
 class Models:
     """Loads models. Hosts that are given the same object and want the same model, run in the same way at the same
-    size, share one copy of its weights. May be called by several threads; one loads at a time.
+    size, share one copy of its weights, which goes with the last of them. May be called by several threads; one loads
+    at a time.
 
     channels: how many hosts there will be. On a card their calls of a network are answered together
     (`bridge.host.batch`); on a processor, which takes as long for the rows of two channels in one call as in two, they
@@ -43,16 +47,17 @@ class Models:
     def __init__(self, channels: int = 1, together: bool | None = None) -> None:
         self._channels = channels
         self._together = together
-        self._loaded: dict[HostConfig, Loaded] = {}
+        self._loaded: weakref.WeakValueDictionary[HostConfig, Loaded] = weakref.WeakValueDictionary()
         self._lock = threading.Lock()
 
     def load(self, config: HostConfig, params: Params) -> Loaded:
         """The model for a host. params: what it is measured with, where something has to be. Raises `HostError`."""
-        key = replace(config, channel="", directory=None, lossless=False)
+        key = replace(config, channel="", directory=None, models=None)
         with self._lock:
-            if key not in self._loaded:
-                self._loaded[key] = self._shared(_load(config, params), config)
-            return self._loaded[key]
+            loaded = self._loaded.get(key)
+            if loaded is None:
+                loaded = self._loaded[key] = self._shared(_load(config, params), config)
+            return loaded
 
     def _shared(self, loaded: Loaded, config: HostConfig) -> Loaded:
         if self._channels == 1 or config.model == "passthrough":
@@ -63,14 +68,20 @@ class Models:
         if self._together if self._together is not None else loaded.card is not None:
             from bridge.host.batch import Together
 
-            execution = replace(loaded.model.execution, joined=partial(Together, callers=self._channels))
-            loaded = replace(loaded, model=loaded.model.run_by(execution))
+            joined = partial(Together, callers=self._channels)
+            model, plain = (
+                None if form is None else form.run_by(replace(form.execution, joined=joined))
+                for form in (loaded.model, loaded.plain)
+            )
+            loaded = replace(loaded, model=model, plain=plain)
         return loaded
 
 
 def check(config: HostConfig) -> None:
     """What can be told of a host's settings before anything is loaded. Raises `HostError` for a model that is none, and
     for a device, dtype or back end that cannot be had: only where one is asked for by name, as torch has to say so."""
+    if config.models is not None and not config.models.is_dir():
+        raise HostError(f"--models {config.models}: there is no such folder")
     if config.model == "passthrough":
         return
     from core.folder import ModelError
@@ -108,7 +119,7 @@ def _load(config: HostConfig, params: Params) -> Loaded:
     import torch
 
     from bridge.host import tuning
-    from core.backend import BackendError, Locks
+    from core.backend import BACKENDS, BackendError, Locks
     from core.device import dtype_name
     from core.folder import read_words
     from core.hub import located
@@ -138,13 +149,15 @@ def _load(config: HostConfig, params: Params) -> Loaded:
         else:
             # Pictures of one size come again and again: worth the moment that looking for the fastest algorithm takes.
             torch.backends.cudnn.benchmark = device.type == "cuda"
-            model = load_model(folder, device, ways[0].dtype, ways[0].backend)
+            way = _built_on_card(device, config) or ways[0]
+            model = load_model(folder, device, way.dtype, way.backend)
             # Hosts that share the model call it from threads of their own.
             model = model.run_by(replace(model.execution, locks=Locks(threading.Lock, Models.preparing)))
             overlap = config.overlap is not False
     except (ModelError, BackendError) as error:
         raise HostError(str(error)) from None
     execution = model.execution
+    plain = BACKENDS[execution.backend].plain
     return Loaded(
         model,
         overlap,
@@ -154,4 +167,24 @@ def _load(config: HostConfig, params: Params) -> Loaded:
         execution.torch_threads(everything),
         device if device.type == "cuda" else None,
         words,
+        # Lossless, no frame may be lost in the change from one to the other.
+        None if plain is None or config.lossless else model.run_by(replace(execution, backend=plain)),
     )
+
+
+def _built_on_card(device: Any, config: HostConfig) -> Any:
+    """The fastest execution of a CUDA card, whose plain form plays while it is being built; None where another one is
+    asked for, and where there is no Triton to build it."""
+    from core.backend import executions
+    from core.device import dtype_called
+
+    if device.type != "cuda" or config.backend not in (None, "auto") or config.lossless or not can_compile():
+        return None
+    return executions(device, "compiled+graphs", dtype_called(config.dtype))[0]
+
+
+def can_compile() -> bool:
+    """Whether torch can compile for the card: Triton is not there on every system."""
+    from torch.utils._triton import has_triton
+
+    return has_triton()

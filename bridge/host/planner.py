@@ -1,11 +1,15 @@
-"""What frames are run with, and its change: parameters and sizes become a finished plan off the frame path."""
+"""What frames are run with, and its change: parameters, sizes and models become a finished plan off the frame path.
+
+A model may come with a plain form of itself, for networks that take tens of seconds to be built for what is wanted now:
+frames are run by the plain one meanwhile.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bridge.control.live import LiveParams
@@ -22,39 +26,58 @@ RECOVERABLE = (RuntimeError, ValueError, MemoryError, OSError)
 
 @dataclass(frozen=True)
 class Work:
-    """What a frame is run with: replaced as a whole, between two frames."""
+    """What a frame is run with: replaced as a whole, between two frames. plain: by the plain form of the model."""
 
     stream: Any
     plan: Any
     revision: int
+    plain: bool = False
 
 
 class Planner:
-    """Keeps `work` up to date with the parameters and with the size of the source.
+    """Keeps `work` up to date with the parameters, the size of the source and the model.
 
-    model: of `bridge.host.loading.Loaded`. complain(kind, message): for the user. `run` is to have a thread of its own;
-    the others are called by the thread that takes frames.
+    model, plain: of `bridge.host.loading.Loaded`. complain(kind, message): for the user. `run`, and `build` where there
+    may be a plain form, are to have a thread each; `use_model` may be called by any; the others are called by the
+    thread that takes frames.
     """
 
-    def __init__(self, config: HostConfig, live: LiveParams, model: Any, complain: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        config: HostConfig,
+        live: LiveParams,
+        model: Any,
+        complain: Callable[[str, str], None],
+        plain: Any = None,
+    ) -> None:
         self.work: Work | None = None
         self._config = config
         self._live = live
         self._model = model
+        self._plain = plain
         self._complain = complain
         self._stop = threading.Event()
         self._changed = threading.Event()
+        self._to_build = threading.Event()
+        self._built: set[tuple[Any, ...]] = set()
+        """What the model has been built for, where it has a plain form."""
         self._planning = threading.Lock()
         self._source_size: tuple[int, int] | None = None
         self._settled_at_s: float | None = None
         self._resizing = False
         if config.size is not None:
-            self._use_size(*model.fit(*config.size, config.size[0] * config.size[1]))
+            self._use_size()
+
+    @property
+    def building(self) -> bool:
+        """Whether frames are run by the plain form of the model until the model itself has been built."""
+        return self.work is not None and self.work.plain
 
     def stop(self) -> None:
-        """Let `run` end."""
+        """Let `run` and `build` end."""
         self._stop.set()
         self._changed.set()
+        self._to_build.set()
 
     def follow_source(self, width: int, height: int) -> Work:
         """What to run a frame of this size with now; a stream for its own size may follow later."""
@@ -62,7 +85,7 @@ class Planner:
         if self._config.size is None and size != self._source_size:
             self._source_size = size
             if self.work is None or self._config.lossless:
-                self._use_size(*self._model.fit(*size))
+                self._use_size()
             else:
                 self._settled_at_s = time.monotonic() + SETTLE_S
                 self._changed.set()
@@ -73,6 +96,26 @@ class Planner:
         """Whether a stream of another size is on its way, or there since."""
         # In this order: `run` sets the second before it clears the first, and swaps before it clears the second.
         return self._settled_at_s is not None or self._resizing or self.work is not work
+
+    def use_model(self, model: Any, plain: Any = None, *, before: Callable[[], None] = lambda: None) -> None:
+        """Run frames by another model from now on; returns when it does. before: called just before that. Raises what
+        building it meets; the old one goes on then."""
+        first = model if plain is None else plain
+        # Most of the work is done here, where it keeps nobody from planning.
+        stream = (
+            None if self.work is None else self._warm(first, wanted(self._live, self._config)[0], self._size(model))
+        )
+        with self._planning:
+            before()
+            if self.work is not None:
+                params, revision = wanted(self._live, self._config)
+                size = self._size(model)
+                if stream is None or (stream.config.width, stream.config.height) != size:
+                    stream = self._warm(first, params, size)
+                self.work = Work(stream, stream.plan(params), revision, plain is not None)
+            self._model, self._plain = model, plain
+            self._built.clear()
+        self._to_build.set()
 
     def run(self) -> None:
         """Until `stop`."""
@@ -86,14 +129,48 @@ class Planner:
         finally:
             unsubscribe()
 
+    def build(self) -> None:
+        """Build the model for what its plain form runs, again and again until `stop`."""
+        while not self._stop.is_set():
+            self._to_build.wait()
+            self._to_build.clear()
+            while self.building and not self._stop.is_set():
+                self._build_once()
+
+    def _build_once(self) -> None:
+        work, model = self.work, self._model
+        assert work is not None
+        try:
+            self._build(work, model)
+        except RECOVERABLE as error:
+            if for_good(error):
+                raise HostError(GONE.format(error=" ".join(str(error).split())[:200])) from error
+            self._complain("build", f"the model's fast form could not be built, the plain one stays: {error}")
+            self._give_up(model)
+
+    def _build(self, work: Work, model: Any) -> None:
+        key = _structure(work.stream.config, work.plan.params)
+        stream = self._warm(model, work.plan.params, (work.stream.config.width, work.stream.config.height))
+        with self._planning:
+            if self._model is model:
+                self._built.add(key)
+                self._plan_in_lock(stream)
+
+    def _give_up(self, model: Any) -> None:
+        with self._planning:
+            if self._model is model:
+                self._model, self._plain = self._plain, None
+                if self.work is not None:
+                    self.work = replace(self.work, plain=False)
+
     def _catch_up(self, settled_at_s: float | None) -> None:
         try:
             if settled_at_s is not None and self._settled_at_s == settled_at_s and settled_at_s <= time.monotonic():
                 self._resizing = True
                 self._settled_at_s = None
-                assert self._source_size is not None
-                self._use_size(*self._model.fit(*self._source_size))
-            self._plan_anew()
+                self._use_size()
+            with self._planning:
+                self._plan_in_lock()
         except RECOVERABLE as error:
             if for_good(error):
                 raise HostError(GONE.format(error=" ".join(str(error).split())[:200])) from error
@@ -101,27 +178,72 @@ class Planner:
         finally:
             self._resizing = False
 
-    def _use_size(self, width: int, height: int) -> None:
-        """Build the stream for a size and swap it in; frames in flight in the old one leave no trace."""
-        from core.stream import StreamConfig
+    def _size(self, model: Any) -> tuple[int, int]:
+        """(width, height) in pixels for the model to work at."""
+        if self._config.size is not None:
+            width, height = self._config.size
+            return model.fit(width, height, width * height)
+        assert self._source_size is not None
+        return model.fit(*self._source_size)
 
-        work = self.work
-        if work is not None and (work.stream.config.width, work.stream.config.height) == (width, height):
-            return
-        with self._planning:
-            stream = self._model.stream(StreamConfig(width, height))
-            params, revision = wanted(self._live, self._config)
-            plan = stream.plan(params)
-            # One turn on nothing, so that compilers, allocators and caches are warm before the first frame.
-            self._model.stream(StreamConfig(width, height)).warm_up(plan)
-            self.work = Work(stream, plan, revision)
-
-    def _plan_anew(self) -> None:
+    def _use_size(self) -> None:
+        """Build the stream for the size that is wanted now and swap it in; frames in flight in the old one leave no
+        trace."""
         with self._planning:
             work = self.work
+            size = self._size(self._model)
+            if work is not None and (work.stream.config.width, work.stream.config.height) == size:
+                return
             params, revision = wanted(self._live, self._config)
-            if work is not None and work.revision != revision:
-                self.work = Work(work.stream, work.stream.plan(params), revision)
+            model, plain = self._form(size, params)
+            stream = self._warm(model, params, size)
+            self.work = Work(stream, stream.plan(params), revision, plain)
+        if plain:
+            self._to_build.set()
+
+    def _form(self, size: tuple[int, int], params: Params) -> tuple[Any, bool]:
+        """The model, or its plain form as long as the model has not been built for this; whether it is the latter."""
+        from core.stream import StreamConfig
+
+        plain = self._plain is not None and _structure(StreamConfig(*size), params) not in self._built
+        return (self._plain if plain else self._model), plain
+
+    @staticmethod
+    def _warm(model: Any, params: Params, size: tuple[int, int]) -> Any:
+        """A new stream, after one turn on nothing, so that compilers, allocators and caches are warm before the first
+        frame."""
+        from core.stream import StreamConfig
+
+        config = StreamConfig(*size)
+        stream = model.stream(config)
+        model.stream(config).warm_up(stream.plan(params))
+        return stream
+
+    def _plan_in_lock(self, built: Any = None) -> None:
+        """Bring the plan up to date. built: a stream of the model itself, to go on with if it serves."""
+        work = self.work
+        params, revision = wanted(self._live, self._config)
+        if work is None or (work.revision == revision and built is None):
+            return
+        size = (work.stream.config.width, work.stream.config.height)
+        model, plain = self._form(size, params)
+        stream = work.stream
+        if not plain and work.plain:
+            same = built is not None and (built.config.width, built.config.height) == size
+            stream = built if same else self._warm(model, params, size)
+        elif plain and not work.plain:
+            stream = self._warm(model, params, size)
+        self.work = Work(stream, stream.plan(params), revision, plain)
+        if plain:
+            self._to_build.set()
+
+
+def _structure(config: Any, params: Params) -> tuple[Any, ...]:
+    """What networks are built for: whatever else changes, changes values alone."""
+    guidance = params.guidance if params.guidance_scale > 1.0 else "none"
+    banks = (params.bank, params.bank_frames, params.bank_sink, params.bank_sizes)
+    turns = (len(params.stages()), guidance, params.mode, params.temporal, params.batch_attention)
+    return (config.width, config.height, *turns, *banks)
 
 
 def wanted(live: LiveParams, config: HostConfig) -> tuple[Params, int]:

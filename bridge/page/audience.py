@@ -40,6 +40,7 @@ class Audience:
             "senders": len(self.senders),
             "rings": rings,
             "phase": room.phase,
+            **room.model(),
             "recording": None if room.about.recordings is None else room.about.recordings.state(),
         }
 

@@ -32,6 +32,14 @@ class RunningHost(Protocol):
     def specs(self) -> Sequence[Spec]:
         """The live parameters, as they act on the model."""
 
+    @property
+    def model_name(self) -> str:
+        """The model in a word."""
+
+    @property
+    def preparing(self) -> str:
+        """What is being made ready while frames are painted without it, in words; nothing: ""."""
+
 
 class Recordings(Protocol):
     """What records a channel; see `bridge.recording.process`."""
@@ -86,6 +94,11 @@ class Room:
             return []
         specs = SPECS.values() if self.about.host is None else self.about.host.specs
         return [asdict(spec) for spec in specs]
+
+    def model(self) -> dict[str, Any]:
+        """What paints, and what is being made ready; nothing without a host in this process."""
+        host = self.about.host
+        return {} if host is None else {"model": host.model_name, "preparing": host.preparing}
 
     def words(self) -> dict[str, Any] | None:
         """The words that the model knows, as JSON-able values."""

@@ -194,6 +194,7 @@ class Side {
 const page = {
   channel: "",
   specs: [],
+  preparing: "",
   values: {},
   revision: -1,
   session: "",
@@ -248,7 +249,7 @@ function showHealth() {
       ];
     } else if (output === "no-writer") {
       hint = ["Start its host in a terminal: ", element("code", {}, `python3 run.py host --channel ${page.channel}`)];
-    }
+    } else if (page.preparing) hint = [`${page.preparing}; the picture goes on meanwhile`];
   } else if (state === "gone" && page.unknown) hint = ["Choose another channel above."];
   pill.textContent = words;
   pill.dataset.health = words === "connected" ? "well" : "waits";
@@ -361,8 +362,13 @@ function showRecording(recording) {
 
 function takeStatistics(stats) {
   showRecording(stats.recording ?? null);
-  if (stats.phase !== page.phase) {
+  if ((stats.preparing ?? "") !== page.preparing) {
+    page.preparing = stats.preparing ?? "";
+    showHealth();
+  }
+  if (stats.phase !== page.phase || stats.model !== page.model) {
     page.phase = stats.phase;
+    page.model = stats.model;
     for (const side of Object.values(page.sides)) side.show(side.ringState);
     // A loaded model may say more of itself than one that was still loading.
     describeHost().catch(() => {});

@@ -93,6 +93,7 @@ GOOD = {
     "negative_prompt": ("grey", "grey"),
     "strength": (0.5, 0.5),
     "noise_draws": (4, 4),
+    "model": ("sd-turbo", "sd-turbo"),
     "steps": (4, 4),
     "t_index": ("18,26", (18, 26)),
     "guidance": ("self-negative", "self-negative"),

@@ -160,6 +160,9 @@ namespace Frameloom
         [Tooltip("Sharpens what was moved, against the blur of moving it."), Range(0f, 1f)]
         public float motionSharpen = 0.1f;
 
+        [Tooltip("The model that paints: as started, embedded, or one of the host's folder of models (--models), by its name."), TextArea]
+        public string model = "as started";
+
         [Tooltip("Hold the last picture and let the device sleep.")]
         public bool paused = false;
 
@@ -197,6 +200,7 @@ namespace Frameloom
             to.Add("/motion_latent", motionLatent);
             to.Add("/motion_tolerance", motionTolerance);
             to.Add("/motion_sharpen", motionSharpen);
+            to.Add("/model", model);
             to.Add("/paused", paused);
         }
 
@@ -267,6 +271,8 @@ namespace Frameloom
                 to.Add("/motion_tolerance", motionTolerance);
             if (motionSharpen != sent.motionSharpen)
                 to.Add("/motion_sharpen", motionSharpen);
+            if (model != sent.model)
+                to.Add("/model", model);
             if (paused != sent.paused)
                 to.Add("/paused", paused);
         }
@@ -305,6 +311,7 @@ namespace Frameloom
             motionLatent = other.motionLatent;
             motionTolerance = other.motionTolerance;
             motionSharpen = other.motionSharpen;
+            model = other.model;
             paused = other.paused;
         }
 
