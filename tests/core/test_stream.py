@@ -13,7 +13,7 @@ from core.denoiser import Plane
 from core.guidance import NEGATIVE
 from core.input import Input
 from core.model import ModelError
-from core.params import GUIDANCE_KINDS, ParamError, Params
+from core.params import GUIDANCE_KINDS, GUIDANCE_READS, ParamError, Params
 from core.pixels import PixelError
 from core.sampler import SAMPLERS, Sampler
 from core.stream import Stream, StreamConfig
@@ -123,6 +123,18 @@ def test_self_negative_guidance_equals_the_recursion_of_the_original(model, task
                 residual = noise[i + 1] + k.a[i + 1] / k.b[i + 1] * carried
     tolerance = 1e-4 * float(x0.abs().max())
     torch.testing.assert_close(latents[0], x0, atol=tolerance, rtol=1e-4)
+
+
+@pytest.mark.parametrize("guidance", GUIDANCE_KINDS)
+def test_a_kind_of_guidance_reads_what_the_table_says(model, guidance):
+    other = {"negative_prompt": "noise", "guidance_scale": 2.5, "delta": 0.2}
+    assert set().union(*GUIDANCE_READS.values()) <= set(other)
+    params = BASE.with_values(guidance=guidance, mode="latency")
+    stream = make(model)
+    expected, _ = feed(stream, random_frames(1), stream.plan(params))
+    for name, value in other.items():
+        got, _ = feed(stream, random_frames(1), stream.plan(params.with_values(**{name: value})))
+        assert torch.equal(got[0], expected[0]) == (name not in GUIDANCE_READS[guidance]), name
 
 
 @pytest.mark.parametrize("mode", ["throughput", "latency"])
