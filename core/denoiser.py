@@ -256,7 +256,8 @@ class UnetDenoiser:
     None where none can be had. cross: its layers. prediction: key of `PREDICTIONS`. dtype: of the weights.
     cache_text: project keys and values of a prompt once instead of once per call (StreamDiffusion, arXiv 2312.12491,
     appendix A.2); False is the plain twin. scale_width: of the embedding by which the network is told the guidance
-    scale; 0 for a network that does not ask. planes: see `Denoiser`; the network finds them among an embedding's others.
+    scale; 0 for a network that does not ask. planes: see `Denoiser`; the network finds them among the others of an
+    embedding.
     """
 
     def __init__(
