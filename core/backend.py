@@ -6,6 +6,7 @@ takes is its own business; all of them compute the same, and "eager" is the plai
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -16,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from core import openvino_backend
 from core.cuda_graphs import CudaRecorder, Recorded, repeated
 from core.device import DTYPES, dtype_name, memory_format, native_dtypes
 
@@ -140,14 +140,6 @@ def _as_it_is(network: nn.Module, example: tuple[Any, ...], store: Path | None) 
     return network
 
 
-def _openvino(model: Any, example: tuple[Any, ...], execution: Execution) -> Call:
-    return openvino_backend.Graph(model, execution.dtype, execution.threads, execution.many_rows)
-
-
-def _openvino_dtypes(device: torch.device) -> tuple[torch.dtype, ...]:
-    return openvino_backend.dtypes(native_dtypes(device)) if device.type == "cpu" else ()
-
-
 def on_cards(device: torch.device) -> tuple[torch.dtype, ...]:
     return native_dtypes(device) if device.type == "cuda" else ()
 
@@ -172,8 +164,18 @@ class Backend:
     plain: str | None = None
 
 
+def in_file(module: str, **about: Any) -> Backend:
+    """A back end with a file of its own, imported when it is first asked for, whose functions `call`, `convert` and
+    `dtypes` are those of a `Backend`. about: the rest of it."""
+
+    def late(name: str) -> Callable[..., Any]:
+        return lambda *arguments: getattr(importlib.import_module(module), name)(*arguments)
+
+    return Backend(late("call"), late("convert"), late("dtypes"), **about)
+
+
 BACKENDS: Mapping[str, Backend] = {
-    "openvino": Backend(_openvino, openvino_backend.converted, _openvino_dtypes, engine=True),
+    "openvino": in_file("core.openvino_backend", engine=True),
     "graphs": Backend(_graphs, dtypes=on_cards),
     "eager": Backend(_Torch),
     "compiled": Backend(_Compiled, measured=False, plain="eager"),

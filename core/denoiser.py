@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -255,10 +256,9 @@ class UnetDenoiser:
     None where none can be had. cross: its layers. prediction: key of `PREDICTIONS`. dtype: of the weights.
     cache_text: project keys and values of a prompt once instead of once per call (StreamDiffusion, arXiv 2312.12491,
     appendix A.2); False is the plain twin. scale_width: of the embedding by which the network is told the guidance
-    scale; 0 for a network that does not ask.
+    scale; 0 for a network that does not ask. planes: see `Denoiser`; the network finds them among the others of an
+    embedding.
     """
-
-    planes: Mapping[str, Plane] = {}
 
     def __init__(
         self,
@@ -271,8 +271,10 @@ class UnetDenoiser:
         *,
         cache_text: bool = True,
         scale_width: int = 0,
+        planes: Mapping[str, Plane] = MappingProxyType({}),
         banks: Callable[[], Banks] | None = None,
     ) -> None:
+        self.planes = planes
         self._network = call
         self._banks = None if banks is None else functools.cache(banks)
         self._banked: dict[Form, Call] = {}
@@ -353,6 +355,10 @@ class UnetDenoiser:
     @torch.inference_mode()
     def __call__(self, x_Rchw: Tensor, t_R: Tensor, inputs: RowInputs, memory: Any = None) -> tuple[Tensor, Any]:
         """See `Denoiser.__call__`."""
+        if inputs.planes:
+            read = {name: plane.to(self._dtype) for name, plane in inputs.planes.items()}
+            embedding = inputs.embedding
+            inputs = inputs._replace(embedding=embedding._replace(others={**embedding.others, **read}))
         if memory is None:
             out = self._network(x_Rchw, t_R, inputs.embedding, inputs.keys_values)
         else:

@@ -27,7 +27,7 @@ class Carried(NamedTuple):
     its own (`core.sampler`). marks: (S, F, 2), 1 where there is a frame, and 1 where it is the first after a cut.
     planes: what the denoiser reads of the client's planes (`core.denoiser`). guide: `core.motion.Guide` of frames that
     come in, or (); beyond that it goes with the tag. draw: (S, F, stages), which draw of noise the frame takes at every
-    stage (`core.matched`).
+    stage (`core.matched`). history: what the sampler knows of the stages before, its own tree (`core.sampler`).
     """
 
     estimate: Tensor
@@ -37,6 +37,7 @@ class Carried(NamedTuple):
     planes: Mapping[str, Tensor] = {}
     guide: Any = ()
     draw: Tensor | None = None
+    history: Any = ()
 
 
 class Flight(Generic[Tag]):

@@ -105,7 +105,7 @@ class Model:
         if config.width % step or config.height % step or config.width < step or config.height < step:
             raise ModelError(f"size {config.width}x{config.height} does not suit this model: use multiples of {step}")
         rows, columns = config.height // self.latent_scale, config.width // self.latent_scale
-        latent = (int(self.unet.config.in_channels), rows, columns)
+        latent = (int(self.vae.config.latent_channels), rows, columns)
 
         def blank(*shape: int) -> Tensor:
             return torch.zeros(shape, device=self.device)
@@ -129,6 +129,9 @@ class Model:
         if scale_width:
             told = torch.zeros(2, scale_width, dtype=dtype, device=self.device)
             embedding = embedding._replace(others={**embedding.others, SCALE: told})
+        planes = self.family.planes(self.unet, latent)
+        seen = {name: torch.zeros(2, *plane.shape, dtype=dtype, device=self.device) for name, plane in planes.items()}
+        embedding = embedding._replace(others={**embedding.others, **seen})
         prepared = tuple(keys_values(attn, embedding.tokens) for attn in self.call.cross) if cache_text else ()
         t = torch.zeros(2, dtype=torch.long, device=self.device)
         example = (torch.zeros(2, *latent, device=self.device), t, embedding, prepared)
@@ -141,6 +144,7 @@ class Model:
             dtype,
             cache_text=cache_text,
             scale_width=scale_width,
+            planes=planes,
             banks=lambda: Banks(self._layers(example), lambda bank: self._call(BankedCall(self.call), *example, bank)),
         )
 

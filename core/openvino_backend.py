@@ -17,13 +17,15 @@ import sys
 import tempfile
 import warnings
 from collections import deque
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten, treespec_dumps, treespec_loads
+
+from core.backend import Execution
+from core.device import native_dtypes
 
 log = logging.getLogger("frameloom.openvino")
 
@@ -60,11 +62,16 @@ def _capabilities() -> frozenset[str]:
         return frozenset()
 
 
-def dtypes(native: Iterable[torch.dtype]) -> tuple[torch.dtype, ...]:
-    """Those of the processor's `native` dtypes that OpenVINO computes in too; none where it is not installed."""
-    if importlib.util.find_spec("openvino") is None:
+def dtypes(device: torch.device) -> tuple[torch.dtype, ...]:
+    """Those of the processor's own dtypes that OpenVINO computes in too; none where it is not installed."""
+    if device.type != "cpu" or importlib.util.find_spec("openvino") is None:
         return ()
-    return tuple(dtype for dtype in native if _CAPABILITIES[dtype] in _capabilities())
+    return tuple(dtype for dtype in native_dtypes(device) if _CAPABILITIES[dtype] in _capabilities())
+
+
+def call(model: Any, example: tuple[Any, ...], execution: Execution) -> Graph:
+    """See `core.backend.Backend`. model: what `convert` gave."""
+    return Graph(model, execution.dtype, execution.threads, execution.many_rows)
 
 
 RETURNED = "frameloom_returned"
@@ -90,7 +97,7 @@ class _Flat(nn.Module):
 class Graph:
     """A network as a `core.backend.Call`.
 
-    model: what `converted` gave. threads: of one call; None, or `many_rows` and more, leaves it to OpenVINO.
+    model: what `convert` gave. threads: of one call; None, or `many_rows` and more, leaves it to OpenVINO.
     """
 
     def __init__(
@@ -161,15 +168,15 @@ def _bytes_of(model: Any) -> int:
     return sum(op.get_byte_size() for op in model.get_ordered_ops() if op.get_type_name() == "Constant")
 
 
-def converted(network: nn.Module, example: tuple[Any, ...], store: Path | None = None) -> Any:
+def convert(network: nn.Module, example: tuple[Any, ...], store: Path | None = None) -> Any:
     """The network in OpenVINO's form, weights included, with the number of rows left open.
 
     example: arguments of a call, tensors of R rows in any nesting. store: the folder where converted networks are kept.
     """
-    return _convert(network, example) if store is None else _stored(network, example, store)
+    return _traced(network, example) if store is None else _stored(network, example, store)
 
 
-def _convert(network: nn.Module, example: tuple[Any, ...]) -> Any:
+def _traced(network: nn.Module, example: tuple[Any, ...]) -> Any:
     openvino = _library()
     leaves, spec = tree_flatten(example)
     # Tensors that were made in inference mode cannot be recorded.
@@ -204,7 +211,7 @@ def _stored(network: nn.Module, example: tuple[Any, ...], store: Path) -> Any:
         return model
     except (RuntimeError, OSError):
         shutil.rmtree(folder, ignore_errors=True)
-    model = _convert(network, example)
+    model = _traced(network, example)
     if _bytes_of(model) <= STORE_LIMIT_BYTES // 2:
         try:
             _put(model, folder)

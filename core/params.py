@@ -22,7 +22,14 @@ MAX_STEPS = 8
 MAX_DRAWS = 16
 MAX_PROMPT_CHARS = 2000
 
-GUIDANCE_KINDS = ("none", "full", "onetime-negative", "self-negative")
+GUIDANCE_READS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "full": ("negative_prompt", "guidance_scale"),
+    "onetime-negative": ("negative_prompt", "guidance_scale", "delta"),
+    "self-negative": ("guidance_scale", "delta"),
+}
+"""The kinds of guidance, and the parameters that each of them reads."""
+GUIDANCE_KINDS = tuple(GUIDANCE_READS)
 MODES = ("throughput", "latency")
 SWITCH_WORDS = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 """What people write for a switch."""
@@ -150,6 +157,10 @@ _CHECKS = {
 }
 
 
+def _kinds_that_read(name: str) -> tuple[str, ...]:
+    return tuple(kind for kind, reads in GUIDANCE_READS.items() if name in reads)
+
+
 def _param(default: Any, kind: str, help: str, **about: Any) -> Any:
     return field(default=default, metadata={"kind": kind, "help": help, **about})
 
@@ -179,9 +190,9 @@ class Params:
     negative_prompt: str = _param(
         "",
         "str",
-        "What to steer away from; used by guidance full and onetime-negative.",
+        f"What to steer away from; used by guidance {' and '.join(_kinds_that_read('negative_prompt'))}.",
         high=MAX_PROMPT_CHARS,
-        acts_with=("guidance", ("full", "onetime-negative")),
+        acts_with=("guidance", _kinds_that_read("negative_prompt")),
         slow=True,
     )
     strength: float = _param(
@@ -223,7 +234,7 @@ class Params:
         high=20.0,
         step=0.05,
         main=True,
-        acts_with=("guidance", ("full", "onetime-negative", "self-negative")),
+        acts_with=("guidance", _kinds_that_read("guidance_scale")),
     )
     delta: float = _param(
         1.0,
@@ -232,7 +243,7 @@ class Params:
         low=0.0,
         high=2.0,
         step=0.05,
-        acts_with=("guidance", ("onetime-negative", "self-negative")),
+        acts_with=("guidance", _kinds_that_read("delta")),
     )
     seed: int = _param(
         2, "int", "Noise seed; -1 draws new noise for every frame.", low=-1, high=2**31 - 1, step=1, main=True

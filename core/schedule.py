@@ -6,7 +6,7 @@ Source: Latent Consistency Models (arXiv 2310.04378) section 4; StreamDiffusion 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -98,12 +98,15 @@ class NoiseSchedule:
 class Coefficients:
     """Per-stage constants, float32 on the stream's device; S stages, tensors of shape (S, 1, 1, 1, 1) but t_S.
 
-    a, b: signal and noise level, x = a x0 + b e.  c_skip, c_out: LCM's boundary function.
+    a, b: signal and noise level, x = a x0 + b e.  a_next, b_next: of the stage after; 1 and 0 after the last.
+    c_skip, c_out: LCM's boundary function.
     """
 
     t_S: Tensor
     a: Tensor
     b: Tensor
+    a_next: Tensor
+    b_next: Tensor
     c_skip: Tensor
     c_out: Tensor
 
@@ -123,6 +126,8 @@ class Coefficients:
             torch.tensor(t_S, device=device),
             shaped(a),
             shaped(b),
+            shaped(torch.cat((a[1:], torch.ones(1)))),
+            shaped(torch.cat((b[1:], torch.zeros(1)))),
             shaped(c_skip),
             shaped(c_out),
         )
@@ -130,4 +135,4 @@ class Coefficients:
     def of(self, stages: range) -> Coefficients:
         """The constants of some neighbouring stages."""
         cut = slice(stages.start, stages.stop)
-        return Coefficients(self.t_S[cut], self.a[cut], self.b[cut], self.c_skip[cut], self.c_out[cut])
+        return Coefficients(*(getattr(self, field.name)[cut] for field in fields(self)))

@@ -435,6 +435,7 @@ class Stream(Generic[Tag]):
                 for name, plane in self._denoiser.planes.items()
             },
             draw=self._as_drawn,
+            history=self._sampler.history(latent),
         )
 
     def _advance_batch(self, entering: Carried, tag: Tag, plan: Plan) -> Latents[Tag] | None:
@@ -466,9 +467,9 @@ class Stream(Generic[Tag]):
         )
         by_role = turn.by_role(eps_Rchw)
         eps, anchor = plan.guidance.combine(by_role, x, carried.anchor, k, plan.scales)
-        estimate, noise = self._sampler.step(Denoised(x, eps, by_role, carried), k)
-        estimate = self._estimates.steadied(estimate, turn.rows[0].stage, guides)
-        return carried._replace(estimate=estimate, anchor=anchor, noise=noise)
+        step = self._sampler.step(Denoised(x, eps, by_role, carried), k)
+        estimate = self._estimates.steadied(step.estimate, turn.rows[0].stage, guides)
+        return carried._replace(estimate=estimate, anchor=anchor, noise=step.noise, history=step.history)
 
     def _bank(self, turn: Pass, carried: Carried, plan: Plan) -> BankInputs:
         """What the rows read of their bank's settings, with what is known of their frames."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bridge.interop.adaptor import Array, TakenPicture, copy_rgb
-from bridge.ring.colour import srgb_of_linear
+from bridge.ring.colour import CHANNELS, in_order, srgb8, srgb_of_linear
 from bridge.ring.layout import ColourSpace, Format, Origin
 
 PREFIX = "TouchSHM"
@@ -299,7 +299,16 @@ def _spread(pixels: Array, channels: str) -> Array:
 
 
 SENT_AS = {Format.RGBA8: 37, Format.BGRA8: 44, Format.RGB8: 37, Format.RGBA16F: 97, Format.RGBA32F: 109, Format.R8: 9}
-"""TouchDesigner's number for each format of a ring's colour plane; it has none without alpha, so RGB8 grows one."""
+"""TouchDesigner's number for formats of a ring's colour plane; it has none without alpha, so RGB8 grows one."""
+
+
+def sendable(pixels: Array, form: Format, space: ColourSpace) -> tuple[Array, int]:
+    """A ring's colour plane as `fill` takes it, and TouchDesigner's number of that format. What it has no format for
+    becomes 8-bit red, green, blue, alpha."""
+    if form in SENT_AS:
+        return pixels, SENT_AS[form]
+    rows = pixels[..., None] if pixels.ndim == 2 else pixels
+    return in_order(srgb8(rows, form, space), CHANNELS[form]), SENT_AS[Format.RGBA8]
 
 
 def fill(target: Array, pixels: Array, origin: Origin) -> None:

@@ -36,7 +36,6 @@ from bridge.interop.td_format import (
     MAX_SIDE_PX,
     POSTFIX_CHARS,
     REC709,
-    SENT_AS,
     FormatError,
     Info,
     TdHeader,
@@ -50,6 +49,7 @@ from bridge.interop.td_format import (
     parse_header,
     parse_info,
     picture,
+    sendable,
 )
 from bridge.ring.header import Frame
 from bridge.ring.layout import Kind
@@ -301,7 +301,8 @@ class TdOutput:
             raise AdaptorError(
                 f"a picture of {width} x {height} is beyond the {MAX_SIDE_PX} of a TOP; use a smaller size"
             )
-        header = pack_header(self._version, width, height, SENT_AS[frame.formats[Kind.COLOUR]])
+        pixels, number = sendable(pixels, frame.formats[Kind.COLOUR], frame.colour_space)
+        header = pack_header(self._version, width, height, number)
         offset = HEADER_SIZES[self._version]
         size = parse_header(header, 1 << 62).data_bytes
         if not self._make_room(offset + size):

@@ -14,11 +14,17 @@ from bridge.page.packet import Encoding, PacketFlag, PacketHeader
 from bridge.ring import ColourSpace, Format, Frame, Kind, Origin, RingError, RingReader
 from bridge.ring.clock import now_ns
 from bridge.ring.colour import CHANNELS, Pixels, in_order, srgb8
+from bridge.ring.layout import PIXEL_FORMATS
 
 JPEG_QUALITY = 85
 MAX_JPEG_SIDE = 65500
 
-_JPEG_COLOURS = {Format.RGBA8: "RGBA", Format.BGRA8: "BGRA", Format.RGB8: "RGB", Format.R8: "GRAY"}
+_JPEG_COLOURS = {
+    form: "GRAY" if PIXEL_FORMATS[form].channels == 1 else PIXEL_FORMATS[form].order.upper()
+    for form in CHANNELS
+    if PIXEL_FORMATS[form].component == "u8"
+}
+_EIGHT_BITS = {PIXEL_FORMATS[form].order: form for form in _JPEG_COLOURS}
 
 
 class CannotShow(RingError):
@@ -29,7 +35,7 @@ class CannotShow(RingError):
 class ShownPicture:
     """A frame's colour plane as uint8 sRGB, H x W x C, row 0 at the top, C-contiguous, our own copy.
 
-    layout: RGBA8, BGRA8, RGB8 or R8, the order of the channels. frame: everything else of the frame; no planes.
+    layout: a format of 8 bits a channel, the order of the channels. frame: everything else of the frame; no planes.
     """
 
     pixels: Pixels
@@ -69,7 +75,10 @@ def picture_of(frame: Frame) -> ShownPicture:
     if linear or layout not in _JPEG_COLOURS:
         flags = PacketFlag.CONVERTED
         pixels = srgb8(pixels, layout, frame.colour_space)
-        layout = layout if layout in _JPEG_COLOURS else Format.RGBA8
+        order = PIXEL_FORMATS[layout].order
+        if order not in _EIGHT_BITS:
+            pixels = in_order(pixels, CHANNELS[layout])
+        layout = _EIGHT_BITS.get(order, Format.RGBA8)
     if frame.origin == Origin.BOTTOM_LEFT:
         pixels = pixels[::-1]
     pixels = np.array(pixels if pixels.ndim == 3 else pixels[..., None], order="C")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bridge.ring.errors import InvalidFrame
-from bridge.ring.layout import ColourSpace, Format, Origin
+from bridge.ring.layout import ALLOWED_FORMATS, PIXEL_FORMATS, ColourSpace, Format, Kind, Origin
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
 
@@ -25,14 +25,13 @@ class Channels(NamedTuple):
     alpha: int | None
 
 
-CHANNELS: Mapping[Format, Channels] = {
-    Format.R8: Channels(0, 0, 0, None),
-    Format.RGB8: Channels(0, 1, 2, None),
-    Format.RGBA8: Channels(0, 1, 2, 3),
-    Format.BGRA8: Channels(2, 1, 0, 3),
-    Format.RGBA16F: Channels(0, 1, 2, 3),
-    Format.RGBA32F: Channels(0, 1, 2, 3),
-}
+def _channels(order: str) -> Channels:
+    """Of pixels with channels in that order; one alone is grey."""
+    red, green, blue = (order.index(c) for c in ("rgb" if len(order) > 1 else order * 3))
+    return Channels(red, green, blue, order.index("a") if "a" in order else None)
+
+
+CHANNELS: Mapping[Format, Channels] = {f: _channels(PIXEL_FORMATS[f].order) for f in ALLOWED_FORMATS[Kind.COLOUR]}
 """Every format that a colour plane may have."""
 
 

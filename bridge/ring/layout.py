@@ -9,7 +9,7 @@ All integers are little-endian; 64-bit fields lie on multiples of 8.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 
 VERSION_MAJOR = 1
@@ -119,33 +119,38 @@ class SlotFlag(IntFlag):
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """Component type ("u8", "f16", "f32"), number of channels and bytes per pixel of one `Format`."""
+    """What one pixel of a `Format` is. order: its channels, a letter each. component: "u8", "f16" or "f32". kinds: the
+    planes that may have it."""
 
+    order: str
     component: str
-    channels: int
-    bytes_per_pixel: int
+    kinds: tuple[Kind, ...]
+    channels: int = field(init=False)
+    bytes_per_pixel: int = field(init=False)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", len(self.order))
+        object.__setattr__(self, "bytes_per_pixel", len(self.order) * _COMPONENT_BYTES[self.component])
+
+
+_COMPONENT_BYTES = {"u8": 1, "f16": 2, "f32": 4}
 
 PIXEL_FORMATS: dict[Format, PixelFormat] = {
-    Format.RGBA8: PixelFormat("u8", 4, 4),
-    Format.BGRA8: PixelFormat("u8", 4, 4),
-    Format.RGB8: PixelFormat("u8", 3, 3),
-    Format.RGBA16F: PixelFormat("f16", 4, 8),
-    Format.RGBA32F: PixelFormat("f32", 4, 16),
-    Format.R16F: PixelFormat("f16", 1, 2),
-    Format.R32F: PixelFormat("f32", 1, 4),
-    Format.RG16F: PixelFormat("f16", 2, 4),
-    Format.R8: PixelFormat("u8", 1, 1),
-    Format.XYZI32F: PixelFormat("f32", 4, 16),
+    Format.RGBA8: PixelFormat("rgba", "u8", (Kind.COLOUR, Kind.NORMAL)),
+    Format.BGRA8: PixelFormat("bgra", "u8", (Kind.COLOUR,)),
+    Format.RGB8: PixelFormat("rgb", "u8", (Kind.COLOUR, Kind.NORMAL)),
+    Format.RGBA16F: PixelFormat("rgba", "f16", (Kind.COLOUR, Kind.NORMAL)),
+    Format.RGBA32F: PixelFormat("rgba", "f32", (Kind.COLOUR, Kind.NORMAL)),
+    Format.R32F: PixelFormat("r", "f32", (Kind.DEPTH,)),
+    Format.R16F: PixelFormat("r", "f16", (Kind.DEPTH,)),
+    Format.RG16F: PixelFormat("rg", "f16", (Kind.MOTION,)),
+    Format.R8: PixelFormat("r", "u8", (Kind.COLOUR, Kind.MASK)),
+    Format.XYZI32F: PixelFormat("xyzi", "f32", (Kind.POINTS,)),
 }
+"""Every format. Where pixels fit several of a kind equally well, the first of them is taken."""
 
 ALLOWED_FORMATS: dict[Kind, tuple[Format, ...]] = {
-    Kind.COLOUR: (Format.RGBA8, Format.BGRA8, Format.RGB8, Format.RGBA16F, Format.RGBA32F, Format.R8),
-    Kind.DEPTH: (Format.R32F, Format.R16F),
-    Kind.MOTION: (Format.RG16F,),
-    Kind.MASK: (Format.R8,),
-    Kind.NORMAL: (Format.RGBA16F, Format.RGBA32F, Format.RGBA8, Format.RGB8),
-    Kind.POINTS: (Format.XYZI32F,),
+    kind: tuple(f for f, pixel in PIXEL_FORMATS.items() if kind in pixel.kinds) for kind in Kind
 }
 
 _TYPE_SIZES = {"u32": 4, "u64": 8, "f32": 4, "char": 1}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from core.denoiser import Plane
 from core.text import Text
 
 
@@ -39,10 +40,12 @@ class Network(Protocol):
 class Family:
     """claims(folder): whether a folder is of this family. check(folder): raises `core.folder.ModelError` for one that
     is not whole. load(folder, dtype): its parts, checked; raises the same. text(encoders, device): see `Text`.
-    call(unet): see `Network`."""
+    call(unet): see `Network`. planes(unet, latent): what the U-Net reads of a client's planes, for latents of shape
+    (c, h, w); its call finds them among the embedding's others, by name."""
 
     claims: Callable[[Path], bool]
     check: Callable[[Path], None]
     load: Callable[[Path, torch.dtype], Parts]
     text: Callable[[Sequence[Encoder], torch.device], Text]
     call: Callable[[Any], Any]
+    planes: Callable[[Any, tuple[int, int, int]], Mapping[str, Plane]] = lambda unet, latent: {}

@@ -161,7 +161,7 @@ def test_what_cannot_be_had_is_refused_in_a_sentence(monkeypatch):
     with pytest.raises(BackendError, match="'warp' cannot be had on cpu; use one of auto, "):
         executions(CPU, "warp")
     assert [e.backend for e in executions(CPU, "eager", torch.float32)] == ["eager"]
-    assert {e.backend for e in executions(torch.device("meta"))} == {"eager"}
+    assert not {"openvino", "graphs"} & {e.backend for e in executions(torch.device("meta"))}
     # A processor of the kind that most laptops have: AVX2, and nothing that multiplies 16-bit numbers.
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "fma3": True})
     assert native_dtypes(CPU) == (torch.float32,)
@@ -183,8 +183,8 @@ def test_a_processor_held_to_an_older_instruction_set_counts_as_one(monkeypatch)
 
 def test_without_openvino_torch_does_it_all(monkeypatch):
     monkeypatch.setattr(openvino_backend.importlib.util, "find_spec", lambda name: None)
-    assert {e.backend for e in executions(CPU)} == {"eager"}
-    with pytest.raises(BackendError, match="'openvino' cannot be had on cpu; use one of auto, eager, compiled"):
+    assert "eager" in (left := {e.backend for e in executions(CPU)}) and "openvino" not in left
+    with pytest.raises(BackendError, match="'openvino' cannot be had on cpu; use one of auto, .*eager, compiled"):
         executions(CPU, "openvino")
 
 
@@ -239,13 +239,13 @@ def decoder():
 def converts(monkeypatch) -> list[int]:
     """Grows by one entry for each conversion."""
     made: list[int] = []
-    convert = openvino_backend._convert
+    convert = openvino_backend._traced
 
     def counting(*args):
         made.append(1)
         return convert(*args)
 
-    monkeypatch.setattr(openvino_backend, "_convert", counting)
+    monkeypatch.setattr(openvino_backend, "_traced", counting)
     return made
 
 
@@ -254,26 +254,26 @@ def test_a_converted_network_is_kept_for_the_next_start(decoder, tmp_path, monke
     network, example = decoder
     z = torch.randn(3, 4, 8, 8)
     for _ in range(2):
-        graph = openvino_backend.Graph(openvino_backend.converted(network, example, tmp_path), torch.float32, 1)
+        graph = openvino_backend.Graph(openvino_backend.convert(network, example, tmp_path), torch.float32, 1)
         with torch.no_grad():
             torch.testing.assert_close(graph(z), network(z), atol=1e-4, rtol=1e-4)
     assert len(made) == 1
     # Other weights, or another size, is another network.
     with torch.no_grad():
         next(network.parameters()).add_(0.1)
-    openvino_backend.converted(network, example, tmp_path)
-    openvino_backend.converted(network, (torch.zeros(1, 4, 16, 8),), tmp_path)
+    openvino_backend.convert(network, example, tmp_path)
+    openvino_backend.convert(network, (torch.zeros(1, 4, 16, 8),), tmp_path)
     assert len(made) == 3
     assert len(list(tmp_path.iterdir())) == 3 and not list(tmp_path.glob("draft-*"))
 
 
 def test_a_damaged_store_costs_a_conversion_and_nothing_else(decoder, tmp_path, monkeypatch):
     made = converts(monkeypatch)
-    openvino_backend.converted(*decoder, tmp_path)
+    openvino_backend.convert(*decoder, tmp_path)
     (kept,) = tmp_path.iterdir()
     for name, damage in (("network.xml", b"<net"), ("network.bin", b"")):
         (kept / name).write_bytes(damage)
-        model = openvino_backend.converted(*decoder, tmp_path)
+        model = openvino_backend.convert(*decoder, tmp_path)
         z = torch.randn(1, 4, 8, 8)
         with torch.no_grad():
             plain = decoder[0](z)
@@ -283,26 +283,26 @@ def test_a_damaged_store_costs_a_conversion_and_nothing_else(decoder, tmp_path, 
 
 def test_a_store_that_cannot_be_written_is_said_once_and_done_without(decoder, tmp_path, caplog):
     (tmp_path / "file").write_text("no folder")
-    model = openvino_backend.converted(*decoder, tmp_path / "file")
+    model = openvino_backend.convert(*decoder, tmp_path / "file")
     assert "cannot be kept" in caplog.text
     assert openvino_backend.Graph(model, torch.float32)(torch.zeros(1, 4, 8, 8)).shape == (1, 3, 64, 64)
 
 
 def test_the_store_stays_within_its_limit(decoder, tmp_path, monkeypatch):
     network, example = decoder
-    openvino_backend.converted(network, example, tmp_path)
+    openvino_backend.convert(network, example, tmp_path)
     (first,) = tmp_path.iterdir()
     size = sum(f.stat().st_size for f in first.iterdir())
     monkeypatch.setattr(openvino_backend, "STORE_LIMIT_BYTES", int(2.5 * size))
     for height in (16, 24, 32):
-        openvino_backend.converted(network, (torch.zeros(1, 4, height, 8),), tmp_path)
+        openvino_backend.convert(network, (torch.zeros(1, 4, height, 8),), tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
     assert not first.exists()
 
 
 def test_forms_for_other_numbers_of_rows_make_room(decoder, monkeypatch):
     monkeypatch.setattr(openvino_backend, "KEPT_MOST", 3)
-    graph = openvino_backend.Graph(openvino_backend.converted(*decoder), torch.float32)
+    graph = openvino_backend.Graph(openvino_backend.convert(*decoder), torch.float32)
     for rows in (1, 2, 3, 1, 4):
         graph.prepare(rows)
     assert list(graph._compiled) == [3, 1, 4]
@@ -310,13 +310,13 @@ def test_forms_for_other_numbers_of_rows_make_room(decoder, monkeypatch):
 
 
 def test_calls_of_many_rows_take_all_threads(decoder):
-    graph = openvino_backend.Graph(openvino_backend.converted(*decoder), torch.float32, threads=1, many_rows=3)
+    graph = openvino_backend.Graph(openvino_backend.convert(*decoder), torch.float32, threads=1, many_rows=3)
     for rows in (2, 3):
         graph.prepare(rows)
     few, many = (form._compiled.get_property("INFERENCE_NUM_THREADS") for form in graph._compiled.values())
     assert few == 1
     # What the library takes of itself.
-    untold = openvino_backend.Graph(openvino_backend.converted(*decoder), torch.float32)
+    untold = openvino_backend.Graph(openvino_backend.convert(*decoder), torch.float32)
     untold.prepare(3)
     assert many == untold._compiled[3]._compiled.get_property("INFERENCE_NUM_THREADS")
 

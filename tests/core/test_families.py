@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from core.backend import BACKENDS, executions
-from core.denoiser import UnetCall
+from core.denoiser import Plane, UnetCall
 from core.families import FAMILIES, family_of
 from core.families.family import Encoder, Parts
 from core.guidance import GUIDANCE
@@ -71,3 +71,55 @@ def test_a_family_with_two_text_encoders_needs_nothing_but_itself(backend: str) 
         out.append(results[-1].latent_Fchw)
     assert (out[0] - out[1]).abs().max() > 1e-3
     assert (out[0] - out[2]).abs().max() > 1e-3
+
+
+class DepthCall(UnetCall):
+    """A U-Net that reads depth in a channel beside the latent's, as Stable Diffusion 2's for depth does."""
+
+    def forward(self, x_Rchw, t_R, embedding, keys_values, bank=None):
+        x = torch.cat((x_Rchw, embedding.others["depth"].to(x_Rchw.dtype)), 1)
+        return super().forward(x, t_R, embedding, keys_values, bank)
+
+
+def depth_planes(unet, latent):
+    def read(depth_FHW):
+        small = torch.nn.functional.adaptive_avg_pool2d(depth_FHW.to(torch.float32)[:, None], latent[1:])
+        return small / small.amax((2, 3), keepdim=True).clamp_min(1e-6)
+
+    return {"depth": Plane((1, *latent[1:]), read)}
+
+
+@pytest.mark.parametrize("backend", [name for name, entry in BACKENDS.items() if entry.measured])
+def test_a_family_that_reads_a_plane_of_the_client_needs_nothing_but_itself(backend: str) -> None:
+    if not BACKENDS[backend].dtypes(CPU):
+        pytest.skip(f"{backend} cannot be had here")
+    unet, vae, encoder, tokenizer = random_parts(0)
+    given, unet.conv_in = unet.conv_in, torch.nn.Conv2d(5, 16, 3, padding=1)
+    with torch.no_grad():
+        unet.conv_in.bias.copy_(given.bias)
+        unet.conv_in.weight.copy_(torch.cat((given.weight, 2.0 * given.weight[:, :1]), 1))
+    unet.register_to_config(in_channels=5)
+    family = replace(FAMILIES["stable-diffusion"], call=DepthCall, planes=depth_planes)
+    parts = Parts(unet, vae, (Encoder(encoder, tokenizer),))
+    model = assemble(Path("depth"), parts, SCHEDULER, executions(CPU, backend, torch.float32)[0], family)
+    frames = random_frames(5)
+    depths = torch.rand(5, SIZE_PX // 2, SIZE_PX // 2, generator=torch.Generator().manual_seed(0))
+
+    def run(mode: str, depths: list) -> dict:
+        stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX))
+        plan = stream.plan(Params(prompt="red ball", steps=3, strength=0.6, guidance="full", mode=mode))
+        assert stream.reads(plan) == ("depth",)
+        results = [
+            stream.advance(stream.encode(frame[None], {} if depth is None else {"depth": depth[None]}), i, plan)
+            for i, (frame, depth) in enumerate(zip(frames, depths, strict=True))
+        ]
+        return {result.tag: result.latent_Fchw for result in results if result is not None}
+
+    alone = run("latency", [*depths[:2], None, *depths[3:]])
+    together = run("throughput", [*depths[:2], None, *depths[3:]])
+    without = run("latency", [None] * 5)
+    assert len(together) == 3
+    for tag, latent in together.items():
+        torch.testing.assert_close(latent, alone[tag], atol=1e-3, rtol=1e-3)
+    assert torch.equal(alone[2], without[2])
+    assert (alone[1] - without[1]).abs().max() > 0.05

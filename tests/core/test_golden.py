@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from core.params import GUIDANCE_KINDS, Params
+from core.params import Params
 from core.stream import StreamConfig
 from tests.golden.make_golden import DELTA, FOLDER, FRAMES, NEGATIVE, PROMPT, SCALE, SEED, STEPS
+from tests.original import KINDS
 from tests.random_model import SIZE_PX, random_frames, random_model
 
 TOLERANCE = 1e-4
@@ -46,7 +47,7 @@ def test_the_weights_are_those_of_the_golden_files(model):
 @pytest.mark.parametrize("mode", ["throughput", "latency"])
 @pytest.mark.parametrize("cache_text", [True, False])
 @pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("guidance", GUIDANCE_KINDS)
+@pytest.mark.parametrize("guidance", KINDS)
 def test_equals_the_original(model, guidance, steps, cache_text, mode):
     expected = golden(guidance, steps)
     stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX), cache_text=cache_text)
@@ -69,7 +70,7 @@ def test_equals_the_original(model, guidance, steps, cache_text, mode):
 @pytest.mark.parametrize("steps", STEPS)
 def test_the_guidance_kinds_differ(steps):
     """Otherwise equality with the golden files would say nothing about guidance."""
-    last = [golden(kind, steps)["latents"][-1] for kind in GUIDANCE_KINDS]
+    last = [golden(kind, steps)["latents"][-1] for kind in KINDS]
     for i, first in enumerate(last):
         for second in last[i + 1 :]:
             assert (first - second).abs().max() > 0.05

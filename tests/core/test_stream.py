@@ -13,9 +13,9 @@ from core.denoiser import Plane
 from core.guidance import NEGATIVE
 from core.input import Input
 from core.model import ModelError
-from core.params import GUIDANCE_KINDS, ParamError, Params
+from core.params import GUIDANCE_KINDS, GUIDANCE_READS, ParamError, Params
 from core.pixels import PixelError
-from core.sampler import SAMPLERS, Sampler
+from core.sampler import SAMPLERS, Sampler, Step
 from core.stream import Stream, StreamConfig
 from core.tree import part
 from tests.random_model import SIZE_PX, random_frames, random_model
@@ -123,6 +123,18 @@ def test_self_negative_guidance_equals_the_recursion_of_the_original(model, task
                 residual = noise[i + 1] + k.a[i + 1] / k.b[i + 1] * carried
     tolerance = 1e-4 * float(x0.abs().max())
     torch.testing.assert_close(latents[0], x0, atol=tolerance, rtol=1e-4)
+
+
+@pytest.mark.parametrize("guidance", GUIDANCE_KINDS)
+def test_a_kind_of_guidance_reads_what_the_table_says(model, guidance):
+    other = {"negative_prompt": "noise", "guidance_scale": 2.5, "delta": 0.2}
+    assert set().union(*GUIDANCE_READS.values()) <= set(other)
+    params = BASE.with_values(guidance=guidance, mode="latency")
+    stream = make(model)
+    expected, _ = feed(stream, random_frames(1), stream.plan(params))
+    for name, value in other.items():
+        got, _ = feed(stream, random_frames(1), stream.plan(params.with_values(**{name: value})))
+        assert torch.equal(got[0], expected[0]) == (name not in GUIDANCE_READS[guidance]), name
 
 
 @pytest.mark.parametrize("mode", ["throughput", "latency"])
@@ -370,12 +382,26 @@ def test_every_prediction_kind_recovers_the_clean_latent(prediction):
 
 def _ddim(now, k):
     """Song et al. 2021, equation 12 with sigma 0: the next stage starts with the noise that was predicted here."""
-    return (now.x - k.b * now.eps) / k.a, now.eps
+    return Step((now.x - k.b * now.eps) / k.a, now.eps)
 
 
 def _with_less(now, k):
     """CFG++ (arXiv 2406.08070): guided estimate, unguided noise."""
-    return (now.x - k.b * now.eps) / k.a, now.by_role[NEGATIVE]
+    return Step((now.x - k.b * now.eps) / k.a, now.by_role[NEGATIVE])
+
+
+def _second_order(now, k):
+    """DPM-Solver++ 2M (arXiv 2211.01095, algorithm 2), its first and last steps of first order; what it remembers is
+    the clean latent of the stage before and the log of its signal to noise, not a number at the first."""
+    clean, (before, level_before) = (now.x - k.b * now.eps) / k.a, now.before.history
+    level = (k.a / k.b).log().expand_as(level_before)
+    share = ((k.a_next / k.b_next).log() - level) / (level - level_before) / 2.0
+    estimate = torch.where(torch.isfinite(share), clean + share * (clean - before), clean)
+    return Step(estimate, (now.x - k.a * estimate) / k.b, (clean, level))
+
+
+def _blank(latent_SFchw):
+    return torch.zeros_like(latent_SFchw), torch.full_like(latent_SFchw[..., :1, :1, :1], torch.nan)
 
 
 @pytest.mark.parametrize("step, guidance", [(_ddim, "none"), (_ddim, "onetime-negative"), (_with_less, "full")])
@@ -402,6 +428,40 @@ def test_a_sampler_with_a_memory_is_one_function(model, monkeypatch, step, guida
             n, _ = stream._denoiser(x, k.t_S[i : i + 1], part(inputs, slice(i, i + 1)))
             z = (x - k.b[i] * n) / k.a[i]
     torch.testing.assert_close(out["latency"][0], z, **CLOSE)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_a_sampler_of_second_order_knows_the_stages_before(model, monkeypatch):
+    """As diffusers' DPM-Solver++ has it, whose steps are between noisy latents; its stream batch equals its frames one
+    at a time."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    monkeypatch.setitem(SAMPLERS, "2m", Sampler(_second_order, True, _blank))
+    params = BASE.with_values(t_index=(10, 20, 30, 40), guidance="full")
+    frames = random_frames(6)
+    out = {}
+    for mode in ("throughput", "latency"):
+        stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX, sampler="2m"))
+        out[mode] = feed(stream, frames, stream.plan(params.with_values(mode=mode)))[0]
+    assert len(out["throughput"]) == 3
+    for tag, latent in out["throughput"].items():
+        torch.testing.assert_close(latent, out["latency"][tag], **CLOSE)
+
+    theirs = DPMSolverMultistepScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", final_sigmas_type="zero"
+    )
+    plan = stream.plan(params)
+    theirs.set_timesteps(timesteps=plan.passes[0].coefficients.t_S.tolist())
+    k, inputs = plan.passes[0].coefficients, plan.passes[0].inputs
+    with torch.inference_mode():
+        x = k.a[0] * stream.encode(frames[:1]).estimate[0] + k.b[0] * plan.passes[0].noise_SFchw[0]
+        for i, t in enumerate(theirs.timesteps):
+            negative, positive = (
+                stream._denoiser(x, k.t_S[i : i + 1], part(inputs, slice(row, row + 1)))[0] for row in (i, 4 + i)
+            )
+            eps = negative + params.guidance_scale * (positive - negative)
+            x = theirs.step(eps, t, x).prev_sample
+    torch.testing.assert_close(out["latency"][0], x, atol=1e-3, rtol=1e-3)
 
 
 class _Recorder:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bridge.ring.colour import CHANNELS, rgb8
+from bridge.interop.td_format import fill, pack_header, parse_header, picture, sendable
+from bridge.page.picture import picture_of
+from bridge.ring import RingReader, RingWriter
+from bridge.ring.colour import CHANNELS, in_order, rgb8
 from bridge.ring.errors import InvalidFrame
-from bridge.ring.layout import ALLOWED_FORMATS, ColourSpace, Format, Kind, Origin
+from bridge.ring.layout import ALLOWED_FORMATS, PIXEL_FORMATS, ColourSpace, Format, Kind, Origin
 
 TOP, BOTTOM = Origin.TOP_LEFT, Origin.BOTTOM_LEFT
 SRGB, LINEAR = ColourSpace.SRGB, ColourSpace.LINEAR
@@ -16,20 +19,43 @@ RGB = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
 
 def stored(form: Format, rgb: np.ndarray) -> np.ndarray:
     """The picture as a client would write it in a format; alpha 0."""
-    if form == Format.R8:
-        return np.ascontiguousarray(rgb[..., 0])
-    if form == Format.RGB8:
-        return rgb
-    rgba = np.dstack((rgb, np.zeros(rgb.shape[:2], np.uint8)))
-    if form == Format.BGRA8:
-        return np.ascontiguousarray(rgba[..., [2, 1, 0, 3]])
-    if form == Format.RGBA8:
-        return rgba
-    return (rgba / 255.0).astype({Format.RGBA16F: np.float16, Format.RGBA32F: np.float32}[form])
+    pixel = PIXEL_FORMATS[form]
+    channels = {**dict(zip("rgb", np.moveaxis(rgb, 2, 0), strict=True)), "a": np.zeros(rgb.shape[:2], np.uint8)}
+    out = np.stack([channels[c] for c in pixel.order], axis=2)
+    if pixel.component != "u8":
+        out = (out / 255.0).astype({"f16": np.float16, "f32": np.float32}[pixel.component])
+    return out[..., 0] if pixel.channels == 1 else out
 
 
-def test_the_table_knows_every_format_of_a_colour_plane() -> None:
+def grey(form: Format) -> bool:
+    return PIXEL_FORMATS[form].channels == 1
+
+
+def test_where_the_channels_of_a_format_are_comes_from_its_order() -> None:
     assert set(CHANNELS) == set(ALLOWED_FORMATS[Kind.COLOUR])
+    assert CHANNELS[Format.BGRA8] == (2, 1, 0, 3)
+    assert CHANNELS[Format.RGB8] == (0, 1, 2, None)
+    assert CHANNELS[Format.R8] == (0, 0, 0, None)
+
+
+@pytest.mark.parametrize("form", CHANNELS)
+def test_every_format_reaches_the_page_and_touchdesigner(tmp_path, form: Format) -> None:
+    pixels = stored(form, RGB)
+    expected = np.repeat(RGB[..., :1], 3, axis=2) if grey(form) else RGB
+    with RingWriter("x", directory=tmp_path) as writer, RingReader("x", directory=tmp_path) as reader:
+        writer.write({Kind.COLOUR: pixels}, formats={Kind.COLOUR: form})
+        with reader.latest(timeout_s=5.0) as frame:
+            assert frame is not None
+            page = picture_of(frame)
+    shown = in_order(page.pixels, CHANNELS[page.layout][:3])
+    assert np.abs(shown.astype(int) - expected).max() <= 1
+
+    plane, number = sendable(pixels, form, SRGB)
+    head = parse_header(pack_header(2, RGB.shape[1], RGB.shape[0], number), 1 << 20)
+    sent = np.zeros(head.data_bytes, np.uint8)
+    fill(sent, plane, BOTTOM)
+    back = picture(head, sent)
+    assert np.abs(rgb8(back.pixels, back.format, TOP, SRGB)[..., :3].astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("form", CHANNELS)
@@ -37,9 +63,9 @@ def test_the_table_knows_every_format_of_a_colour_plane() -> None:
 def test_every_format_becomes_the_same_picture(form: Format, origin: Origin) -> None:
     pixels = stored(form, RGB)
     got = rgb8(pixels if origin == TOP else pixels[::-1], form, origin, SRGB)
-    expected = np.repeat(RGB[..., :1], 3, axis=2) if form == Format.R8 else RGB
+    expected = np.repeat(RGB[..., :1], 3, axis=2) if grey(form) else RGB
     assert got.dtype == np.uint8 and got.flags.c_contiguous
-    assert np.abs(got[..., :3].astype(int) - expected).max() <= (1 if form == Format.RGBA16F else 0)
+    assert np.abs(got[..., :3].astype(int) - expected).max() <= (1 if PIXEL_FORMATS[form].component == "f16" else 0)
 
 
 @pytest.mark.parametrize("form", [Format.RGB8, Format.RGBA8])
@@ -67,5 +93,5 @@ def test_linear_bytes_are_brought_to_the_display_too() -> None:
 
 
 def test_a_format_of_another_kind_of_plane_is_refused() -> None:
-    with pytest.raises(InvalidFrame, match="write R8, RGB8"):
+    with pytest.raises(InvalidFrame, match="write RGBA8, BGRA8"):
         rgb8(np.zeros((2, 2), np.float32), Format.R32F, TOP, SRGB)
