@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 from bridge.commands.signals import Stop, ending_signals
-from bridge.commands.words import parse_count, parse_seed
+from bridge.commands.words import Parser, parse_count, parse_seed
 from bridge.control.statistics import peak_memory_mb
 from bridge.ring.errors import RingError
-from bridge.terminal import PROGRAM, say
+from bridge.terminal import say
 
 CLASSES = ("car", "person", "bicyclist", "bus", "truck")
 MASKS = "plane, moving, labels:FOLDER, or MODULE:FUNCTION"
@@ -57,8 +57,8 @@ def _values(text: str) -> tuple[int, ...]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} calibrate",
+    parser = Parser(
+        "calibrate",
         description="Find where a depth sensor stands to a camera, and how late its data is, without targets: let "
         "people walk about in both views for 15 seconds, near and far, or drive past parked cars, stop and go.",
     )

@@ -30,7 +30,7 @@ from bridge.commands.host import (
 )
 from bridge.commands.show import PAIRS, STATUS_S, STUCK_S, Client, Heartbeat, Measured, captions, open_page
 from bridge.commands.signals import StopRequest
-from bridge.commands.words import add_json_option, parse_count, parse_fps, parse_seed, parse_size
+from bridge.commands.words import Parser, add_json_option, parse_count, parse_fps, parse_seed, parse_size
 from bridge.ring import Frame, Kind, RingError, RingReader
 from bridge.ring.leftovers import clear, sweep
 from bridge.sources import SourceError, look_for
@@ -327,9 +327,7 @@ def _sheet_path(text: str) -> Path:
 
 
 def _arguments(words: list[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} demo", description="A moving scene, repainted live, in the browser."
-    )
+    parser = Parser("demo", description="A moving scene, repainted live, in the browser.")
     parser.add_argument("--source", default="world", help="world (default), camera, camera:N, a video, a folder")
     parser.add_argument("--size", type=parse_size, default=(192, 192), help="192 (default) or 256x144, pixels")
     parser.add_argument("--fps", type=parse_fps, default=30.0, help="of the source (default 30)")

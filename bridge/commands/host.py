@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from bridge.commands.ports import OSC_PORT, PAGE_PORT, started
 from bridge.commands.signals import StopRequest
-from bridge.commands.words import MAX_PORT, parse_port, parse_size
+from bridge.commands.words import MAX_PORT, Parser, parse_port, parse_size
 from bridge.control.access import is_loopback, new_token
 from bridge.control.live import LiveParams
 from bridge.control.presets import Presets
@@ -376,9 +376,7 @@ def status_line(serving: Serving) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one channel until Ctrl-C."""
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} host", description="Repaint what a client writes into NAME.in; results go to NAME.out."
-    )
+    parser = Parser("host", description="Repaint what a client writes into NAME.in; results go to NAME.out.")
     parser.add_argument(
         "--channel",
         action="append",

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from bridge.commands.signals import Stop, ending_signals
-from bridge.commands.words import parse_count
+from bridge.commands.words import Parser, parse_count
 from bridge.control.statistics import peak_memory_mb
 from bridge.ring.errors import RingError
-from bridge.terminal import PROGRAM, say
+from bridge.terminal import say
 
 READ_S = 0.1
 REPORT_EVERY_S = 10.0
@@ -148,9 +148,7 @@ def run(args: argparse.Namespace, rig: Any, stop: threading.Event) -> dict[str, 
 
 def main(argv: list[str] | None = None) -> int:
     """Align until stopped; the last line of standard output is JSON."""
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} project", description="Write a camera's frames with depth from another sensor's points."
-    )
+    parser = Parser("project", description="Write a camera's frames with depth from another sensor's points.")
     parser.add_argument("--rig", type=Path, required=True, help="the file that calibrate wrote")
     parser.add_argument("--camera", metavar="NAME", required=True, help="pictures are read from NAME.in")
     parser.add_argument("--points", metavar="NAME", required=True, help="clouds are read from NAME.in")

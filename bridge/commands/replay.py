@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import socket
@@ -13,14 +12,14 @@ from typing import Any
 
 from bridge.commands.ports import OSC_PORT
 from bridge.commands.signals import StopRequest
-from bridge.commands.words import add_json_option, parse_port
-from bridge.terminal import PROGRAM, print_result, say, say_warnings
+from bridge.commands.words import Parser, add_json_option, parse_port
+from bridge.terminal import print_result, say, say_warnings
 
 
 def main(argv: list[str] | None = None) -> int:
     """Play to the end, or until stopped; the last line of standard output is JSON."""
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} replay",
+    parser = Parser(
+        "replay",
         description="Play a recording into NAME.in (and NAME.out), with its own times; or export it as a film.",
     )
     parser.add_argument("file", metavar="FILE", type=Path, help="made by record")

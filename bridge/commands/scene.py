@@ -27,11 +27,11 @@ from bridge.commands.host import (
 )
 from bridge.commands.show import PAIRS, STATUS_S, STUCK_S, Client, Heartbeat, Measured, captions, open_page
 from bridge.commands.signals import StopRequest
-from bridge.commands.words import add_json_option, parse_count, parse_fps, parse_seed, parse_size
+from bridge.commands.words import Parser, add_json_option, parse_count, parse_fps, parse_seed, parse_size
 from bridge.control.statistics import peak_memory_mb
 from bridge.ring import RingError
 from bridge.ring.leftovers import clear, sweep
-from bridge.terminal import PROGRAM, print_result, say, say_warnings, status, status_every_s
+from bridge.terminal import print_result, say, say_warnings, status, status_every_s
 from core.params import ParamError, params_for
 
 CHANNEL_PREFIX = "scene-"
@@ -249,9 +249,7 @@ def _hosts(text: str) -> int:
 
 
 def _arguments(words: list[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} scene", description="A room with live screens in the browser; visitors draw and set prompts."
-    )
+    parser = Parser("scene", description="A room with live screens in the browser; visitors draw and set prompts.")
     parser.add_argument("--hosts", type=_hosts, default=2, help="painted worlds, each with a host (default 2)")
     parser.add_argument("--prompt", action="append", default=[], help="repeat: one per world, then the visitors'")
     parser.add_argument("--size", type=parse_size, default=(128, 128), help="128 (default) or 256x144, pixels")

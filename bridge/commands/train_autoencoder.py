@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
 
-from bridge.commands.words import parse_count, parse_seed
-from bridge.terminal import PROGRAM
+from bridge.commands.words import Parser, parse_count, parse_seed
 
 
 def main(argv: list[str]) -> int:
     """Train; the exit status is 0 when the folder was written."""
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} train autoencoder", description="Train the patch autoencoder from synthetic pictures alone."
-    )
+    parser = Parser("train autoencoder", description="Train the patch autoencoder from synthetic pictures alone.")
     parser.add_argument("--work", type=Path, default=Path(".cache/autoencoder"), help="checkpoints")
     parser.add_argument("--out", type=Path, default=Path("out/autoencoder"), help="default out/autoencoder")
     parser.add_argument("--steps", type=parse_count, default=60_000, help="optimizer steps at most (default 60000)")

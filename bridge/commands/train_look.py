@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
 
-from bridge.commands.words import parse_count, parse_seed
+from bridge.commands.words import Parser, parse_count, parse_seed
 from bridge.terminal import PROGRAM
 
 
 def main(argv: list[str]) -> int:
     """Train; the exit status is 0 when the model folder was written."""
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} train look",
+    parser = Parser(
+        "train look",
         description="Teach the embedded model a look from a folder of pictures that have it.",
     )
     parser.add_argument("folder", type=Path, help="pictures of the look, each with a .txt file of its caption, or:")

@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
+from typing import Any, NoReturn
+
+from bridge.terminal import PROGRAM
 
 MAX_FPS = 1000.0
 MAX_PORT = 65535
 MAX_SECONDS = 1e6
 MIN_SIDE_PX, MAX_SIDE_PX = 8, 8192
+
+
+class Parser(argparse.ArgumentParser):
+    """Of the words after one command. A mistake is told in one line, however many options there are; an option that
+    nearly is one is named. Half an option's name is none: what it stands for would change with the next option.
+
+    command: as it is typed, such as "train look". Further arguments: see `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, command: str, **options: Any) -> None:
+        super().__init__(prog=f"{PROGRAM} {command}", allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        for word in message.split() if message.startswith("unrecognized arguments") else ():
+            near = difflib.get_close_matches(word.partition("=")[0], self._option_string_actions, 1)
+            if word.startswith("-") and near:
+                message = f"there is no {word}; did you mean {near[0]}?"
+                break
+        self.exit(2, f"{self.prog}: {message} ({self.prog} --help lists the options)\n")
 
 
 def parse_size(text: str) -> tuple[int, int]:

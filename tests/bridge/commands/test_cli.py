@@ -65,16 +65,55 @@ def test_hints_can_be_typed_as_they_stand(capsys: pytest.CaptureFixture[str]) ->
     for words in ([], ["--help"], ["bench"], ["train", "--help"]):
         cli.main(words)
         shown.append(capsys.readouterr().out)
-    for command in cli.COMMANDS:
+    for words in EVERY_PARSER:
         with contextlib.suppress(SystemExit):
-            cli.main([command, "--help"])
+            cli.main([*words, "--help"])
         told = capsys.readouterr()
         shown.append(told.out + told.err)
     for text in shown:
         assert not re.search(r"frameloom [a-z]+ (--|NAME|\[)", text)
         for command in re.findall(rf"{re.escape(PROGRAM)} (\w+)", text):
             assert command in {*cli.COMMANDS, "COMMAND"}
-    assert len(shown) == 6 + len(cli.COMMANDS) and all(PROGRAM in text for text in shown)
+    assert len(shown) == 6 + len(EVERY_PARSER) and all(PROGRAM in text for text in shown)
+
+
+EVERY_PARSER = [
+    *([word] for word in cli.COMMANDS if word not in ("train", "bench")),
+    *(["train", name] for name in cli.TRAININGS),
+    *(["bench", name] for name in cli.benches()),
+]
+
+
+@pytest.mark.parametrize("words", EVERY_PARSER, ids=" ".join)
+def test_a_mistake_is_one_line_that_names_it_and_the_command(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And not all options with the mistake below them, of which a terminal shows the last line."""
+    try:
+        status: object = cli.main([*words, "--no-such-option"])
+    except SystemExit as end:
+        status = end.code
+    shown = capsys.readouterr()
+    assert (status, shown.out) == (2, "")
+    assert shown.err.startswith(f"{PROGRAM} {' '.join(words)}") and shown.err.count("\n") == 1
+    assert "usage:" not in shown.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["demo", "--promt", "ink"], "there is no --promt; did you mean --prompt? "),
+        (["host", "--channel", "x", "--osc_port=9001"], "there is no --osc_port=9001; did you mean --osc-port? "),
+        (["scene", "--back", "eager"], "there is no --back; did you mean --"),
+        (["demo", "clip.mp4"], "unrecognized arguments: clip.mp4 "),
+        (["demo", "--frames", "0"], "argument --frames: '0': use a whole number from 1 "),
+    ],
+)
+def test_an_option_that_nearly_is_one_is_named(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    shown = capsys.readouterr().err
+    assert said in shown and f"{PROGRAM} {words[0]} --help lists the options" in shown
 
 
 @pytest.mark.parametrize(("word", "wants"), [("source", True), ("world", False)])
