@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from bridge.commands.signals import Stop, ending_signals
-from bridge.commands.words import Parser, parse_count, parse_seed
+from bridge.commands.words import Parser, parse_channel, parse_count, parse_file, parse_folder, parse_seed
 from bridge.control.statistics import peak_memory_mb
 from bridge.ring.errors import RingError
 from bridge.terminal import say
@@ -63,10 +63,12 @@ def _parser() -> argparse.ArgumentParser:
         "people walk about in both views for 15 seconds, near and far, or drive past parked cars, stop and go.",
     )
     source = parser.add_argument_group("what to calibrate from: two channels, a recording, or a KITTI folder")
-    source.add_argument("--camera", metavar="NAME", help="pictures are read from NAME.in")
-    source.add_argument("--points", metavar="NAME", help="clouds are read from NAME.in; may be the camera's channel")
+    source.add_argument("--camera", type=parse_channel, metavar="NAME", help="pictures are read from NAME.in")
+    source.add_argument(
+        "--points", type=parse_channel, metavar="NAME", help="clouds are read from NAME.in; may be the camera's channel"
+    )
     source.add_argument("--seconds", type=float, default=15.0, help="how long to record two channels (default 15)")
-    source.add_argument("--record", type=Path, metavar="FOLDER", help="keep what is recorded in this folder")
+    source.add_argument("--record", type=parse_folder, metavar="FOLDER", help="keep what is recorded in this folder")
     source.add_argument("--recording", type=Path, metavar="FOLDER", help="a folder that --record kept")
     source.add_argument("--kitti", type=Path, metavar="FOLDER", help="one KITTI raw drive or odometry sequence")
     source.add_argument("--kitti-camera", type=int, choices=range(4), default=2, help="its camera (default 2)")
@@ -113,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         "--passes", type=int, choices=(1, 2, 3), default=2, help="pair anew by what was found (default 2)"
     )
     work.add_argument("--seed", type=parse_seed, default=0, help="of the random samples (default 0)")
-    work.add_argument("--out", type=Path, default=Path("rig.json"), help="the rig file (default rig.json)")
+    work.add_argument("--out", type=parse_file, default=Path("rig.json"), help="the rig file (default rig.json)")
     work.add_argument("--no-pictures", action="store_true", help="neither film nor plots")
     return parser
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from bridge.commands.signals import Stop, ending_signals
-from bridge.commands.words import Parser, parse_count
+from bridge.commands.words import Parser, parse_channel, parse_count
 from bridge.control.statistics import peak_memory_mb
 from bridge.ring.errors import RingError
 from bridge.terminal import say
@@ -150,9 +150,15 @@ def main(argv: list[str] | None = None) -> int:
     """Align until stopped; the last line of standard output is JSON."""
     parser = Parser("project", description="Write a camera's frames with depth from another sensor's points.")
     parser.add_argument("--rig", type=Path, required=True, help="the file that calibrate wrote")
-    parser.add_argument("--camera", metavar="NAME", required=True, help="pictures are read from NAME.in")
-    parser.add_argument("--points", metavar="NAME", required=True, help="clouds are read from NAME.in")
-    parser.add_argument("--channel", metavar="NAME", required=True, help="frames with depth go to NAME.in")
+    parser.add_argument(
+        "--camera", type=parse_channel, metavar="NAME", required=True, help="pictures are read from NAME.in"
+    )
+    parser.add_argument(
+        "--points", type=parse_channel, metavar="NAME", required=True, help="clouds are read from NAME.in"
+    )
+    parser.add_argument(
+        "--channel", type=parse_channel, metavar="NAME", required=True, help="frames with depth go to NAME.in"
+    )
     parser.add_argument(
         "--fill", type=int, default=None, metavar="PX", help="widest hole to fill; 0: none (default: measured)"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bridge.commands.ports import PAGE_PORT
 from bridge.commands.signals import StopRequest
-from bridge.commands.words import Parser, add_json_option, parse_seconds
+from bridge.commands.words import Parser, add_json_option, parse_channel, parse_seconds
 from bridge.terminal import print_result, say, say_warnings, status, status_every_s
 
 STATUS_S = 10.0
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         "record",
         description="Record NAME.in, NAME.out, the parameters and all times into an MCAP file, until Ctrl-C.",
     )
-    parser.add_argument("channel", metavar="NAME", help="of the channel")
+    parser.add_argument("channel", type=parse_channel, metavar="NAME", help="of the channel")
     parser.add_argument("file", metavar="FILE", type=Path, help="a new file, such as show.mcap")
     parser.add_argument("--codec", default="jpeg", help="of colours: jpeg (default), lossless (LZ4), raw")
     parser.add_argument("--sides", default="in,out", help="in,out (default), in, or out")

@@ -19,7 +19,16 @@ from typing import Any
 import numpy as np
 
 from bridge.commands.signals import Stop, ending_signals
-from bridge.commands.words import Parser, add_json_option, parse_count, parse_fps, parse_seconds, parse_seed, parse_size
+from bridge.commands.words import (
+    Parser,
+    add_json_option,
+    parse_channel,
+    parse_count,
+    parse_fps,
+    parse_seconds,
+    parse_seed,
+    parse_size,
+)
 from bridge.control.statistics import peak_memory_mb
 from bridge.ring.layout import Kind
 from bridge.sources import PLANES, Array, Source, SourceError, open_source
@@ -109,7 +118,7 @@ def _arguments(words: list[str], what: str | None) -> argparse.Namespace:
         )
     else:
         parser.set_defaults(what=what)
-    parser.add_argument("--channel", required=True, help="the channel NAME; frames go to NAME.in")
+    parser.add_argument("--channel", type=parse_channel, required=True, help="the channel NAME; frames go to NAME.in")
     parser.add_argument("--fps", type=parse_fps, default=30.0, help="frames per second (default 30)")
     parser.add_argument("--size", type=parse_size, default=(128, 128), help="128 or 640x360, pixels (default 128)")
     parser.add_argument("--frames", type=parse_count, default=None, help="stop after so many frames")
