@@ -26,6 +26,12 @@ def ending_signals() -> list[signal.Signals]:
     return ending
 
 
+def let_ctrl_c_in() -> None:
+    """What `run.py` held back until somebody can answer it; a Ctrl-C that came meanwhile raises `KeyboardInterrupt`."""
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
 def set_by_signal(event: threading.Event) -> Callable[[], None]:
     """A call by which a signal handler sets `event`, soon, on another thread.
 

@@ -18,7 +18,7 @@ import pytest
 from bridge.commands import cli
 from bridge.commands.channel_doctor import check_channel
 from bridge.commands.words import parse_host_name, parse_origin
-from bridge.terminal import PROGRAM
+from bridge.terminal import PROGRAM, child_environment
 from core.params import SPECS
 from tests.rings import fresh_channel
 
@@ -249,6 +249,39 @@ def test_a_reader_that_leaves_early_causes_no_traceback() -> None:
     assert child.stderr.read() == b""
     child.stderr.close()
     child.wait(60)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_ctrl_c_before_the_program_can_answer_is_not_lost_and_no_traceback() -> None:
+    """run.py holds it back while the interpreter starts."""
+    script = (
+        "import os, signal, sys\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "os.execv(sys.executable, [sys.executable, '-P', '-m', 'bridge', 'params'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=60, env=child_environment()
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_ctrl_c_at_the_very_end_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, time\n@atexit.register\ndef slow():\n    print('ending', flush=True)\n    time.sleep(60)\n",
+        encoding="utf-8",
+    )
+    variables = child_environment()
+    variables["PYTHONPATH"] = os.pathsep.join((str(tmp_path), variables["PYTHONPATH"]))
+    command = [sys.executable, "-P", "-m", "bridge", "params"]
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, cwd=ROOT, env=variables) as child:
+        assert child.stdout is not None
+        while child.stdout.readline() not in ("ending\n", ""):
+            pass
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
+    assert (child.returncode, out, err) == (-signal.SIGINT, "", "")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
