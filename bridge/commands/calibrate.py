@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import signal
 import sys
 import tempfile
@@ -23,10 +22,18 @@ from typing import Any
 import numpy as np
 
 from bridge.commands.signals import Stop, ending_signals
-from bridge.commands.words import Parser, parse_channel, parse_count, parse_file, parse_folder, parse_seed
+from bridge.commands.words import (
+    Parser,
+    add_json_option,
+    parse_channel,
+    parse_count,
+    parse_file,
+    parse_folder,
+    parse_seed,
+)
 from bridge.control.statistics import peak_memory_mb
 from bridge.ring.errors import RingError
-from bridge.terminal import say
+from bridge.terminal import print_result, say, status
 
 CLASSES = ("car", "person", "bicyclist", "bus", "truck")
 MASKS = "plane, moving, labels:FOLDER, or MODULE:FUNCTION"
@@ -117,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     work.add_argument("--seed", type=parse_seed, default=0, help="of the random samples (default 0)")
     work.add_argument("--out", type=parse_file, default=Path("rig.json"), help="the rig file (default rig.json)")
     work.add_argument("--no-pictures", action="store_true", help="neither film nor plots")
+    add_json_option(parser)
     return parser
 
 
@@ -236,7 +244,7 @@ class _Progress:
         tenth = int(share * 10 + 1e-6)
         if tenth > self._said:
             self._said = tenth
-            say(f"calibrate: solving, {10 * tenth} %")
+            status(f"calibrate: solving, {10 * tenth} %")
 
 
 def _solve(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -347,13 +355,13 @@ def main(argv: list[str] | None = None) -> int:
             summary = _solve(args, folder)
     except (CalibrationError, FootageError, ClockError, RigError, RingError, OSError) as error:
         say(f"calibrate: refused: {error}")
-        print(json.dumps({"rig": None, "accepted": False, "refused": str(error)}), flush=True)
+        print_result({"rig": None, "accepted": False, "refused": str(error)}, args.json)
         return 1
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     _told(summary)
-    print(json.dumps({**summary, "peak_memory_mb": peak_memory_mb()}), flush=True)
+    print_result({**summary, "peak_memory_mb": peak_memory_mb()}, args.json)
     return 0 if summary["accepted"] else 1
 
 

@@ -59,8 +59,8 @@ class Entrance:
         if not self.access.may_connect(origin, request.host):
             # Behind a proxy that gives us another name than its own, our own page is one of them.
             raise web.HTTPForbidden(
-                text=f"pages of the origin {str(origin)[:200]!r} may not connect to {request.host[:200]}; open the gateway's"
-                " own page, or start the host with --allow-origin and that origin"
+                text=f"pages of the origin {str(origin)[:200]!r} may not connect to {request.host[:200]}; open the"
+                " gateway's own page, or start the host with --allow-origin and that origin"
             )
 
     async def open(self, request: web.Request, max_bytes: int) -> web.WebSocketResponse:
