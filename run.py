@@ -473,6 +473,9 @@ def start(command: list) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     if not WINDOWS:
+        if "bridge" in command:
+            # The program lets Ctrl-C in as soon as it can answer; until then it would end in a traceback.
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         os.execv(command[0], command)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     return subprocess.call(command)

@@ -307,8 +307,9 @@ def test_a_ready_environment_is_started_at_once(
     (packages / "bridge" / "__main__.py").write_text(
         textwrap.dedent(
             """
-            import json, os, sys
-            print(json.dumps([sys.argv[1:], os.getcwd(), sys.prefix]))
+            import os, signal, sys
+            held = os.name == "posix" and signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+            print([sys.argv[1:], os.getcwd(), sys.prefix, held])
             sys.exit(7)
             """
         ),
@@ -327,7 +328,8 @@ def test_a_ready_environment_is_started_at_once(
     )
     assert done.returncode == 7
     assert done.stderr == ""
-    words, folder, prefix = ast.literal_eval(done.stdout)
+    words, folder, prefix, ctrl_c_is_held = ast.literal_eval(done.stdout)
+    assert ctrl_c_is_held == (os.name == "posix")
     assert words == [command, "ring", "--size", "9"]
     assert Path(folder).samefile(here)
     assert Path(prefix).samefile(bare.folder)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import signal
 import sys
 import tempfile
@@ -23,10 +22,18 @@ from typing import Any
 import numpy as np
 
 from bridge.commands.signals import Stop, ending_signals
-from bridge.commands.words import parse_count, parse_seed
+from bridge.commands.words import (
+    Parser,
+    add_json_option,
+    parse_channel,
+    parse_count,
+    parse_file,
+    parse_folder,
+    parse_seed,
+)
 from bridge.control.statistics import peak_memory_mb
 from bridge.ring.errors import RingError
-from bridge.terminal import PROGRAM, say
+from bridge.terminal import print_result, say, status
 
 CLASSES = ("car", "person", "bicyclist", "bus", "truck")
 MASKS = "plane, moving, labels:FOLDER, or MODULE:FUNCTION"
@@ -57,16 +64,18 @@ def _values(text: str) -> tuple[int, ...]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} calibrate",
+    parser = Parser(
+        "calibrate",
         description="Find where a depth sensor stands to a camera, and how late its data is, without targets: let "
         "people walk about in both views for 15 seconds, near and far, or drive past parked cars, stop and go.",
     )
     source = parser.add_argument_group("what to calibrate from: two channels, a recording, or a KITTI folder")
-    source.add_argument("--camera", metavar="NAME", help="pictures are read from NAME.in")
-    source.add_argument("--points", metavar="NAME", help="clouds are read from NAME.in; may be the camera's channel")
+    source.add_argument("--camera", type=parse_channel, metavar="NAME", help="pictures are read from NAME.in")
+    source.add_argument(
+        "--points", type=parse_channel, metavar="NAME", help="clouds are read from NAME.in; may be the camera's channel"
+    )
     source.add_argument("--seconds", type=float, default=15.0, help="how long to record two channels (default 15)")
-    source.add_argument("--record", type=Path, metavar="FOLDER", help="keep what is recorded in this folder")
+    source.add_argument("--record", type=parse_folder, metavar="FOLDER", help="keep what is recorded in this folder")
     source.add_argument("--recording", type=Path, metavar="FOLDER", help="a folder that --record kept")
     source.add_argument("--kitti", type=Path, metavar="FOLDER", help="one KITTI raw drive or odometry sequence")
     source.add_argument("--kitti-camera", type=int, choices=range(4), default=2, help="its camera (default 2)")
@@ -113,8 +122,9 @@ def _parser() -> argparse.ArgumentParser:
         "--passes", type=int, choices=(1, 2, 3), default=2, help="pair anew by what was found (default 2)"
     )
     work.add_argument("--seed", type=parse_seed, default=0, help="of the random samples (default 0)")
-    work.add_argument("--out", type=Path, default=Path("rig.json"), help="the rig file (default rig.json)")
+    work.add_argument("--out", type=parse_file, default=Path("rig.json"), help="the rig file (default rig.json)")
     work.add_argument("--no-pictures", action="store_true", help="neither film nor plots")
+    add_json_option(parser)
     return parser
 
 
@@ -234,7 +244,7 @@ class _Progress:
         tenth = int(share * 10 + 1e-6)
         if tenth > self._said:
             self._said = tenth
-            say(f"calibrate: solving, {10 * tenth} %")
+            status(f"calibrate: solving, {10 * tenth} %")
 
 
 def _solve(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -345,13 +355,13 @@ def main(argv: list[str] | None = None) -> int:
             summary = _solve(args, folder)
     except (CalibrationError, FootageError, ClockError, RigError, RingError, OSError) as error:
         say(f"calibrate: refused: {error}")
-        print(json.dumps({"rig": None, "accepted": False, "refused": str(error)}), flush=True)
+        print_result({"rig": None, "accepted": False, "refused": str(error)}, args.json)
         return 1
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     _told(summary)
-    print(json.dumps({**summary, "peak_memory_mb": peak_memory_mb()}), flush=True)
+    print_result({**summary, "peak_memory_mb": peak_memory_mb()}, args.json)
     return 0 if summary["accepted"] else 1
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bridge.commands.signals import let_ctrl_c_in
 from bridge.terminal import PROGRAM
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -201,6 +202,7 @@ def main(argv: list[str] | None = None) -> int:
     if command is None:
         return _unknown("command", words[0], list(COMMANDS))
     try:
+        let_ctrl_c_in()
         return command.run(words[1:])
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

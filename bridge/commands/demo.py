@@ -30,7 +30,16 @@ from bridge.commands.host import (
 )
 from bridge.commands.show import PAIRS, STATUS_S, STUCK_S, Client, Heartbeat, Measured, captions, open_page
 from bridge.commands.signals import StopRequest
-from bridge.commands.words import add_json_option, parse_count, parse_fps, parse_seed, parse_size
+from bridge.commands.words import (
+    Parser,
+    add_json_option,
+    parse_channel,
+    parse_count,
+    parse_file,
+    parse_fps,
+    parse_seed,
+    parse_size,
+)
 from bridge.ring import Frame, Kind, RingError, RingReader
 from bridge.ring.leftovers import clear, sweep
 from bridge.sources import SourceError, look_for
@@ -320,16 +329,14 @@ def _sheet(args: argparse.Namespace, pairs: list[Pair], measured: Measured) -> s
 
 
 def _sheet_path(text: str) -> Path:
-    path = Path(text)
+    path = parse_file(text)
     if path.suffix.lower() not in FORMATS:
         raise argparse.ArgumentTypeError(f"{text!r}: a sheet is one of {', '.join(filter(None, FORMATS))}")
     return path
 
 
 def _arguments(words: list[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} demo", description="A moving scene, repainted live, in the browser."
-    )
+    parser = Parser("demo", description="A moving scene, repainted live, in the browser.")
     parser.add_argument("--source", default="world", help="world (default), camera, camera:N, a video, a folder")
     parser.add_argument("--size", type=parse_size, default=(192, 192), help="192 (default) or 256x144, pixels")
     parser.add_argument("--fps", type=parse_fps, default=30.0, help="of the source (default 30)")
@@ -345,7 +352,9 @@ def _arguments(words: list[str] | None) -> tuple[argparse.Namespace, dict[str, A
     parser.add_argument("--no-browser", action="store_true", help="open no browser")
     parser.add_argument("--prompt", action="append", default=[], help="repeat for several that take turns")
     parser.add_argument("--seed", type=parse_seed, default=0, help="which scene of the world (default 0)")
-    parser.add_argument("--channel", default=None, help="name of the channel (default: one of its own)")
+    parser.add_argument(
+        "--channel", type=parse_channel, default=None, help="name of the channel (default: one of its own)"
+    )
     parser.add_argument(
         "--sheet", type=_sheet_path, default=Path("out/demo.png"), help="contact sheet (default out/demo.png)"
     )

@@ -7,7 +7,6 @@ when something that the program needs is broken.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -28,6 +27,7 @@ from bridge.commands.channel_doctor import check_channel
 from bridge.commands.host import set_library_habits
 from bridge.commands.ports import OSC_PORT, PAGE_PORT
 from bridge.commands.report import Check, Report
+from bridge.commands.words import Parser
 from bridge.ring import Kind, RingError, RingReader, RingWriter, now_ns
 from bridge.terminal import PROGRAM
 
@@ -287,9 +287,7 @@ def examine(channel: str | None) -> Report:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the report; 1 when something is bad."""
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} doctor", description="What this machine can do, and what is wrong."
-    )
+    parser = Parser("doctor", description="What this machine can do, and what is wrong.")
     parser.add_argument("--channel", help="look at this channel too")
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of the list")
     args = parser.parse_args(argv)

@@ -7,7 +7,6 @@ interrupted download goes on where it was.
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shutil
@@ -15,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bridge.commands.words import Parser
 from bridge.terminal import PROGRAM, say
 from core.hub import HUB_ID, cache_folder, cached, located
 
@@ -119,8 +119,8 @@ def _size(path: Path) -> int | None:
 
 def main(argv: list[str] | None = None) -> int:
     """Download one model; 1 when that did not succeed."""
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} fetch",
+    parser = Parser(
+        "fetch",
         description="Download a model of the Hugging Face hub, for --model ORG/NAME. Nothing else asks the network.",
     )
     parser.add_argument("name", metavar="ORG/NAME", help="such as stabilityai/sd-turbo")

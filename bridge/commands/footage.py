@@ -13,7 +13,7 @@ import numpy as np
 
 from bridge.ring import Frame, Kind, Origin, RingError, RingReader
 from bridge.ring.colour import rgb8
-from bridge.terminal import say
+from bridge.terminal import say, status, status_every_s
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -167,7 +167,7 @@ def _watch(
             if now - min(pictures.came_s, clouds.came_s) > SILENT_S:
                 say("calibrate: a channel has fallen silent; going on with what came")
                 return
-        if now - reported >= REPORT_S:
+        if now - reported >= status_every_s(REPORT_S):
             reported = now
             waiting = f", waiting for {' and '.join(missing)}" if missing else ""
-            say(f"calibrate: {pictures.count} pictures and {clouds.count} clouds so far{waiting}")
+            status(f"calibrate: {pictures.count} pictures and {clouds.count} clouds so far{waiting}")

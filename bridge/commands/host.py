@@ -18,7 +18,16 @@ from typing import Any, Protocol
 
 from bridge.commands.ports import OSC_PORT, PAGE_PORT, started
 from bridge.commands.signals import StopRequest
-from bridge.commands.words import MAX_PORT, parse_port, parse_size
+from bridge.commands.words import (
+    MAX_PORT,
+    Parser,
+    parse_channel,
+    parse_folder,
+    parse_host_name,
+    parse_origin,
+    parse_port,
+    parse_size,
+)
 from bridge.control.access import is_loopback, new_token
 from bridge.control.live import LiveParams
 from bridge.control.presets import Presets
@@ -242,17 +251,19 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
         help="auto (default: measured; on CUDA graphs), openvino, eager, graphs, compiled, compiled+graphs",
     )
     parser.add_argument("--serial", action="store_true", help="no overlap: the plain twin of the loop")
-    parser.add_argument("--cache", type=Path, default=CACHE, help="folder for what one start leaves to the next")
+    parser.add_argument(
+        "--cache", type=parse_folder, default=CACHE, help="folder for what one start leaves to the next"
+    )
     parser.add_argument(
         "--presets",
-        type=Path,
+        type=parse_folder,
         default=None,
         metavar="FOLDER",
         help="where presets are kept, such as beside a project (default: the user's own folder)",
     )
     parser.add_argument(
         "--recordings",
-        type=Path,
+        type=parse_folder,
         default=None,
         metavar="FOLDER",
         help="where recordings from the page are kept (default: beside the user's presets)",
@@ -271,14 +282,34 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
         default=OSC_PORT,
         help=f"UDP (default {OSC_PORT}; 0: any); further channels take the next ones",
     )
-    parser.add_argument("--osc-host", default="127.0.0.1", help="address for OSC (default: this machine only)")
+    parser.add_argument(
+        "--osc-host", type=parse_host_name, default="127.0.0.1", help="address for OSC (default: this machine only)"
+    )
     parser.add_argument("--port", type=parse_port, default=PAGE_PORT, help=f"of the page (default {PAGE_PORT}; 0: any)")
     parser.add_argument(
-        "--listen", default="127.0.0.1", metavar="ADDRESS", help="of the page; 0.0.0.0 lets other machines in"
+        "--listen",
+        type=parse_host_name,
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="of the page; 0.0.0.0 lets other machines in",
     )
     parser.add_argument("--token", default=None, help=f"the word that viewers must bring; {NEW_TOKEN}: make one")
-    parser.add_argument("--allow-origin", action="append", default=[], help="a page that may show our channels")
-    parser.add_argument("--allow-host", action="append", default=[], help="a further name of this machine")
+    parser.add_argument(
+        "--allow-origin",
+        type=parse_origin,
+        metavar="ADDRESS",
+        action="append",
+        default=[],
+        help="a page that may show our channels",
+    )
+    parser.add_argument(
+        "--allow-host",
+        type=parse_host_name,
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a further name of this machine",
+    )
     parser.add_argument(
         "--ice-server",
         action="append",
@@ -384,11 +415,10 @@ def status_line(serving: Serving) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one channel until Ctrl-C."""
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} host", description="Repaint what a client writes into NAME.in; results go to NAME.out."
-    )
+    parser = Parser("host", description="Repaint what a client writes into NAME.in; results go to NAME.out.")
     parser.add_argument(
         "--channel",
+        type=parse_channel,
         action="append",
         help="NAME of the channel (default: made from the name in --input); repeat for more, which share the model",
     )

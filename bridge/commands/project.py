@@ -9,7 +9,6 @@ Reads stage.in and lidar.in, writes aligned.in: the camera's frames with depth a
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 import threading
@@ -20,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from bridge.commands.signals import Stop, ending_signals
-from bridge.commands.words import parse_count
+from bridge.commands.words import Parser, add_json_option, parse_channel, parse_count
 from bridge.control.statistics import peak_memory_mb
 from bridge.ring.errors import RingError
-from bridge.terminal import PROGRAM, say
+from bridge.terminal import print_result, say, status, status_every_s
 
 READ_S = 0.1
 REPORT_EVERY_S = 10.0
@@ -131,9 +130,9 @@ def run(args: argparse.Namespace, rig: Any, stop: threading.Event) -> dict[str, 
                     spent_s += time.monotonic() - now
                 elif args.frames is not None and written and now - came > ENDED_S:
                     break
-                if now - reported >= REPORT_EVERY_S:
+                if now - reported >= status_every_s(REPORT_EVERY_S):
                     reported = now
-                    say(f"project: {written} frames, {aligned.without_depth} without a scan near in time")
+                    status(f"project: {written} frames, {aligned.without_depth} without a scan near in time")
     finally:
         clouds.join()
     return {
@@ -147,14 +146,18 @@ def run(args: argparse.Namespace, rig: Any, stop: threading.Event) -> dict[str, 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Align until stopped; the last line of standard output is JSON."""
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} project", description="Write a camera's frames with depth from another sensor's points."
-    )
+    """Align until stopped; the last line of standard output is JSON, on a terminal only where that is asked for."""
+    parser = Parser("project", description="Write a camera's frames with depth from another sensor's points.")
     parser.add_argument("--rig", type=Path, required=True, help="the file that calibrate wrote")
-    parser.add_argument("--camera", metavar="NAME", required=True, help="pictures are read from NAME.in")
-    parser.add_argument("--points", metavar="NAME", required=True, help="clouds are read from NAME.in")
-    parser.add_argument("--channel", metavar="NAME", required=True, help="frames with depth go to NAME.in")
+    parser.add_argument(
+        "--camera", type=parse_channel, metavar="NAME", required=True, help="pictures are read from NAME.in"
+    )
+    parser.add_argument(
+        "--points", type=parse_channel, metavar="NAME", required=True, help="clouds are read from NAME.in"
+    )
+    parser.add_argument(
+        "--channel", type=parse_channel, metavar="NAME", required=True, help="frames with depth go to NAME.in"
+    )
     parser.add_argument(
         "--fill", type=int, default=None, metavar="PX", help="widest hole to fill; 0: none (default: measured)"
     )
@@ -162,6 +165,7 @@ def main(argv: list[str] | None = None) -> int:
         "--motion", choices=MOTIONS, default="auto", help="auto: estimate motion where the camera sends none"
     )
     parser.add_argument("--frames", type=parse_count, default=None, help="stop after so many frames")
+    add_json_option(parser)
     args = parser.parse_args(sys.argv[1:] if argv is None else argv)
     if args.fill is not None and not 0 <= args.fill <= 99:
         parser.error("--fill is a width in pixels, 0 to 99")
@@ -187,7 +191,8 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    print(json.dumps(done), flush=True)
+    say(f"project: {done['frames']} frames in {done['seconds']:.0f} s")
+    print_result(done, args.json)
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import sys
@@ -12,19 +11,19 @@ from pathlib import Path
 
 from bridge.commands.ports import PAGE_PORT
 from bridge.commands.signals import StopRequest
-from bridge.commands.words import add_json_option, parse_seconds
-from bridge.terminal import PROGRAM, print_result, say, say_warnings, status, status_every_s
+from bridge.commands.words import Parser, add_json_option, parse_channel, parse_seconds
+from bridge.terminal import print_result, say, say_warnings, status, status_every_s
 
 STATUS_S = 10.0
 
 
 def main(argv: list[str] | None = None) -> int:
     """Record until stopped; the last line of standard output is JSON."""
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} record",
+    parser = Parser(
+        "record",
         description="Record NAME.in, NAME.out, the parameters and all times into an MCAP file, until Ctrl-C.",
     )
-    parser.add_argument("channel", metavar="NAME", help="of the channel")
+    parser.add_argument("channel", type=parse_channel, metavar="NAME", help="of the channel")
     parser.add_argument("file", metavar="FILE", type=Path, help="a new file, such as show.mcap")
     parser.add_argument("--codec", default="jpeg", help="of colours: jpeg (default), lossless (LZ4), raw")
     parser.add_argument("--sides", default="in,out", help="in,out (default), in, or out")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import socket
@@ -13,25 +12,29 @@ from typing import Any
 
 from bridge.commands.ports import OSC_PORT
 from bridge.commands.signals import StopRequest
-from bridge.commands.words import add_json_option, parse_port
-from bridge.terminal import PROGRAM, print_result, say, say_warnings
+from bridge.commands.words import Parser, add_json_option, parse_channel, parse_file, parse_port
+from bridge.terminal import print_result, say, say_warnings
 
 
 def main(argv: list[str] | None = None) -> int:
     """Play to the end, or until stopped; the last line of standard output is JSON."""
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} replay",
+    parser = Parser(
+        "replay",
         description="Play a recording into NAME.in (and NAME.out), with its own times; or export it as a film.",
     )
     parser.add_argument("file", metavar="FILE", type=Path, help="made by record")
-    parser.add_argument("--channel", metavar="NAME", default=None, help="where to (default: the recorded channel)")
+    parser.add_argument(
+        "--channel", type=parse_channel, metavar="NAME", default=None, help="where to (default: the recorded channel)"
+    )
     parser.add_argument("--sides", default="in", help="in (default: a host repaints it), out, or in,out")
     parser.add_argument("--speed", type=float, default=1.0, help="1 (default) as it was, 2 twice as fast, 0 at once")
     parser.add_argument("--loop", action="store_true", help="begin again at the end, until Ctrl-C")
     parser.add_argument("--lossless", action="store_true", help="wait for a host started with --lossless")
     parser.add_argument("--no-params", action="store_true", help="leave the host's parameters as they are")
     parser.add_argument("--osc-port", type=parse_port, default=OSC_PORT, help=f"of the host (default {OSC_PORT})")
-    parser.add_argument("--export", type=Path, metavar="FILM", help="write a film (.mp4, .webm) by ffmpeg instead")
+    parser.add_argument(
+        "--export", type=parse_file, metavar="FILM", help="write a film (.mp4, .webm) by ffmpeg instead"
+    )
     add_json_option(parser)
     args = parser.parse_args(argv)
     say_warnings()

@@ -27,11 +27,11 @@ from bridge.commands.host import (
 )
 from bridge.commands.show import PAIRS, STATUS_S, STUCK_S, Client, Heartbeat, Measured, captions, open_page
 from bridge.commands.signals import StopRequest
-from bridge.commands.words import add_json_option, parse_count, parse_fps, parse_seed, parse_size
+from bridge.commands.words import Parser, add_json_option, parse_channel, parse_count, parse_fps, parse_seed, parse_size
 from bridge.control.statistics import peak_memory_mb
 from bridge.ring import RingError
 from bridge.ring.leftovers import clear, sweep
-from bridge.terminal import PROGRAM, print_result, say, say_warnings, status, status_every_s
+from bridge.terminal import print_result, say, say_warnings, status, status_every_s
 from core.params import ParamError, params_for
 
 CHANNEL_PREFIX = "scene-"
@@ -248,17 +248,22 @@ def _hosts(text: str) -> int:
     return int(text)
 
 
+def _base(text: str) -> str:
+    parse_channel(f"{text}-world-{MAX_HOSTS}")
+    return text
+
+
 def _arguments(words: list[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} scene", description="A room with live screens in the browser; visitors draw and set prompts."
-    )
+    parser = Parser("scene", description="A room with live screens in the browser; visitors draw and set prompts.")
     parser.add_argument("--hosts", type=_hosts, default=2, help="painted worlds, each with a host (default 2)")
     parser.add_argument("--prompt", action="append", default=[], help="repeat: one per world, then the visitors'")
     parser.add_argument("--size", type=parse_size, default=(128, 128), help="128 (default) or 256x144, pixels")
     parser.add_argument("--fps", type=parse_fps, default=15.0, help="of each world (default 15)")
     parser.add_argument("--frames", type=parse_count, default=None, help="stop after so many pictures of every world")
     parser.add_argument("--seed", type=parse_seed, default=0, help="which scene of the first world (default 0)")
-    parser.add_argument("--channel", default=None, help="first part of the channels' names (default: one of its own)")
+    parser.add_argument(
+        "--channel", type=_base, default=None, help="first part of the channels' names (default: one of its own)"
+    )
     parser.add_argument("--no-browser", action="store_true", help="open no browser")
     add_json_option(parser)
     add_host_options(parser)

@@ -26,6 +26,12 @@ def ending_signals() -> list[signal.Signals]:
     return ending
 
 
+def let_ctrl_c_in() -> None:
+    """What `run.py` held back until somebody can answer it; a Ctrl-C that came meanwhile raises `KeyboardInterrupt`."""
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
 def set_by_signal(event: threading.Event) -> Callable[[], None]:
     """A call by which a signal handler sets `event`, soon, on another thread.
 
@@ -43,15 +49,31 @@ def set_by_signal(event: threading.Event) -> Callable[[], None]:
 
 
 class Stop:
-    """Set by one of `ending_signals`, or the end of standard input when a parent holds it."""
+    """Set by one of `ending_signals`, or the end of standard input when a parent holds it. A second Ctrl-C or SIGTERM
+    ends the process at once, which may be waiting for a camera that never answers.
+
+    What is left in shared memory then, the next start takes over or clears.
+    """
 
     def __init__(self) -> None:
         self.event = threading.Event()
         self._ask = set_by_signal(self.event)
+        self._first_s: float | None = None
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        self._ask()
+        del frame
+        hangup = sys.platform != "win32" and number == signal.SIGHUP
+        if self._first_s is None:
+            self._first_s = time.monotonic()
+            self._ask()
+            if not hangup:
+                self._told()
+        elif not hangup and time.monotonic() - self._first_s >= SAME_REQUEST_S:
+            # Not by an exception: a thread that is loading a model would be waited for all the same.
+            os._exit(128 + number)
+
+    def _told(self) -> None:
+        """The first request has come from a person."""
 
     def watch(self, fd: int) -> None:
         def wait_for_end() -> None:
@@ -63,29 +85,15 @@ class Stop:
         threading.Thread(target=wait_for_end, name="parent", daemon=True).start()
 
 
-class StopRequest:
-    """Set by the first Ctrl-C, SIGTERM or closing of the terminal; a second Ctrl-C or SIGTERM ends the process at once.
-
-    What is left in shared memory then, the next start takes over or clears.
-    """
+class StopRequest(Stop):
+    """The same, from now on until `restore`; says how to end it at once."""
 
     def __init__(self) -> None:
-        self.event = threading.Event()
-        self._ask = set_by_signal(self.event)
-        self._first_s: float | None = None
-        self._before = {number: signal.signal(number, self._on_signal) for number in ending_signals()}
+        super().__init__()
+        self._before = {number: signal.signal(number, self.on_signal) for number in ending_signals()}
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        hangup = sys.platform != "win32" and number == signal.SIGHUP
-        if self._first_s is None:
-            self._first_s = time.monotonic()
-            self._ask()
-            if not hangup:
-                say_from_signal("stopping; once more ends it at once")
-        elif not hangup and time.monotonic() - self._first_s >= SAME_REQUEST_S:
-            # Not by an exception: a thread that is loading a model would be waited for all the same.
-            os._exit(128 + number)
+    def _told(self) -> None:
+        say_from_signal("stopping; once more ends it at once")
 
     def restore(self) -> None:
         for number, handler in self._before.items():

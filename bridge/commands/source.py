@@ -19,11 +19,20 @@ from typing import Any
 import numpy as np
 
 from bridge.commands.signals import Stop, ending_signals
-from bridge.commands.words import add_json_option, parse_count, parse_fps, parse_seconds, parse_seed, parse_size
+from bridge.commands.words import (
+    Parser,
+    add_json_option,
+    parse_channel,
+    parse_count,
+    parse_fps,
+    parse_seconds,
+    parse_seed,
+    parse_size,
+)
 from bridge.control.statistics import peak_memory_mb
 from bridge.ring.layout import Kind
 from bridge.sources import PLANES, Array, Source, SourceError, open_source
-from bridge.terminal import PROGRAM, print_result, say, say_warnings, status, status_every_s
+from bridge.terminal import print_result, say, say_warnings, status, status_every_s
 
 REPORT_EVERY_S = 10.0
 
@@ -95,8 +104,8 @@ def _with_alpha(rgb: Array) -> Array:
 
 
 def _arguments(words: list[str], what: str | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} {'source' if what is None else what}",
+    parser = Parser(
+        f"{'source' if what is None else what}",
         description="Write frames into NAME.in: world, camera[:N], a video file or a folder."
         if what is None
         else f"Write frames of the {what} into NAME.in.",
@@ -109,7 +118,7 @@ def _arguments(words: list[str], what: str | None) -> argparse.Namespace:
         )
     else:
         parser.set_defaults(what=what)
-    parser.add_argument("--channel", required=True, help="the channel NAME; frames go to NAME.in")
+    parser.add_argument("--channel", type=parse_channel, required=True, help="the channel NAME; frames go to NAME.in")
     parser.add_argument("--fps", type=parse_fps, default=30.0, help="frames per second (default 30)")
     parser.add_argument("--size", type=parse_size, default=(128, 128), help="128 or 640x360, pixels (default 128)")
     parser.add_argument("--frames", type=parse_count, default=None, help="stop after so many frames")

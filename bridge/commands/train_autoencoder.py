@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
 
-from bridge.commands.words import parse_count, parse_seed
-from bridge.terminal import PROGRAM
+from bridge.commands.words import Parser, parse_count, parse_folder, parse_seed
 
 
 def main(argv: list[str]) -> int:
     """Train; the exit status is 0 when the folder was written."""
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} train autoencoder", description="Train the patch autoencoder from synthetic pictures alone."
-    )
-    parser.add_argument("--work", type=Path, default=Path(".cache/autoencoder"), help="checkpoints")
-    parser.add_argument("--out", type=Path, default=Path("out/autoencoder"), help="default out/autoencoder")
+    parser = Parser("train autoencoder", description="Train the patch autoencoder from synthetic pictures alone.")
+    parser.add_argument("--work", type=parse_folder, default=Path(".cache/autoencoder"), help="checkpoints")
+    parser.add_argument("--out", type=parse_folder, default=Path("out/autoencoder"), help="default out/autoencoder")
     parser.add_argument("--steps", type=parse_count, default=60_000, help="optimizer steps at most (default 60000)")
     parser.add_argument("--minutes", type=float, default=80.0, help="of training at most (default 80)")
     parser.add_argument("--start", type=Path, default=None, help="a folder of weights to begin with")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
 
-from bridge.commands.words import parse_count, parse_seed
+from bridge.commands.words import Parser, parse_count, parse_folder, parse_seed
 from bridge.terminal import PROGRAM
 
 
 def main(argv: list[str]) -> int:
     """Train; the exit status is 0 when the model folder was written."""
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} train look",
+    parser = Parser(
+        "train look",
         description="Teach the embedded model a look from a folder of pictures that have it.",
     )
     parser.add_argument("folder", type=Path, help="pictures of the look, each with a .txt file of its caption, or:")
@@ -24,8 +23,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--sources", type=Path, default=None, metavar="FOLDER", help="what each picture looked like before, same names"
     )
-    parser.add_argument("--work", type=Path, default=Path(".cache/look"), help="checkpoints, samples, curves")
-    parser.add_argument("--out", type=Path, default=Path("out/look"), help="the model folder (default out/look)")
+    parser.add_argument("--work", type=parse_folder, default=Path(".cache/look"), help="checkpoints, samples, curves")
+    parser.add_argument(
+        "--out", type=parse_folder, default=Path("out/look"), help="the model folder (default out/look)"
+    )
     parser.add_argument("--start", type=Path, default=None, help="a painter to begin with (default: the embedded one)")
     parser.add_argument("--steps", type=parse_count, default=None, help="optimizer steps at most (default 600)")
     parser.add_argument("--minutes", type=float, default=10.0, help="of training at most (default 10)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import sys
@@ -10,18 +9,21 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from bridge.commands.words import parse_count, parse_seed
-from bridge.terminal import PROGRAM
+from bridge.commands.words import Parser, parse_count, parse_folder, parse_seed
 
 
 def main(argv: list[str]) -> int:
     """Train; the exit status is 0 when the model folder was written."""
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} train painter",
+    parser = Parser(
+        "train painter",
         description="Train the embedded model's painter from synthetic pictures and the procedural world.",
     )
-    parser.add_argument("--work", type=Path, default=Path(".cache/painter"), help="checkpoints, and data as it is made")
-    parser.add_argument("--out", type=Path, default=Path("out/painter"), help="the model folder (default out/painter)")
+    parser.add_argument(
+        "--work", type=parse_folder, default=Path(".cache/painter"), help="checkpoints, and data as it is made"
+    )
+    parser.add_argument(
+        "--out", type=parse_folder, default=Path("out/painter"), help="the model folder (default out/painter)"
+    )
     parser.add_argument("--autoencoder", type=Path, default=None, help="a folder of weights (default: the trained one)")
     parser.add_argument("--start", type=Path, default=None, metavar="FOLDER", help="a model folder to go on from")
     parser.add_argument("--steps", type=parse_count, default=None, help="optimizer steps at most")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 import secrets
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
+DEFAULT_PORTS = {"http": 80, "https": 443}
+"""Which browsers leave out."""
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -41,6 +44,27 @@ def host_name(host: str) -> str:
     if name.startswith("["):
         return name[1:].split("]", 1)[0]
     return name.rsplit(":", 1)[0] if name.count(":") == 1 else name
+
+
+def origin_of(text: str) -> str:
+    """The origin of a page, as browsers name it, from its address, "https://example.org:443/page/"; "null", the origin
+    of pages from a file, stays. Raises `ValueError` for what is no address of a page."""
+    if text == "null":
+        return text
+    parts = urlsplit(text)
+    if parts.scheme not in DEFAULT_PORTS or not parts.hostname or not is_name(parts.hostname):
+        raise ValueError(f"{text!r} has no origin")
+    name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    port = "" if parts.port in (None, DEFAULT_PORTS[parts.scheme]) else f":{parts.port}"
+    return f"{parts.scheme}://{name}{port}"
+
+
+def name_of(text: str) -> str:
+    """The name of a machine, from itself or from an address with it. Raises `ValueError` for what is none."""
+    name = (urlsplit(text).hostname or "") if "//" in text else host_name(text)
+    if not is_name(name) or not re.fullmatch(r"[\w.:-]+", name):
+        raise ValueError(f"{text!r} is no name")
+    return name
 
 
 class Access:

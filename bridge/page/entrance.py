@@ -53,10 +53,15 @@ class Entrance:
             raise web.HTTPServiceUnavailable(text=_FULL.format(limits.MAX_VIEWERS))
         return room.sides[name]
 
-    def check_origin(self, request: web.Request) -> None:
-        """Refuse the pages of others."""
-        if not self.access.may_connect(request.headers.get("Origin"), request.host):
-            raise web.HTTPForbidden(text="pages of this origin may not connect; open the gateway's own page")
+    def check_origin(self, request: web.Request, origin: str | None = None) -> None:
+        """Refuse the pages of others. origin: what a page says of itself, where its browser does not."""
+        origin = request.headers.get("Origin") if origin is None else origin
+        if not self.access.may_connect(origin, request.host):
+            # Behind a proxy that gives us another name than its own, our own page is one of them.
+            raise web.HTTPForbidden(
+                text=f"pages of the origin {str(origin)[:200]!r} may not connect to {request.host[:200]}; open the"
+                " gateway's own page, or start the host with --allow-origin and that origin"
+            )
 
     async def open(self, request: web.Request, max_bytes: int) -> web.WebSocketResponse:
         """A WebSocket whose messages have so many bytes at most."""

@@ -245,7 +245,8 @@ class Gateway:
         name = host_name(request.host)
         if not self._entrance.access.is_ours(name):
             raise web.HTTPForbidden(
-                text=f"the name {name!r} is not this gateway's; open {self._plain_url}, or allow the name at the start"
+                text=f"the name {name!r} is not this gateway's; open {self._plain_url}, or start the host"
+                f" with --allow-host {name[:200]}"
             )
         origin = request.headers.get("Origin")
         readable = {}
@@ -299,6 +300,8 @@ class Gateway:
 
     async def _api_params(self, request: web.Request) -> web.StreamResponse:
         room = self._entrance.room_of(request)
+        # A browser does not tell a page why its WebSocket was refused: the page asks here, in whose name it will.
+        self._entrance.check_origin(request, request.query.get("page"))
         return web.json_response(
             {
                 **room.params(),

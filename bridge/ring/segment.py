@@ -131,17 +131,22 @@ class Placement:
         return self.generation_lock(pointer.generation) if pointer.minor >= 1 else self.writer_lock()
 
 
-def place(channel: str, directory: str | os.PathLike[str] | None = None) -> Placement:
-    """The names of `channel`. An explicit `directory` makes a file-backed ring there, without a user id in its names.
-
-    Raises InvalidChannel for a name that is empty, longer than 48 bytes or with other characters than letters, digits,
-    dot, dash and underscore.
-    """
+def check_name(channel: str) -> None:
+    """Raises InvalidChannel for a name that is empty, longer than 48 bytes or with other characters than letters,
+    digits, dot, dash and underscore."""
     if len(channel) > MAX_CHANNEL_BYTES or not _CHANNEL.fullmatch(channel):
         raise InvalidChannel(
             f"channel {channel[:60]!r}: use 1 to {MAX_CHANNEL_BYTES} letters, digits, dots, dashes or underscores, "
             "the first a letter or digit"
         )
+
+
+def place(channel: str, directory: str | os.PathLike[str] | None = None) -> Placement:
+    """The names of `channel`. An explicit `directory` makes a file-backed ring there, without a user id in its names.
+
+    Raises InvalidChannel as `check_name` does.
+    """
+    check_name(channel)
     if sys.byteorder != "little":
         raise NotARing("rings are little-endian; this machine is not, use a network transport instead")
     if directory is not None:

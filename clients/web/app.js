@@ -482,7 +482,7 @@ function offerBack(before) {
 }
 
 async function describeHost() {
-  const query = new URLSearchParams({ ...asked("token"), ...asked("channel") });
+  const query = new URLSearchParams({ ...asked("token"), ...asked("channel"), page: location.origin });
   const answer = await fetch(`api/params?${query}`, { cache: "no-store" });
   page.unknown = answer.status === 404;
   if (!answer.ok) throw new Error((await answer.text()).slice(0, 200));

@@ -204,9 +204,29 @@ export class Feed {
       const wait = refused ? REFUSED_RETRY_MS : RETRY_MS[Math.min(this._failures, RETRY_MS.length - 1)];
       this._failures += 1;
       if (refused) this._tell("refused", event.reason || `refused with code ${event.code}`);
-      else this._tell("host-gone", `no host at ${new URL(this.url, globalThis.location?.href).host}; trying again`);
+      else if (told) this._goneOrRefused(null);
+      else this._ownPageRefused().then((why) => this._goneOrRefused(why));
       this._later(wait, () => this._connect());
     };
+  }
+
+  _goneOrRefused(why) {
+    if (this.state === "closed" || this._socket.readyState === WebSocket.OPEN) return;
+    if (why) this._tell("refused", why);
+    else this._tell("host-gone", `no host at ${new URL(this.url, globalThis.location?.href).host}; trying again`);
+  }
+
+  // Browsers do not say why a WebSocket was refused. The gateway's own page may ask it: behind a proxy that calls the
+  // gateway by another name than its own, it is taken for the page of somebody else.
+  async _ownPageRefused() {
+    const { origin, href } = globalThis.location ?? {};
+    if (origin === undefined || new URL(this.url, href).origin !== origin) return null;
+    try {
+      const answer = await fetch(address(this.url, "api/params", { channel: this.channel, page: origin }));
+      return answer.status === 403 ? (await answer.text()).slice(0, 500) : null;
+    } catch {
+      return null; // nobody answers at all
+    }
   }
 
   _tell(state, message) {

@@ -7,7 +7,6 @@ Success is 1 degree, 10 cm and 15 ms.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from bridge.commands.words import Parser
 from core.calibration.calibrate import Calibration, calibrate, calibrate_recording
 from core.calibration.depth import Projector, fill
 from core.calibration.geometry import angle_deg, rigid, rotation_vector
@@ -153,7 +153,7 @@ def one(name: str, seed: int, baselines: bool) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; 0 whenever it could measure."""
-    parser = argparse.ArgumentParser(prog="frameloom bench calibration", description=__doc__)
+    parser = Parser("bench calibration", description=__doc__)
     parser.add_argument("--seeds", type=int, default=20, help="sequences per row (default 20)")
     parser.add_argument("--quick", action="store_true", help="two sequences per row: under ten minutes on two cores")
     parser.add_argument("--rows", nargs="+", choices=list(SEQUENCES), default=list(SEQUENCES))

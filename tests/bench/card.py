@@ -40,6 +40,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bridge.commands.words import Parser
 from tests.bench.report import bar, emit, percentile
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -872,7 +873,7 @@ def available(device: str) -> str | None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the parts; 1 when the device cannot be used or a part failed."""
-    parser = argparse.ArgumentParser(prog="frameloom bench card", description=__doc__)
+    parser = Parser("bench card", description=__doc__)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="in this order")
     parser.add_argument("--device", default="cuda", help="cuda (default), cuda:1, or cpu for a rehearsal")
     parser.add_argument("--out", type=Path, default=Path("out/card.jsonl"), help="file that figures are appended to")

@@ -21,6 +21,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from bridge.commands.words import Parser
 from bridge.ring.leftovers import sweep
 from tests.bench.host import WRITER
 from tests.bench.report import bar, emit, percentile, table
@@ -156,7 +157,7 @@ def measure(groups: list[list[str]], together: bool, args: argparse.Namespace) -
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; 0 whenever it could measure."""
-    parser = argparse.ArgumentParser(prog="frameloom bench channels", description=__doc__)
+    parser = Parser("bench channels", description=__doc__)
     parser.add_argument("--channels", type=int, default=4)
     parser.add_argument("--size", type=int, default=128, help="pixels (default 128)")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement (default 8)")

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bridge.commands.words import Parser
 from tests.bench import report
 from tests.conformance import runs
 from tests.conformance.peers import Peer, available, end_wine, stage
@@ -63,7 +64,7 @@ def throughput(peer: Peer, directory: Path, rounds: int) -> dict[str, Any]:
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="frameloom bench conformance", description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser("bench conformance", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--frames", type=int, default=1_000_000, help="frames written flat out, over all pairs")
     parser.add_argument("--rounds", type=int, default=100, help="rounds of the throughput measurement")
     parser.add_argument("--only", default="", help="languages, comma separated: python, c, c#, c on wine")

@@ -1,6 +1,6 @@
 """`frameloom bench demo`: the demo as a user starts it, 128 x 128 and 2 steps: rate, latency, first picture, memory.
 
-Runs `frameloom demo --no-browser` in a process of its own, with its client, its page and its ports, and judges the
+Runs the demo, without a browser, in a process of its own, with its client, its page and its ports, and judges the
 summary that it ends with: once with an empty cache, as at the very first start, and once with what that start left.
 Both on the processor as it is and held to AVX2 (`tests.avx2`), where it has more. Memory is the sum of host and client;
 the scene's own renderer, which shares the cores, is timed alone.
@@ -8,7 +8,6 @@ the scene's own renderer, which shares the cores, is timed alone.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -17,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from bridge.commands.words import Parser
 from tests import avx2
 from tests.bench.report import bar, emit, table
 
@@ -89,7 +89,7 @@ HEADER = ["processor", "runs by", "frames/s", "p50 ms", "p95 ms", "first s, cold
 
 def main(argv: list[str] | None = None) -> None:
     """Run the benchmark; it ends with an error only when the demo did."""
-    parser = argparse.ArgumentParser(prog="frameloom bench demo", description=__doc__)
+    parser = Parser("bench demo", description=__doc__)
     parser.add_argument("--frames", type=int, default=400, help="frames to show in the warm run (default 400)")
     args = parser.parse_args(argv)
     if args.frames < 1:

@@ -13,7 +13,6 @@ one of a writer that was killed before the reader came. A hang is no answer with
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import mmap
 import os
@@ -31,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from bridge.commands.words import Parser
 from bridge.ring import Kind, Policy, RingError, RingReader, RingWriter, now_ns, segment
 from bridge.ring.layout import HEADER, RECORD, SLOT
 from tests.bench import report
@@ -631,7 +631,7 @@ def full_disk(times: int) -> int | None:
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="frameloom bench faults", description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser("bench faults", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="minutes instead of hours")
     parser.add_argument("--kills", type=int, help="of each kind [1000; quick: 300]")
     parser.add_argument("--hosts", type=int, help="kills of the host [200; quick: 3]")

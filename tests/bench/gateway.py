@@ -10,7 +10,6 @@ frame is encoded for them, and what a further viewer that stops reading does to 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import json
@@ -22,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from bridge.commands.words import Parser
 from bridge.page import gateway as gateway_module
 from bridge.page import ring_view
 from bridge.page.gateway import Channel, Gateway
@@ -248,7 +248,7 @@ async def measure(gateway: Any, channel: str, browser_path: str, frames: int) ->
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="frameloom bench gateway", description=__doc__)
+    parser = Parser("bench gateway", description=__doc__)
     parser.add_argument("--frames", type=int, default=600, help="per way of showing them (default 600)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each run with many viewers (default 5)")
     args = parser.parse_args(argv)

@@ -8,7 +8,6 @@ does a bare echo (read the input ring, write the output ring, one thread), which
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ import time
 import uuid
 from typing import Any
 
+from bridge.commands.words import Parser
 from bridge.ring.leftovers import sweep
 from tests.bench.report import bar, emit, percentile, table
 
@@ -113,7 +113,7 @@ def measure_echo(channel: str, frames: int) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; 0 whenever it could measure."""
-    parser = argparse.ArgumentParser(prog="frameloom bench host", description=__doc__)
+    parser = Parser("bench host", description=__doc__)
     parser.add_argument("--frames", type=int, default=300, help="frames per measurement (default 300)")
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--height", type=int, default=512)

@@ -31,6 +31,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bridge.commands.words import Parser
 from tests.bench.report import bar, emit, table
 
 OBJECTIVES = ("diffusion", "flow", "few-step")
@@ -405,9 +406,7 @@ def _plot(path: Path, compared: dict[str, Any]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; 0 whenever it could measure."""
-    parser = argparse.ArgumentParser(
-        prog="frameloom bench immiscible", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("bench immiscible", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="shorter trainings of a smaller network: under 30 minutes")
     parser.add_argument("--seeds", type=int, default=None, help="per cell (default 5, 3 with --quick)")
     parser.add_argument("--cifar", type=Path, default=None, help="folder of CIFAR-10's binary version")

@@ -9,7 +9,6 @@ model: counted are the frames that the client captured after the host's answer a
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -28,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from bridge.commands.words import Parser
 from bridge.control.osc import datagram
 from bridge.control.shelf import Shelf
 from bridge.recording.file import RecordingError, RecordingReader, unpacked
@@ -314,7 +314,7 @@ def recalls(count: int, folder: Path) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run everything; the last line is JSON."""
-    parser = argparse.ArgumentParser(prog="frameloom bench record", description="Recordings and presets.")
+    parser = Parser("bench record", description="Recordings and presets.")
     parser.add_argument("--seconds", type=float, default=6.0, help="of one turn of the host (default 6)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each kind (default 3)")
     parser.add_argument("--kills", type=int, default=KILLS, help=f"recorders to kill (default {KILLS})")

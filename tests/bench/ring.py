@@ -18,7 +18,6 @@ others. `--quick` measures less.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import multiprocessing
 import multiprocessing.connection
@@ -34,6 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import zmq
 
+from bridge.commands.words import Parser
 from bridge.ring import Kind, Policy, RingReader, RingWriter
 from bridge.ring.leftovers import sweep
 from bridge.ring.scheduling import short_slices, urgent
@@ -590,7 +590,7 @@ def measure_loaded(rounds: int, paced: int, trips: int) -> tuple[Loaded, Loaded]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser = Parser("bench ring", description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="a tenth of the measurements")
     quick = parser.parse_args(arguments).quick
     sweep("bench-ring-")

@@ -35,6 +35,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from bridge.commands.words import Parser
 from tests.bench import demo
 from tests.bench.report import bar, emit, percentile, table
 
@@ -534,7 +535,7 @@ def whole(least: int) -> Callable[[str], int]:
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="frameloom bench stream", description=__doc__)
+    parser = Parser("bench stream", description=__doc__)
     # Fewer could not be told from the frames in flight at either end.
     parser.add_argument("--frames", type=whole(8), default=24, help="frames per block (default 24, at least 8)")
     parser.add_argument("--blocks", type=whole(1), default=3, help="alternating blocks per side (default 3)")

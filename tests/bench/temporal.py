@@ -19,7 +19,6 @@ Warp error rewards blur and standstill, so read it beside sharpness, edit and st
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections import defaultdict
@@ -27,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bridge.commands.words import Parser
 from tests.bench.report import bar, emit, percentile, table
 
 SIZE_PX, FPS = 128, 30.0
@@ -190,7 +190,7 @@ def long_run(model: Any, params: Any, frames: int) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; 0 whenever it could measure."""
-    parser = argparse.ArgumentParser(prog="frameloom bench temporal", description=__doc__)
+    parser = Parser("bench temporal", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="four scenes of 24 frames each")
     parser.add_argument("--scenes", type=int, default=None, help="scenes of each kind (default 12)")
     parser.add_argument("--frames", type=int, default=None, help="frames per clip (default 60)")

@@ -8,13 +8,13 @@ Styles are judged by one classifier for both, trained here and now on true rende
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bridge.commands.words import Parser
 from tests.bench.report import bar, emit, table
 
 STEPS = (1, 2, 4)
@@ -23,7 +23,7 @@ JUDGE_SCENES, JUDGE_PICTURES = 128, 160
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; 0 whenever it could measure."""
-    parser = argparse.ArgumentParser(prog="frameloom bench tiny", description=__doc__)
+    parser = Parser("bench tiny", description=__doc__)
     parser.add_argument("--scenes", type=int, default=24, help="held-out scenes (default 24)")
     parser.add_argument("--model", default="embedded", help="a model folder instead of the embedded one")
     parser.add_argument("--dtype", default=None)

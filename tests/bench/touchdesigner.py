@@ -12,7 +12,6 @@ that a frame allocates, and by time, in copies of what has to be read: below two
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import runpy
 import time
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from bridge.commands.words import Parser
 from tests.bench.report import bar, emit, percentile, table
 from tests.clients.counted import Counted
 
@@ -123,7 +123,7 @@ def measure(width: int, height: int, frames: int) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; 0 whenever it could measure."""
-    parser = argparse.ArgumentParser(prog="frameloom bench touchdesigner", description=__doc__)
+    parser = Parser("bench touchdesigner", description=__doc__)
     parser.add_argument("--frames", type=int, default=100, help="frames per measurement (default 100)")
     args = parser.parse_args(argv)
     results: dict[str, Any] = {}

@@ -17,7 +17,8 @@ import pytest
 
 from bridge.commands import cli
 from bridge.commands.channel_doctor import check_channel
-from bridge.terminal import PROGRAM
+from bridge.commands.words import parse_host_name, parse_origin
+from bridge.terminal import PROGRAM, child_environment
 from core.params import SPECS
 from tests.rings import fresh_channel
 
@@ -65,16 +66,131 @@ def test_hints_can_be_typed_as_they_stand(capsys: pytest.CaptureFixture[str]) ->
     for words in ([], ["--help"], ["bench"], ["train", "--help"]):
         cli.main(words)
         shown.append(capsys.readouterr().out)
-    for command in cli.COMMANDS:
+    for words in EVERY_PARSER:
         with contextlib.suppress(SystemExit):
-            cli.main([command, "--help"])
+            cli.main([*words, "--help"])
         told = capsys.readouterr()
         shown.append(told.out + told.err)
     for text in shown:
         assert not re.search(r"frameloom [a-z]+ (--|NAME|\[)", text)
         for command in re.findall(rf"{re.escape(PROGRAM)} (\w+)", text):
             assert command in {*cli.COMMANDS, "COMMAND"}
-    assert len(shown) == 6 + len(cli.COMMANDS) and all(PROGRAM in text for text in shown)
+    assert len(shown) == 6 + len(EVERY_PARSER) and all(PROGRAM in text for text in shown)
+
+
+EVERY_PARSER = [
+    *([word] for word in cli.COMMANDS if word not in ("train", "bench")),
+    *(["train", name] for name in cli.TRAININGS),
+    *(["bench", name] for name in cli.benches()),
+]
+
+
+@pytest.mark.parametrize("words", EVERY_PARSER, ids=" ".join)
+def test_a_mistake_is_one_line_that_names_it_and_the_command(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And not all options with the mistake below them, of which a terminal shows the last line."""
+    try:
+        status: object = cli.main([*words, "--no-such-option"])
+    except SystemExit as end:
+        status = end.code
+    shown = capsys.readouterr()
+    assert (status, shown.out) == (2, "")
+    assert shown.err.startswith(f"{PROGRAM} {' '.join(words)}") and shown.err.count("\n") == 1
+    assert "usage:" not in shown.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["demo", "--promt", "ink"], "there is no --promt; did you mean --prompt? "),
+        (["host", "--channel", "x", "--osc_port=9001"], "there is no --osc_port=9001; did you mean --osc-port? "),
+        (["scene", "--back", "eager"], "there is no --back; did you mean --"),
+        (["demo", "clip.mp4"], "unrecognized arguments: clip.mp4 "),
+        (["demo", "--frames", "0"], "argument --frames: '0': use a whole number from 1 "),
+    ],
+)
+def test_an_option_that_nearly_is_one_is_named(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    shown = capsys.readouterr().err
+    assert said in shown and f"{PROGRAM} {words[0]} --help lists the options" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["demo", "--sheet", "FILE/sheet.png"], "FILE is no folder; give another place"),
+        (["demo", "--sheet", "FOLDER"], "FOLDER' is a folder; give the name of a file"),
+        (["demo", "--presets", "FILE"], "FILE is no folder"),
+        (["host", "--channel", "x", "--recordings", "FILE/further/down"], "FILE is no folder"),
+        (["host", "--channel", "x", "--cache", "FILE"], "FILE is no folder"),
+        (["scene", "--cache", "x" * 300], "can be no path (File name too long"),
+        (["calibrate", "--camera", "a", "--points", "b", "--out", "FOLDER"], "is a folder"),
+        (["calibrate", "--camera", "a", "--points", "b", "--record", "FILE"], "FILE is no folder"),
+        (["replay", "show.mcap", "--export", "FILE/show.mp4"], "FILE is no folder"),
+        (["train", "look", "FOLDER", "--out", "FILE"], "FILE is no folder"),
+        (["train", "autoencoder", "--work", "FILE"], "FILE is no folder"),
+        (["demo", "--channel", "a/b"], "--channel: 'a/b': use 1 to 44 letters, "),
+        (["host", "--channel", "stage", "--channel", ""], "--channel: '': use 1 to 44 letters, "),
+        (["scene", "--channel", "x" * 40], "use 1 to 44 letters, "),
+        (["source", "world", "--channel", "x" * 45], "use 1 to 44 letters, "),
+        (["world", "--channel", "ä"], "use 1 to 44 letters, "),
+        (["record", "a/b", "FOLDER/show.mcap"], "use 1 to 44 letters, "),
+        (["replay", "show.mcap", "--channel", "a b"], "use 1 to 44 letters, "),
+        (["project", "--rig", "r", "--camera", "a", "--points", "/", "--channel", "c"], "use 1 to 44 letters, "),
+        (["host", "--channel", "x", "--allow-origin", "studio.example"], "write it like https://example.org"),
+        (["scene", "--allow-host", "a b"], "write it like studio.example.org"),
+        (["demo", "--osc-host", ""], "write it like studio.example.org or 127.0.0.1"),
+        (["demo", "--listen", "http://"], "write it like studio.example.org or 127.0.0.1"),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
+)
+def test_what_could_only_fail_later_is_refused_at_once(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before a model is loaded, a world is built, minutes are recorded or trained."""
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    file.write_text("in the way", encoding="utf-8")
+    folder.mkdir()
+
+    def filled(text: str) -> str:
+        return text.replace("FILE", str(file)).replace("FOLDER", str(folder))
+
+    with pytest.raises(SystemExit) as end:
+        cli.main([filled(word) for word in words])
+    shown = capsys.readouterr()
+    assert (end.value.code, shown.out) == (2, "")
+    assert filled(said) in shown.err and shown.err.count("\n") == 1
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="everything may be written by root")
+def test_a_folder_that_may_not_be_written_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["host", "--channel", "x", "--presets", "/presets"])
+    assert "/ may not be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "origin"),
+    [
+        ("https://studio.example", "https://studio.example"),
+        ("HTTPS://Studio.Example:443/paint/?channel=stage", "https://studio.example"),
+        ("http://studio.example:80", "http://studio.example"),
+        ("http://studio.example:8080/", "http://studio.example:8080"),
+        ("https://[fd00::1]:8443/", "https://[fd00::1]:8443"),
+        ("null", "null"),
+    ],
+)
+def test_an_address_of_a_page_stands_for_its_origin(given: str, origin: str) -> None:
+    """People paste what their browser shows; browsers leave the default port out and write small letters."""
+    assert parse_origin(given) == origin
+
+
+@pytest.mark.parametrize("given", ["studio.example", "Studio.Example:8443", "https://studio.example/paint/"])
+def test_an_address_stands_for_the_name_in_it(given: str) -> None:
+    assert parse_host_name(given) == "studio.example"
 
 
 @pytest.mark.parametrize(("word", "wants"), [("source", True), ("world", False)])
@@ -133,6 +249,39 @@ def test_a_reader_that_leaves_early_causes_no_traceback() -> None:
     assert child.stderr.read() == b""
     child.stderr.close()
     child.wait(60)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_ctrl_c_before_the_program_can_answer_is_not_lost_and_no_traceback() -> None:
+    """run.py holds it back while the interpreter starts."""
+    script = (
+        "import os, signal, sys\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "os.execv(sys.executable, [sys.executable, '-P', '-m', 'bridge', 'params'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=60, env=child_environment()
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_ctrl_c_at_the_very_end_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, time\n@atexit.register\ndef slow():\n    print('ending', flush=True)\n    time.sleep(60)\n",
+        encoding="utf-8",
+    )
+    variables = child_environment()
+    variables["PYTHONPATH"] = os.pathsep.join((str(tmp_path), variables["PYTHONPATH"]))
+    command = [sys.executable, "-P", "-m", "bridge", "params"]
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, cwd=ROOT, env=variables) as child:
+        assert child.stdout is not None
+        while child.stdout.readline() not in ("ending\n", ""):
+            pass
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
+    assert (child.returncode, out, err) == (-signal.SIGINT, "", "")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")

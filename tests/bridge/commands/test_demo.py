@@ -274,7 +274,6 @@ def test_a_killed_demo_takes_its_client_along_and_the_next_one_cleans_up(picture
     ("words", "line"),
     [
         (("--set", "stepz=3"), "demo: --set stepz=3: write NAME=VALUE with one of "),
-        (("--channel", "a/b"), "demo: channel 'a/b.out': use 1 to 48 letters"),
         (("--prompt", "a sphere", "--prompt", "x" * 3000), "demo: prompt: got 3000 characters; send text of at most"),
     ],
 )

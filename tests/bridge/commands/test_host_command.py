@@ -39,20 +39,24 @@ def channel(request: pytest.FixtureRequest) -> str:
     return f"test-serve-{os.getpid()}-{abs(hash(request.node.name)) % 10**6}"
 
 
-def test_a_signal_that_comes_twice_at_once_is_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("made", [signals.Stop, signals.StopRequest])
+def test_a_signal_that_comes_twice_at_once_is_one_request_and_a_later_one_ends_it_at_once(
+    made: type[signals.Stop], monkeypatch: pytest.MonkeyPatch
+) -> None:
     now, ended = [100.0], []
     monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(signals.os, "_exit", ended.append)
-    stop = signals.StopRequest()
+    stop = made()
     try:
-        stop._on_signal(signal.SIGTERM, None)
-        stop._on_signal(signal.SIGTERM, None)
+        stop.on_signal(signal.SIGTERM, None)
+        stop.on_signal(signal.SIGTERM, None)
         assert stop.event.wait(60) and ended == []
         now[0] += signals.SAME_REQUEST_S
-        stop._on_signal(signal.SIGINT, None)
+        stop.on_signal(signal.SIGINT, None)
         assert ended == [128 + signal.SIGINT]
     finally:
-        stop.restore()
+        if isinstance(stop, signals.StopRequest):
+            stop.restore()
 
 
 def test_a_signal_that_interrupts_the_wait_for_it_is_not_lost() -> None:
@@ -60,7 +64,7 @@ def test_a_signal_that_interrupts_the_wait_for_it_is_not_lost() -> None:
     stop = signals.StopRequest()
     try:
         with stop.event._cond:
-            stop._on_signal(signal.SIGTERM, None)
+            stop.on_signal(signal.SIGTERM, None)
         assert stop.event.wait(60)
     finally:
         stop.restore()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from aiohttp import ClientSession, WSMsgType, web
+from aiohttp import ClientSession, WSMsgType, WSServerHandshakeError, web
 
 from bridge.control.live import LiveParams
 from bridge.control.statistics import Statistics
@@ -133,10 +133,14 @@ def on_the_page():
 
 
 class BelowPath:
-    """A proxy that shows a gateway below a path, as `location /paint/ { proxy_pass ... }` of nginx does."""
+    """A proxy that shows a gateway below a path, as `location /paint/ { proxy_pass ... }` of nginx does.
 
-    def __init__(self, gateway_url):
+    own_name: whether it passes its own name on (`proxy_set_header Host $http_host`); nginx does not unless it is told.
+    """
+
+    def __init__(self, gateway_url, own_name=True):
         self._gateway = gateway_url.split("?")[0].rstrip("/")
+        self._own_name = own_name
 
     async def __aenter__(self):
         app = web.Application()
@@ -155,13 +159,20 @@ class BelowPath:
 
     async def _pass(self, request):
         address = f"{self._gateway}/{request.match_info['rest']}?{request.query_string}"
+        passed = {name: value for name, value in request.headers.items() if name == "Origin"}
+        if self._own_name:
+            passed["Host"] = request.host
         if request.headers.get("Upgrade", "").lower() != "websocket":
-            async with self._client.get(address) as answer:
+            async with self._client.get(address, headers=passed) as answer:
                 headers = {k: v for k, v in answer.headers.items() if k in ("Content-Type", "Content-Security-Policy")}
                 return web.Response(body=await answer.read(), status=answer.status, headers=headers)
+        try:
+            far = await self._client.ws_connect(address, headers=passed)
+        except WSServerHandshakeError as refusal:
+            return web.Response(status=refusal.status)
         near = web.WebSocketResponse()
         await near.prepare(request)
-        async with self._client.ws_connect(address) as far:
+        async with far:
 
             async def carry(source, sink):
                 async for message in source:
@@ -188,6 +199,34 @@ def test_every_page_works_below_a_path_of_a_proxy(path):
                     await scene.until(lambda: scene.gateway.snapshot(scene.channel)["viewers"] > 0)
                 await page.close()
                 assert page.problems == []
+        finally:
+            scene.end()
+
+    asyncio.run(asyncio.wait_for(scenario(), 300))
+
+
+@pytest.mark.parametrize("path", ["", "scene/", "out/"])
+def test_behind_a_proxy_that_hides_its_name_the_page_says_what_to_start_the_host_with(path):
+    """And with that it works."""
+    said = {"": "#side-out .message", "scene/": "#title", "out/": "title"}[path]
+
+    async def scenario():
+        scene = Scene()
+        try:
+            async with BelowPath(scene.gateway.url, own_name=False) as proxy, chromium.Browser(BROWSER) as browser:
+                page = await browser.page(f"{proxy.url}{path}?channel={scene.channel}")
+                await page.until(f"document.querySelector('{said}')?.textContent.includes('--allow-origin')")
+                origin = proxy.url.removesuffix("/paint/")
+                assert f"'{origin}'" in await page.evaluate(f"document.querySelector('{said}').textContent")
+                scene.gateway.stop()
+                scene.gateway = Gateway(
+                    [Channel(scene.channel, scene.live, scene.statistics)],
+                    port=scene.gateway.port,
+                    allowed_origins=[origin],
+                )
+                scene.gateway.start()
+                await scene.until(lambda: scene.gateway.snapshot(scene.channel)["viewers"] > 0)
+                await page.close()
         finally:
             scene.end()
 
