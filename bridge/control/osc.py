@@ -49,8 +49,10 @@ STATS_LOOK_BACK_S = 5.0
 
 MESSAGES_PER_S = 2000.0
 """Sustained messages the server takes from all senders together; a flood beyond it waits in the kernel, which
-drops what does not fit. Twenty controls at 60 Hz are 1,200."""
+drops what does not fit. Twenty controls at 60 Hz are 1,200. An answer costs as much as a message."""
 MESSAGES_BURST = 500.0
+FLOOD_REST_S = 0.02
+"""Who is flooded rests for so long at least: one wake-up for many messages, not one for each."""
 
 ERRORS_PER_S = 5.0
 """Error answers to one sender; more are counted and named in the next answer."""
@@ -165,7 +167,10 @@ class OscServer:
         self._answer_to: dict[Sender, Sender] = {}
         self._complaints: OrderedDict[Sender, _Complaints] = OrderedDict()
         self._messages = TokenBucket(MESSAGES_PER_S, MESSAGES_BURST)
+        self._answers = 0
         self._next_stats = 0.0
+        known = [*(f"/{name}" for name in SPECS), *_COMMANDS, *self._own, *self._aliases]
+        self._known = ", ".join(dict.fromkeys(known))
 
     def start(self) -> None:
         """Bind and begin to serve; returns at once.
@@ -221,15 +226,16 @@ class OscServer:
             return
         overdrawn_s = self._messages.take(self._handle(data, sender))
         if overdrawn_s > 0.0:
-            self._stopping.wait(overdrawn_s)
+            self._stopping.wait(max(FLOOD_REST_S, overdrawn_s))
 
     def _handle(self, data: bytes, sender: Sender) -> int:
-        """Act on one datagram; returns the number of messages that were in it, at least 1."""
+        """Act on one datagram; returns the messages that were in it, at least 1, plus the answers that it got."""
+        self._answers = 0
         try:
             parts = _messages_in(data)
         except OscRefused as refused:
             self._refuse(sender, refused.address, str(refused))
-            return 1
+            return 1 + self._answers
         values: dict[str, Any] = {}
         for part in parts:
             try:
@@ -241,15 +247,19 @@ class OscServer:
                 elif name in SPECS:
                     values[name] = SPECS[name].check(value_of(SPECS[name], arguments))
                 elif not address.startswith(_ANSWERS):
-                    self._live.update(values)
+                    self._set(values)
                     values = {}
                     self._command(address, arguments, sender)
             except OscRefused as refused:
                 self._refuse(sender, refused.address, str(refused))
             except ParamError as refused:
                 self._refuse(sender, address, str(refused))
-        self._live.update(values)
-        return max(1, len(parts))
+        self._set(values)
+        return max(1, len(parts)) + self._answers
+
+    def _set(self, values: Mapping[str, Any]) -> None:
+        if values:
+            self._live.update(values)
 
     def _done(self, alias: Alias, address: str, arguments: list[Any], sender: Sender) -> dict[str, Any]:
         """Do what an alias does, and answer; returns the parameters that it sets, checked."""
@@ -279,10 +289,9 @@ class OscServer:
             self._subscribers.pop(destination, None)
             self._answer_to.pop(sender, None)
         elif address in self._own:
-            self._live.update(self._done(self._own[address], address, arguments, sender))
+            self._set(self._done(self._own[address], address, arguments, sender))
         else:
-            known = ", ".join(dict.fromkeys([*(f"/{name}" for name in SPECS), *_COMMANDS, *self._own, *self._aliases]))
-            raise OscRefused(address, f"unknown address; known are {known}")
+            raise OscRefused(address, f"unknown address; known are {self._known}")
 
     def _get(self, arguments: list[Any], sender: Sender) -> None:
         wanted: list[Any] = arguments or list(SPECS)
@@ -351,6 +360,7 @@ class OscServer:
             self._refused(line)
 
     def _send(self, sender: Sender, address: str, *values: Any) -> None:
+        self._answers += 1
         # A sender that subscribed with a port listens there, and not on the port it happens to send from.
         default = sender if self._reply_port is None else (sender[0], self._reply_port, *sender[2:])
         self._send_raw(datagram(address, *values), self._answer_to.get(sender, default))

@@ -1,3 +1,4 @@
+import contextlib
 import socket
 import struct
 import time
@@ -11,7 +12,7 @@ from pythonosc.osc_message_builder import OscMessageBuilder
 
 import bridge.control.osc
 from bridge.control.live import LiveParams
-from bridge.control.osc import OscError, OscPortInUse, OscServer
+from bridge.control.osc import MESSAGES_BURST, MESSAGES_PER_S, OscError, OscPortInUse, OscServer
 from bridge.control.statistics import Statistics
 from core.params import SPECS, Params
 
@@ -510,6 +511,32 @@ def test_a_flood_is_slowed_and_the_server_survives_it(server, peer, live):
         peer.send("/steps", 4)
         time.sleep(0.05)
     assert live.current.seed == 1
+
+
+def test_a_flood_of_questions_gets_no_more_answers_than_a_flood_of_messages(server, peer):
+    sender = Peer(server.port)
+    sender.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+    question = message("/get")
+    began = time.monotonic()
+    while time.monotonic() - began < 1.0:
+        sender.send_raw(question)
+        time.sleep(0.0005)
+    sender.socket.settimeout(0.2)
+    answers = 0
+    with contextlib.suppress(TimeoutError):
+        while sender.socket.recv(4096):
+            answers += 1
+    passed_s = time.monotonic() - began
+    sender.socket.close()
+    # The last question may overdraw by all the parameters.
+    assert len(SPECS) <= answers <= MESSAGES_BURST + MESSAGES_PER_S * passed_s + len(SPECS)
+
+
+def test_a_refusal_that_nobody_is_told_changes_no_parameters(live, statistics, monkeypatch):
+    server = OscServer(live, statistics, port=0)
+    monkeypatch.setattr(live, "update", lambda values: pytest.fail(f"set {values}"))
+    for data in (b"noise", message("/nowhere", 1), message("/strength", "x")):
+        assert server._handle(data, ("127.0.0.1", 9)) >= 1
 
 
 def test_a_port_in_use_names_the_mend(server, live, statistics):

@@ -1,0 +1,1 @@
+"""What `bench faults` does to rings and hosts, a file for each kind of attack."""
