@@ -3,6 +3,7 @@
 import { buildControls } from "./page/controls.js";
 import { asked, byId, element, remember, remembered } from "./page/dom.js";
 import { drawGraphs, HISTORY_S } from "./page/figures.js";
+import { Midi } from "./page/midi.js";
 import { OwnPictures } from "./page/own.js";
 import { PresetList } from "./page/presets.js";
 import { styleOf, unknownWords, withStyle } from "./page/words.js";
@@ -199,6 +200,7 @@ const page = {
   session: "",
   phase: "",
   words: null,
+  examples: [],
   controls: new Map(),
   sides: {},
   history: [],
@@ -207,6 +209,7 @@ const page = {
   whileTyping: remembered("whileTyping", "no") === "yes",
   send: (message) => page.sides.out.send(message),
   edited: (control) => control.spec.name === "prompt" && describePrompt(),
+  texts: (name) => (name === "prompt" ? page.examples : []), // what the page offers for a text
 };
 globalThis.page = page; // for the browser's console
 let noticeTimer = 0;
@@ -328,6 +331,7 @@ function chips(box, labels, chosen) {
 
 function buildPrompts(examples, words) {
   page.words = words;
+  page.examples = examples;
   const styles = words?.groups.styles ?? [];
   chips(byId("styles"), styles, (i) => withStyle(page.controls.get("prompt").look.read(), styles[i], styles));
   // Examples that differ in the style alone say nothing that the styles do not.
@@ -525,6 +529,7 @@ async function reconnect(side) {
 function start() {
   page.presets = new PresetList(page);
   page.own = new OwnPictures(page);
+  page.midi = new Midi(page);
   for (const name of ["in", "out"]) page.sides[name] = new Side(name);
   byId("crisp").addEventListener("change", (event) => document.body.classList.toggle("crisp", event.target.checked));
   byId("while-typing").checked = page.whileTyping;

@@ -1,11 +1,13 @@
 // The controls, one per parameter, each made from its spec of /api/params. What is sent goes by `page.send`.
 import { byId, element } from "./dom.js";
+import { Mapping } from "./mapping.js";
 
 export const TYPING_MS = 600; // pause after the last key before a text applies, where it applies while typing
 const EDITING_MS = 5000; // a field with the focus is being edited for so long after the last key
 const DRAG_MS = 50; // shortest time between two values of a dragged slider
 const SLIDER_STEPS = 10000; // a range with more steps than this gets a number box only
 const TOLD_MS = 8000; // a refusal stays to be read for so long after its value is gone
+const PLAYED_MS = 400; // what a controller moves shows its own values for so long, and not those on their way back
 
 // What artists call it, beside the name that OSC and the documents use.
 const PLAIN = {
@@ -46,6 +48,7 @@ export class Control {
     this.toldTimer = 0;
     this.sentAt = 0;
     this.editedAt = -Infinity;
+    this.playTimer = 0;
     this.unsent = false; // typed while there was no host: it is kept until it can be sent
     const id = `p-${spec.name}`;
     this.look = LOOKS[spec.kind](spec, id);
@@ -61,13 +64,15 @@ export class Control {
     const help = element("button", { class: "quiet ask", type: "button", "aria-label": `Help on ${name}` }, "?");
     help.onclick = () => help.setAttribute("aria-expanded", String(this.root.toggleAttribute("data-help")));
     help.setAttribute("aria-expanded", "false");
+    this.mapping = new Mapping(this, page);
     this.root = element(
       "div",
       { class: spec.kind === "str" ? "control wide" : "control", "data-name": spec.name },
-      element("div", { class: "head" }, element("label", { for: id }, title), plain, this.reset, help),
+      element("div", { class: "head" }, element("label", { for: id }, title), plain, this.mapping.tag, element("span", { class: "tools" }, this.reset, this.mapping.button, help)),
       this.look.root,
       this.idle,
       this.help,
+      this.mapping.root,
       this.error,
     );
     for (const input of this.look.inputs) {
@@ -89,6 +94,18 @@ export class Control {
   put(value) {
     this.look.write(value);
     this.send(value);
+  }
+
+  /** Show a value that a MIDI controller sets; it sends it by itself, with those of its other knobs. */
+  played(value) {
+    clearTimeout(this.playTimer);
+    this.playTimer = setTimeout(() => {
+      this.playTimer = 0;
+      this.follow(this.page.values[this.spec.name]);
+    }, PLAYED_MS);
+    this.lastSent = JSON.stringify(value);
+    this.look.write(value);
+    this.page.edited(this);
   }
 
   later() {
@@ -167,9 +184,10 @@ export class Control {
   follow(value) {
     this.reset.hidden = same(value, this.spec.default);
     this.showEffect();
+    this.mapping.follow();
     const focused = this.look.inputs.includes(document.activeElement);
     const typing = focused && (performance.now() - this.editedAt < EDITING_MS || (this.spec.kind === "str" && this.editedAt > 0));
-    if (this.timer || this.unanswered.size || this.unsent || typing || this.root.hasAttribute("data-bad")) return;
+    if (this.timer || this.playTimer || this.unanswered.size || this.unsent || typing || this.root.hasAttribute("data-bad")) return;
     this.lastSent = JSON.stringify(value);
     this.look.write(value);
     this.page.edited(this);
