@@ -6,14 +6,13 @@ import { drawGraphs, HISTORY_S } from "./page/figures.js";
 import { Midi } from "./page/midi.js";
 import { OwnPictures } from "./page/own.js";
 import { PresetList } from "./page/presets.js";
+import { Undo } from "./page/undo.js";
 import { styleOf, unknownWords, withStyle } from "./page/words.js";
 import { shortened } from "./prompts.js";
 import { PACKET } from "./ring_layout.js";
 
 const RETRY_MS = [500, 1000, 2000, 4000];
 const STALE_MS = 1500;
-const UNDO_STEPS = 100;
-const ONE_MOVE_MS = 700; // changes that follow one another so soon are undone together
 
 // ---- frames
 
@@ -205,15 +204,15 @@ const page = {
   sides: {},
   history: [],
   refused: Infinity,
-  past: [], // values that were in force, for undo
+  undo: new Undo(),
   whileTyping: remembered("whileTyping", "no") === "yes",
   send: (message) => page.sides.out.send(message),
   edited: (control) => control.spec.name === "prompt" && describePrompt(),
-  texts: (name) => (name === "prompt" ? page.examples : []), // what the page offers for a text
+  // What the page offers for a text; nothing for what is none.
+  texts: (name) => [...new Set([...(name === "prompt" ? page.examples : []), ...(page.controls.get(name).earlier?.texts ?? [])])],
 };
 globalThis.page = page; // for the browser's console
 let noticeTimer = 0;
-let changedAt = -Infinity;
 
 function notice(text) {
   const box = byId("notice");
@@ -281,9 +280,7 @@ function hear(message) {
 
 function takeValues(values, revision) {
   if ("paused" in page.values && JSON.stringify(values) !== JSON.stringify(page.values)) {
-    if (performance.now() - changedAt > ONE_MOVE_MS) page.past.push(page.values);
-    if (page.past.length > UNDO_STEPS) page.past.shift();
-    changedAt = performance.now();
+    page.undo.changed(page.values, values);
   }
   page.values = values;
   page.revision = revision;
@@ -291,17 +288,16 @@ function takeValues(values, revision) {
   for (const chip of byId("examples").children) {
     chip.setAttribute("aria-pressed", String(chip.title === values.prompt));
   }
-  byId("undo").disabled = page.past.length === 0;
+  byId("undo").disabled = page.undo.past.length === 0;
   byId("pause").setAttribute("aria-pressed", String(values.paused === true));
   byId("badge").hidden = values.paused !== true;
 }
 
-function undo() {
-  const before = page.past.pop();
-  if (before === undefined) return;
-  changedAt = performance.now(); // going back is no step of its own
-  page.send({ type: "update", values: before });
-  byId("undo").disabled = page.past.length === 0;
+function undo(forward = false) {
+  const values = forward ? page.undo.forward(page.values) : page.undo.back(page.values);
+  if (values === undefined) return;
+  page.send({ type: "update", values });
+  byId("undo").disabled = page.undo.past.length === 0;
 }
 
 // ---- prompts
@@ -433,6 +429,7 @@ function pressed(event) {
   if (event.altKey || event.metaKey || event.isComposing || typing) return;
   if (event.ctrlKey) {
     if (event.key === "z") undo();
+    else if (event.key === "y" || event.key === "Z") undo(true);
     else return;
   } else if (event.key === " ") {
     if (event.target.closest?.("button, input, summary, a")) return; // it presses that one
@@ -539,7 +536,7 @@ function start() {
   });
   byId("compare").addEventListener("input", () => comparison.show(page.sides.in.canvas));
   byId("pause").onclick = togglePause;
-  byId("undo").onclick = undo;
+  byId("undo").onclick = () => undo();
   byId("full").onclick = toggleFull;
   byId("record").onclick = () => {
     const running = byId("record").getAttribute("aria-pressed") === "true";

@@ -1,5 +1,6 @@
 // The controls, one per parameter, each made from its spec of /api/params. What is sent goes by `page.send`.
 import { byId, element } from "./dom.js";
+import { Earlier } from "./earlier.js";
 import { Mapping } from "./mapping.js";
 
 export const TYPING_MS = 600; // pause after the last key before a text applies, where it applies while typing
@@ -65,11 +66,13 @@ export class Control {
     help.onclick = () => help.setAttribute("aria-expanded", String(this.root.toggleAttribute("data-help")));
     help.setAttribute("aria-expanded", "false");
     this.mapping = new Mapping(this, page);
+    this.earlier = spec.kind === "str" ? new Earlier(this, page) : null;
     this.root = element(
       "div",
       { class: spec.kind === "str" ? "control wide" : "control", "data-name": spec.name },
-      element("div", { class: "head" }, element("label", { for: id }, title), plain, this.mapping.tag, element("span", { class: "tools" }, this.reset, this.mapping.button, help)),
+      element("div", { class: "head" }, element("label", { for: id }, title), plain, this.mapping.tag, element("span", { class: "tools" }, this.reset, this.earlier?.button ?? "", this.mapping.button, help)),
       this.look.root,
+      this.earlier?.root ?? "",
       this.idle,
       this.help,
       this.mapping.root,
@@ -185,6 +188,7 @@ export class Control {
     this.reset.hidden = same(value, this.spec.default);
     this.showEffect();
     this.mapping.follow();
+    this.earlier?.follow(value);
     const focused = this.look.inputs.includes(document.activeElement);
     const typing = focused && (performance.now() - this.editedAt < EDITING_MS || (this.spec.kind === "str" && this.editedAt > 0));
     if (this.timer || this.playTimer || this.unanswered.size || this.unsent || typing || this.root.hasAttribute("data-bad")) return;
