@@ -40,6 +40,7 @@ class Audience:
             "senders": len(self.senders),
             "rings": rings,
             "phase": room.phase,
+            "travelling": room.about.presets is not None and room.about.presets.travelling,
             "recording": None if room.about.recordings is None else room.about.recordings.state(),
         }
 

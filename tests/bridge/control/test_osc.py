@@ -93,6 +93,8 @@ GOOD = {
     "negative_prompt": ("grey", "grey"),
     "strength": (0.5, 0.5),
     "noise_draws": (4, 4),
+    "seed_to": (7, 7),
+    "seed_mix": (0.25, 0.25),
     "steps": (4, 4),
     "t_index": ("18,26", (18, 26)),
     "guidance": ("self-negative", "self-negative"),
