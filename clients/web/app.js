@@ -6,6 +6,7 @@ import { drawGraphs, HISTORY_S } from "./page/figures.js";
 import { Midi } from "./page/midi.js";
 import { OwnPictures } from "./page/own.js";
 import { PresetList } from "./page/presets.js";
+import { Seeds } from "./page/seeds.js";
 import { Undo } from "./page/undo.js";
 import { styleOf, unknownWords, withStyle } from "./page/words.js";
 import { shortened } from "./prompts.js";
@@ -206,6 +207,12 @@ const page = {
   refused: Infinity,
   undo: new Undo(),
   whileTyping: remembered("whileTyping", "no") === "yes",
+  touched: null, // the control that arrow keys move where nothing else takes them
+  touch(control) {
+    page.touched?.root.removeAttribute("data-touched");
+    page.touched = control;
+    control.root.setAttribute("data-touched", "");
+  },
   send: (message) => page.sides.out.send(message),
   edited: (control) => control.spec.name === "prompt" && describePrompt(),
   // What the page offers for a text; nothing for what is none.
@@ -361,6 +368,7 @@ function showRecording(recording) {
 
 function takeStatistics(stats) {
   showRecording(stats.recording ?? null);
+  page.seeds.show(stats.travelling === true);
   if (stats.phase !== page.phase) {
     page.phase = stats.phase;
     for (const side of Object.values(page.sides)) side.show(side.ringState);
@@ -424,6 +432,13 @@ function togglePause() {
   page.controls.get("paused")?.put(!page.values.paused);
 }
 
+const ARROWS = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1 };
+
+// What has arrow keys of its own: a slider, and what scrolls.
+function takesArrows(target) {
+  return target.matches?.("input[type=range], .panel, .earlier ol, #own-pad");
+}
+
 function pressed(event) {
   const typing = event.target.closest?.("input:not([type=range]):not([type=checkbox]), textarea, select");
   if (event.altKey || event.metaKey || event.isComposing || typing) return;
@@ -431,11 +446,14 @@ function pressed(event) {
     if (event.key === "z") undo();
     else if (event.key === "y" || event.key === "Z") undo(true);
     else return;
+  } else if (event.key in ARROWS) {
+    if (takesArrows(event.target) || !page.touched?.nudge(ARROWS[event.key], event.shiftKey)) return;
   } else if (event.key === " ") {
     if (event.target.closest?.("button, input, summary, a")) return; // it presses that one
     togglePause();
   } else if (/^[1-9]$/.test(event.key)) page.presets.recallAt(Number(event.key) - 1);
   else if (event.key === "f") toggleFull();
+  else if (event.key === "r") page.seeds.random();
   else if (event.key === "b") {
     byId("compare").value = Number(byId("compare").value) < 100 ? 100 : 50;
     comparison.show(page.sides.in.canvas);
@@ -495,6 +513,8 @@ async function describeHost() {
   if (JSON.stringify(about.specs) !== JSON.stringify(page.specs)) {
     page.specs = about.specs;
     page.controls = buildControls(about.specs, page);
+    page.touched = null;
+    page.seeds.attach(page.controls.get("seed"));
   }
   buildPrompts(about.examples, about.words);
   byId("typing").hidden = about.specs.length === 0;
@@ -525,6 +545,7 @@ async function reconnect(side) {
 
 function start() {
   page.presets = new PresetList(page);
+  page.seeds = new Seeds(page);
   page.own = new OwnPictures(page);
   page.midi = new Midi(page);
   for (const name of ["in", "out"]) page.sides[name] = new Side(name);

@@ -90,7 +90,13 @@ export class Control {
         this.now();
       }
       if (event.key === "Escape") this.restore();
+      // By itself a box goes by 1, from 0.5 to 1.5.
+      if (event.target.type === "number" && ["ArrowUp", "ArrowDown"].includes(event.key)) {
+        event.preventDefault();
+        this.nudge(event.key === "ArrowUp" ? 1 : -1, event.shiftKey);
+      }
     });
+    for (const kind of ["focusin", "pointerdown"]) this.root.addEventListener(kind, () => page.touch(this));
   }
 
   /** Show a value that did not come from the inputs, and set it. */
@@ -99,8 +105,22 @@ export class Control {
     this.send(value);
   }
 
+  /** A step up (1) or down (-1), ten where `far`; false for what has no steps. */
+  nudge(by, far = false) {
+    const { kind, choices, low, high, step } = this.spec;
+    const now = this.look.read() ?? this.page.values[this.spec.name];
+    if (kind === "float" || kind === "int") {
+      const wanted = Number((now + by * step * (far ? 10 : 1)).toFixed(4));
+      this.put(Math.min(high, Math.max(low, wanted)));
+    } else if (kind === "bool") this.put(by > 0);
+    else if (kind === "choice") this.put(choices[Math.min(choices.length - 1, Math.max(0, choices.indexOf(now) + by))]);
+    else return false;
+    return true;
+  }
+
   /** Show a value that a MIDI controller sets; it sends it by itself, with those of its other knobs. */
   played(value) {
+    this.page.touch(this);
     clearTimeout(this.playTimer);
     this.playTimer = setTimeout(() => {
       this.playTimer = 0;

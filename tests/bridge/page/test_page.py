@@ -311,7 +311,8 @@ def test_every_control_is_reached_with_the_output_in_view(on_the_page, width, he
         await page.until("document.querySelector('#side-out').dataset.state === 'live'")
         found = await page.evaluate("""(async () => {
             for (const box of document.querySelectorAll("details:not([hidden])")) box.open = true;
-            for (const button of document.querySelectorAll("[aria-controls]")) button.click();
+            page.controls.get("prompt").earlier.keep(["ink style", "w".repeat(300)]);
+            for (const button of document.querySelectorAll("[aria-controls]")) if (!button.hidden) button.click();
             const stage = document.querySelector("#stage");
             const names = [];
             const bad = [];

@@ -126,3 +126,96 @@ def test_a_damaged_history_counts_as_none(on_the_page, damaged):
         await page.evaluate("localStorage.clear()")
 
     assert on_the_page(scenario, scene=Scene()) == []
+
+
+def test_another_seed_by_button_and_by_key(on_the_page):
+    async def scenario(scene, page):
+        await ready(page)
+        scene.live.update({"seed_mix": 0.5, "seed_to": 4})
+        for press in ("document.querySelector('#seed-random').click()", None):
+            before = scene.live.current.seed
+            if press is None:
+                await page.evaluate("document.activeElement.blur()")
+                await key(page, "r", 0, 82)
+            else:
+                await page.evaluate(press)
+            await scene.until(lambda before=before: scene.live.current.seed != before)
+            assert scene.live.current.seed_mix == 0.0
+            await page.until(f"document.querySelector('#p-seed').value === '{scene.live.current.seed}'")
+        # Where no presets are kept, nothing can be set in motion.
+        await page.until("document.querySelector('#seed-travel').checkVisibility() === false")
+
+    assert on_the_page(scenario) == []
+
+
+def test_the_seed_travels_and_stops_from_the_page_and_by_others(on_the_page, tmp_path):
+    async def scenario(scene, page):
+        await ready(page)
+        button = "document.querySelector('#seed-travel')"
+        await page.until(f"{button}.checkVisibility()")
+        await page.evaluate("document.querySelector('#seed-seconds').value = 0.5")
+        await page.evaluate(f"{button}.click()")
+        await page.until(f"{button}.textContent === 'Stop'")
+        seeds = set()
+        await scene.until(lambda: seeds.add(scene.live.current.seed_to) or len(seeds) > 2)
+        await page.evaluate(f"{button}.click()")
+        await scene.until(lambda: not scene.presets.travelling)
+        await page.until(f"{button}.textContent === 'Travel'")
+        scene.presets.travel(5)
+        await page.until(f"{button}.textContent === 'Stop'")
+        # Whoever sets a seed takes over.
+        await page.evaluate("document.querySelector('#seed-random').click()")
+        await scene.until(lambda: not scene.presets.travelling and scene.live.current.seed_mix == 0.0)
+        await page.until(f"{button}.textContent === 'Travel'")
+        await page.evaluate("document.querySelector('#seed-seconds').value = 0")
+        await page.evaluate(f"{button}.click()")
+        await page.until("document.querySelector('[data-name=seed] .error').textContent.includes('from 0.2 to 600')")
+
+    assert on_the_page(scenario, scene=Scene(shelf=tmp_path)) == []
+
+
+def test_arrows_move_the_focused_and_the_last_touched_control(on_the_page):
+    async def scenario(scene, page):
+        await ready(page)
+
+        async def arrows(wanted, *presses, **about):
+            for press in presses:
+                await key(
+                    page, press, about.get("modifiers", 0), {"ArrowUp": 38, "ArrowDown": 40, "ArrowRight": 39}[press]
+                )
+            await scene.until(lambda: {name: getattr(scene.live.current, name) for name in wanted} == wanted)
+
+        # Nothing was touched: they scroll.
+        before = scene.live.revision
+        await arrows({}, "ArrowUp", "ArrowDown")
+        # A box goes by the parameter's step, not by 1, and stops at the ends.
+        await page.evaluate("document.querySelector('#p-strength-box').focus()")
+        await arrows({"strength": 0.12}, "ArrowUp")
+        assert scene.live.revision == before + 1
+        await arrows({"strength": 0.32}, "ArrowUp", modifiers=SHIFT)
+        await arrows({"strength": 0.02}, "ArrowDown", "ArrowDown", modifiers=SHIFT)
+        # Left, it is still the one; a button has no arrows of its own.
+        await page.evaluate("document.querySelector('#full').focus()")
+        await arrows({"strength": 0.04}, "ArrowRight")
+        await page.evaluate("document.activeElement.blur()")
+        await arrows({"strength": 0.02}, "ArrowDown")
+        await page.evaluate("page.touch(page.controls.get('guidance'))")
+        await arrows({"guidance": "full"}, "ArrowUp")
+        await page.evaluate("page.touch(page.controls.get('similarity_filter'))")
+        await arrows({"similarity_filter": True}, "ArrowUp")
+        await arrows({"similarity_filter": False}, "ArrowDown")
+        await page.evaluate("page.touch(page.controls.get('seed'))")
+        await arrows({"seed": 12}, "ArrowUp", modifiers=SHIFT)
+        # A slider that has the focus moves itself, once.
+        await page.evaluate("document.querySelector('#p-steps').focus()")
+        await arrows({"steps": 2, "seed": 12}, "ArrowRight")
+        # In a text they move the caret.
+        before = scene.live.current
+        await page.evaluate("document.querySelector('#p-prompt').focus()")
+        await arrows({}, "ArrowUp", "ArrowRight", "ArrowDown")
+        await page.evaluate("document.activeElement.blur()")
+        await arrows({}, "ArrowUp")
+        await asyncio.sleep(0.3)
+        assert scene.live.current == before
+
+    assert on_the_page(scenario) == []
