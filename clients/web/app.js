@@ -7,6 +7,7 @@ import { Midi } from "./page/midi.js";
 import { OwnPictures } from "./page/own.js";
 import { PresetList } from "./page/presets.js";
 import { Seeds } from "./page/seeds.js";
+import { SharePage } from "./page/share.js";
 import { Undo } from "./page/undo.js";
 import { styleOf, unknownWords, withStyle } from "./page/words.js";
 import { shortened } from "./prompts.js";
@@ -441,7 +442,7 @@ function takesArrows(target) {
 
 function pressed(event) {
   const typing = event.target.closest?.("input:not([type=range]):not([type=checkbox]), textarea, select");
-  if (event.altKey || event.metaKey || event.isComposing || typing) return;
+  if (event.altKey || event.metaKey || event.isComposing || typing || byId("phone").open) return;
   if (event.ctrlKey) {
     if (event.key === "z") undo();
     else if (event.key === "y" || event.key === "Z") undo(true);
@@ -506,6 +507,7 @@ async function describeHost() {
   page.phase = about.phase;
   byId("channel").textContent = about.channel;
   byId("channel").title = about.channel;
+  page.share.show(about.far_url);
   byId("to-out").href = linkFor("out/");
   byId("to-scene").href = `scene/?${new URLSearchParams(asked("token"))}`;
   byId("snapshot").href = linkFor("snapshot.jpg");
@@ -546,6 +548,7 @@ async function reconnect(side) {
 function start() {
   page.presets = new PresetList(page);
   page.seeds = new Seeds(page);
+  page.share = new SharePage(linkFor);
   page.own = new OwnPictures(page);
   page.midi = new Midi(page);
   for (const name of ["in", "out"]) page.sides[name] = new Side(name);
