@@ -248,6 +248,15 @@ class Params:
     seed: int = _param(
         2, "int", "Noise seed; -1 draws new noise for every frame.", low=-1, high=2**31 - 1, step=1, main=True
     )
+    seed_to: int = _param(0, "int", "A second seed, which seed_mix travels to.", low=0, high=2**31 - 1, step=1)
+    seed_mix: float = _param(
+        0.0,
+        "float",
+        "Travels from the noise of the seed (0) to that of the second seed (1); no effect at seed -1.",
+        low=0.0,
+        high=1.0,
+        step=0.02,
+    )
     noise_draws: int = _param(
         1,
         "int",

@@ -12,6 +12,7 @@ frame.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -205,7 +206,7 @@ class Stream(Generic[Tag]):
         self._random = torch.Generator(device) if device.type == "cuda" else None
         if self._random is not None:
             self._random.seed()
-        self._noise: tuple[tuple[int, int], Tensor] | None = None
+        self._drawn: dict[tuple[int, int], Tensor] = {}
         self._last_plan: Plan | None = None
 
     # -- set-up --------------------------------------------------------------------------------------------------
@@ -229,7 +230,7 @@ class Stream(Generic[Tag]):
             stages = params.stages()
             if len(stages) > self.config.max_steps:
                 raise ParamError(f"steps: got {len(stages)}; this stream is built for at most {self.config.max_steps}")
-            drawn = self._noise_for(params.seed, params.noise_draws if params.seed >= 0 else 1)
+            drawn = self._noise_for(params)
             passes = self._passes(params, stages, guidance, drawn)
             plan = Plan(params, len(stages), passes, guidance, scales, drawn if len(drawn) > 1 else None)
         plan = replace(
@@ -280,14 +281,29 @@ class Stream(Generic[Tag]):
             del self._prompts[next(iter(self._prompts))]  # the least recently used one
         return prompt
 
-    def _noise_for(self, seed: int, draws: int) -> Tensor:
-        """(k, S, F, c, h, w). The first is that of the seed itself."""
-        if self._noise is None or self._noise[0] != (seed, draws):
+    def _noise_for(self, params: Params) -> Tensor:
+        """(k, S, F, c, h, w). The first is that of the seed itself, or on the way from it to the second seed's."""
+        draws = params.noise_draws if params.seed >= 0 else 1
+        noise = self._drawn_for(params.seed, draws)
+        share = _seed_share(params)
+        if share == 0.0:
+            return noise
+        # The two are independent: the squares of the weights add up to 1, so that all between is standard normal, too.
+        angle = share * math.pi / 2.0
+        return math.cos(angle) * noise + math.sin(angle) * self._drawn_for(params.seed_to, draws)
+
+    def _drawn_for(self, seed: int, draws: int) -> Tensor:
+        """(k, S, F, c, h, w) of a seed alone."""
+        noise = self._drawn.pop((seed, draws), None)
+        if noise is None:
             # Torch's generator of the processor looks at 32 bits of a seed; the factor spreads the draws over them.
             seeds = [(max(seed, 0) + i * 0x9E3779B1) % 2**32 for i in range(draws)]
-            noise = torch.stack([self._noise_source(s, self.config.max_steps, self._shape) for s in seeds])
-            self._noise = ((seed, draws), noise.to(self._device))
-        return self._noise[1]
+            drawn = [self._noise_source(s, self.config.max_steps, self._shape) for s in seeds]
+            noise = torch.stack(drawn).to(self._device)
+        self._drawn[seed, draws] = noise
+        if len(self._drawn) > 2:
+            del self._drawn[next(iter(self._drawn))]  # the one of longest ago
+        return noise
 
     def warm_up(self, plan: Plan) -> None:
         """Run a whole turn on an empty picture. Spoils the stream's state: for a throw-away stream of the same size."""
@@ -536,13 +552,20 @@ def _between(first: PromptText, second: PromptText, share: float) -> PromptText:
     )
 
 
+def _seed_share(params: Params) -> float:
+    """How far the noise is on its way to the second seed's, 0 to 1."""
+    return 0.0 if params.seed < 0 or params.seed_to == params.seed else params.seed_mix
+
+
 def _same_passes(a: Params, b: Params) -> bool:
     """True when both parameter values lead to the same passes (texts, noise, stages, mode and bank)."""
 
     def read(p: Params) -> tuple[Any, ...]:
         bank = (Form.of(p), p.bank_fusion, p.bank_threshold)
         mix = (p.prompt_mix, p.prompt_to if p.prompt_mix > 0.0 else "")
-        return p.stages(), p.seed, p.noise_draws, p.mode, p.prompt, mix, p.negative_prompt, bank
+        share = _seed_share(p)
+        seed = (p.seed, p.noise_draws, share, p.seed_to if share > 0.0 else 0)
+        return p.stages(), seed, p.mode, p.prompt, mix, p.negative_prompt, bank
 
     return read(a) == read(b)
 

@@ -1,7 +1,8 @@
 """Presets by OSC:
 
 /preset/save NAME, /preset/recall NAME-or-NUMBER, /preset/morph A B SECONDS [EASING], /preset/morph B SECONDS,
-/preset/stop, /preset/rename NAME NEW, /preset/delete NAME, /preset/restore NAME, /preset/reorder NAME NAME ...
+/preset/travel SECONDS, /preset/stop, /preset/rename NAME NEW, /preset/delete NAME, /preset/restore NAME,
+/preset/reorder NAME NAME ...
                       each answered by /preset/done <command>
 /preset/list          answered by /preset/name <number> <name>, one message per preset, in order
 """

@@ -5,6 +5,7 @@ OSC (`/preset/recall NAME`) and the page (`{"type": "preset", "do": "recall", "n
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +13,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bridge.control.live import LiveParams
-from bridge.control.morph import EASINGS, PROMPT, USUAL_EASING, between
+from bridge.control.morph import BLENDS, EASINGS, NEW_NOISE, USUAL_EASING, between
 from bridge.control.shelf import MAX_NAME_CHARS, PresetError, Shelf
-from core.params import Params
+from core.params import SPECS, Params
 
 MORPH_HZ = 30.0
 MAX_MORPH_S = 600.0
+MIN_TRAVEL_S = 0.2
 
 __all__ = ["COMMANDS", "Command", "PresetError", "Presets", "from_fields", "from_words"]
 
@@ -38,6 +40,8 @@ class Presets:
         self._thread: threading.Thread | None = None
         self.morphing = ""
         """The preset that a morph is on its way to, or nothing."""
+        self.travelling = False
+        """Whether the noise is on its way from seed to seed."""
 
     def save(self, name: str, replaces: str | None = None) -> str:
         """Save the parameters in force; see `Shelf.save`."""
@@ -57,8 +61,7 @@ class Presets:
         A parameter that somebody sets meanwhile is theirs from then on; a second morph, and a recall, end the first.
         Returns what could not be used, or "".
         """
-        if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not 0.0 <= seconds <= MAX_MORPH_S:
-            raise PresetError(f"morph: got {seconds!r} seconds; send a number from 0 to {MAX_MORPH_S:g}")
+        _check_seconds("morph", seconds, 0.0)
         if not isinstance(easing, str) or easing not in EASINGS:
             raise PresetError(f"morph: unknown easing {str(easing)[:40]!r}; known are {', '.join(EASINGS)}")
         first = None if start == "" else self.shelf.get(start)
@@ -68,15 +71,28 @@ class Presets:
             self.stop()
             if first is not None:
                 self.live.update(first.values)
-            self._stop = threading.Event()
-            run = (last.name, dict(last.values), float(seconds), EASINGS[easing], self._stop)
             self.morphing = last.name
-            self._thread = threading.Thread(target=self._morph, args=run, name="morph", daemon=True)
-            self._thread.start()
+            self._run(self._morph, dict(last.values), float(seconds), EASINGS[easing])
         return notes
 
+    def travel(self, seconds: float) -> None:
+        """Let the noise walk from seed to seed, each drawn at random and reached in so many seconds; returns at once.
+
+        Goes on until `stop`, a recall or a morph, or until somebody sets a seed.
+        """
+        _check_seconds("travel", seconds, MIN_TRAVEL_S)
+        with self._one_after_another:
+            self.stop()
+            self.travelling = True
+            self._run(self._travel, float(seconds))
+
+    def _run(self, way: Callable[..., None], *about: Any) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=way, args=(*about, self._stop), name="morph", daemon=True)
+        self._thread.start()
+
     def stop(self) -> None:
-        """End a morph where it is; harmless when there is none."""
+        """End a morph or a travel where it is; harmless when there is none."""
         with self._one_after_another:
             self._stop.set()
             if self._thread is not None:
@@ -84,26 +100,58 @@ class Presets:
             self._thread = None
 
     def _morph(
-        self,
-        name: str,
-        last: dict[str, Any],
-        seconds: float,
-        easing: Callable[[float], float],
-        stop: threading.Event,
+        self, last: dict[str, Any], seconds: float, easing: Callable[[float], float], stop: threading.Event
     ) -> None:
-        glide = Glide(self.live.current, last)
-        began = time.monotonic()
         try:
-            while not stop.is_set():
-                share = 1.0 if seconds == 0.0 else min(1.0, (time.monotonic() - began) / seconds)
-                eased = 1.0 if share == 1.0 else easing(share)
-                self.live.adjust(lambda now, eased=eased: glide.values(now, eased))  # type: ignore[misc]
-                if share == 1.0:
-                    return
-                stop.wait(1.0 / MORPH_HZ)
+            self._go(last, seconds, easing, stop)
         finally:
             if self._stop is stop:
                 self.morphing = ""
+
+    def _travel(self, seconds: float, stop: threading.Event) -> None:
+        try:
+            now = self.live.current
+            if now.seed == NEW_NOISE:
+                self.live.update({"seed": _any_seed(), "seed_mix": 0.0})
+            elif now.seed_mix > 0.0:
+                # It was left between two seeds: the rest of that way first.
+                rest = {"seed": now.seed, "seed_to": now.seed_to, "seed_mix": 1.0}
+                if not self._go(rest, seconds * (1.0 - now.seed_mix), EASINGS["linear"], stop):
+                    return
+                self.live.update({"seed": now.seed_to, "seed_mix": 0.0})
+            target = _any_seed()
+            while self._go({"seed": target, "seed_to": target, "seed_mix": 0.0}, seconds, EASINGS["linear"], stop):
+                target = _any_seed()
+        finally:
+            if self._stop is stop:
+                self.travelling = False
+
+    def _go(
+        self, last: dict[str, Any], seconds: float, easing: Callable[[float], float], stop: threading.Event
+    ) -> bool:
+        """Bring some values into force over so many seconds. Whether they are: False where that was stopped, or where
+        somebody else has set all of them."""
+        glide = Glide(self.live.current, last)
+        began = time.monotonic()
+        while not stop.is_set():
+            share = 1.0 if seconds == 0.0 else min(1.0, (time.monotonic() - began) / seconds)
+            eased = 1.0 if share == 1.0 else easing(share)
+            self.live.adjust(lambda now, eased=eased: glide.values(now, eased))  # type: ignore[misc]
+            if share == 1.0 or not glide.left:
+                return bool(glide.left)
+            stop.wait(1.0 / MORPH_HZ)
+        return False
+
+
+def _check_seconds(do: str, seconds: Any, low: float) -> None:
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not low <= seconds <= MAX_MORPH_S:
+        raise PresetError(f"{do}: got {repr(seconds)[:40]} seconds; send a number from {low:g} to {MAX_MORPH_S:g}")
+
+
+def _any_seed() -> int:
+    high = SPECS["seed_to"].high
+    assert high is not None
+    return secrets.randbelow(int(high) + 1)
 
 
 class Glide:
@@ -111,20 +159,22 @@ class Glide:
 
     def __init__(self, first: Params, last: Mapping[str, Any]) -> None:
         self._first = asdict(first)
-        self._left = dict(last)
+        self.left = dict(last)
+        """What nobody else has set meanwhile."""
         self._set: dict[str, Any] = {}
 
     def values(self, now: Params, share: float) -> dict[str, Any]:
         """What to set at `share` of the way, 0 to 1; `now` is in force."""
         given_up = {name for name, value in self._set.items() if getattr(now, name) != value}
         back: dict[str, Any] = {}
-        if given_up & set(PROMPT):
-            # Whoever writes a prompt in the middle of a cross-fade wants that prompt, and not a share of it.
-            back = {name: self._first[name] for name in PROMPT[1:] if name in self._set and name not in given_up}
-            given_up |= set(PROMPT)
+        for blend in BLENDS:
+            if given_up & set(blend):
+                # Whoever writes a prompt in the middle of a cross-fade wants that prompt, and not a share of it.
+                back |= {name: self._first[name] for name in blend[1:] if name in self._set and name not in given_up}
+                given_up |= set(blend)
         for name in given_up:
-            self._left.pop(name, None)
-        self._set = between(self._first, self._left, share)
+            self.left.pop(name, None)
+        self._set = between(self._first, self.left, share)
         return {**back, **self._set}
 
 
@@ -178,6 +228,11 @@ def _morph(presets: Presets, start: Any, name: Any, seconds: Any, easing: Any = 
     return presets.morph(_wanted(start), _wanted(name), seconds, easing)
 
 
+def _travel(presets: Presets, seconds: Any) -> str:
+    presets.travel(seconds)
+    return ""
+
+
 def _stop(presets: Presets) -> str:
     presets.stop()
     return ""
@@ -196,6 +251,7 @@ COMMANDS: Mapping[str, Command] = {
     "save": Command(("name", "replaces"), 1, _save, changes=True),
     "recall": Command(("name",), 1, _recall),
     "morph": Command(("start", "name", "seconds", "easing"), 3, _morph),
+    "travel": Command(("seconds",), 1, _travel),
     "stop": Command((), 0, _stop),
     "rename": Command(("name", "to"), 2, _rename, changes=True),
     "delete": Command(("name",), 1, _delete, changes=True),

@@ -41,6 +41,7 @@ class Audience:
             "rings": rings,
             "phase": room.phase,
             **room.model(),
+            "travelling": room.about.presets is not None and room.about.presets.travelling,
             "recording": None if room.about.recordings is None else room.about.recordings.state(),
         }
 

@@ -19,13 +19,15 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from bridge.control.access import Access, host_name, is_loopback, is_name
 from bridge.page import limits
 from bridge.page.audience import Audience
+from bridge.page.code import code_of
 from bridge.page.entrance import TOKEN_WANTED, Entrance
 from bridge.page.errors import GatewayError, GatewayPortInUse
-from bridge.page.files import FOLDERS_WITH_PAGES, SECURITY, page_files
+from bridge.page.files import FOLDERS_WITH_PAGES, NOT_KEPT, SECURITY, page_files
 from bridge.page.http import WSCloseCode, web
 from bridge.page.lines import Visitor
 from bridge.page.packet import Encoding
@@ -104,14 +106,20 @@ class Gateway:
     @property
     def far_url(self) -> str | None:
         """The address to open on another machine, with the token; None when only this machine is served."""
-        if is_loopback(self.host):
-            return None
-        host = _outward_address() if self.host in ("0.0.0.0", "::") else self.host
-        return self._address(host, self._start_page)
+        return None if is_loopback(self.host) else self._address(self._far, self._start_page)
 
-    def _address(self, host: str, path: str = "") -> str:
-        token = f"?token={self._token}" if self._token is not None else ""
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/{path}{token}"
+    @property
+    def _far(self) -> str:
+        return _outward_address() if self.host in ("0.0.0.0", "::") else self.host
+
+    def _far_page(self, room: Room) -> str | None:
+        """The same, of a channel's page."""
+        return None if is_loopback(self.host) else self._address(self._far, channel=room.about.name)
+
+    def _address(self, host: str, path: str = "", **query: str) -> str:
+        token = {} if self._token is None else {"token": self._token}
+        asked = urlencode({**token, **query})
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/{path}{asked and '?'}{asked}"
 
     def start(self) -> None:
         """Listen, and begin to serve; returns when the page can be opened.
@@ -182,6 +190,7 @@ class Gateway:
         application.router.add_get("/api/params", self._api_params)
         application.router.add_get("/api/presets", self._api_presets)
         application.router.add_get("/api/stats", self._api_stats)
+        application.router.add_get("/code.svg", self._code)
         streams = Streams(self._entrance, self._audience, self._leaving, self._ice_servers)
         application.router.add_get("/snapshot.jpg", streams.snapshot)
         application.router.add_get("/stream.mjpg", streams.stream)
@@ -311,7 +320,7 @@ class Gateway:
                 "phase": room.phase,
                 "session": room.session,
                 "words": room.words(),
-                "far_url": self.far_url,
+                "far_url": self._far_page(room),
             }
         )
 
@@ -321,6 +330,13 @@ class Gateway:
 
     async def _api_stats(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(self.snapshot(self._entrance.room_of(request).about.name))
+
+    async def _code(self, request: web.Request) -> web.StreamResponse:
+        """The address of a channel's page for other machines, for a phone's camera."""
+        address = self._far_page(self._entrance.room_of(request))
+        if address is None:
+            raise web.HTTPNotFound(text="only this machine is let in; start the host with --listen 0.0.0.0 --token new")
+        return web.Response(body=code_of(address), content_type="image/svg+xml", headers=NOT_KEPT)
 
 
 def _listen(host: str, port: int) -> socket.socket:

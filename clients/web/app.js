@@ -3,16 +3,18 @@
 import { buildControls } from "./page/controls.js";
 import { asked, byId, element, remember, remembered } from "./page/dom.js";
 import { drawGraphs, HISTORY_S } from "./page/figures.js";
+import { Midi } from "./page/midi.js";
 import { OwnPictures } from "./page/own.js";
 import { PresetList } from "./page/presets.js";
+import { Seeds } from "./page/seeds.js";
+import { SharePage } from "./page/share.js";
+import { Undo } from "./page/undo.js";
 import { styleOf, unknownWords, withStyle } from "./page/words.js";
 import { shortened } from "./prompts.js";
 import { PACKET } from "./ring_layout.js";
 
 const RETRY_MS = [500, 1000, 2000, 4000];
 const STALE_MS = 1500;
-const UNDO_STEPS = 100;
-const ONE_MOVE_MS = 700; // changes that follow one another so soon are undone together
 
 // ---- frames
 
@@ -200,18 +202,26 @@ const page = {
   session: "",
   phase: "",
   words: null,
+  examples: [],
   controls: new Map(),
   sides: {},
   history: [],
   refused: Infinity,
-  past: [], // values that were in force, for undo
+  undo: new Undo(),
   whileTyping: remembered("whileTyping", "no") === "yes",
+  touched: null, // the control that arrow keys move where nothing else takes them
+  touch(control) {
+    page.touched?.root.removeAttribute("data-touched");
+    page.touched = control;
+    control.root.setAttribute("data-touched", "");
+  },
   send: (message) => page.sides.out.send(message),
   edited: (control) => control.spec.name === "prompt" && describePrompt(),
+  // What the page offers for a text; nothing for what is none.
+  texts: (name) => [...new Set([...(name === "prompt" ? page.examples : []), ...(page.controls.get(name).earlier?.texts ?? [])])],
 };
 globalThis.page = page; // for the browser's console
 let noticeTimer = 0;
-let changedAt = -Infinity;
 
 function notice(text) {
   const box = byId("notice");
@@ -279,9 +289,7 @@ function hear(message) {
 
 function takeValues(values, revision) {
   if ("paused" in page.values && JSON.stringify(values) !== JSON.stringify(page.values)) {
-    if (performance.now() - changedAt > ONE_MOVE_MS) page.past.push(page.values);
-    if (page.past.length > UNDO_STEPS) page.past.shift();
-    changedAt = performance.now();
+    page.undo.changed(page.values, values);
   }
   page.values = values;
   page.revision = revision;
@@ -289,17 +297,16 @@ function takeValues(values, revision) {
   for (const chip of byId("examples").children) {
     chip.setAttribute("aria-pressed", String(chip.title === values.prompt));
   }
-  byId("undo").disabled = page.past.length === 0;
+  byId("undo").disabled = page.undo.past.length === 0;
   byId("pause").setAttribute("aria-pressed", String(values.paused === true));
   byId("badge").hidden = values.paused !== true;
 }
 
-function undo() {
-  const before = page.past.pop();
-  if (before === undefined) return;
-  changedAt = performance.now(); // going back is no step of its own
-  page.send({ type: "update", values: before });
-  byId("undo").disabled = page.past.length === 0;
+function undo(forward = false) {
+  const values = forward ? page.undo.forward(page.values) : page.undo.back(page.values);
+  if (values === undefined) return;
+  page.send({ type: "update", values });
+  byId("undo").disabled = page.undo.past.length === 0;
 }
 
 // ---- prompts
@@ -329,6 +336,7 @@ function chips(box, labels, chosen) {
 
 function buildPrompts(examples, words) {
   page.words = words;
+  page.examples = examples;
   const styles = words?.groups.styles ?? [];
   chips(byId("styles"), styles, (i) => withStyle(page.controls.get("prompt").look.read(), styles[i], styles));
   // Examples that differ in the style alone say nothing that the styles do not.
@@ -366,6 +374,7 @@ function takeStatistics(stats) {
     page.preparing = stats.preparing ?? "";
     showHealth();
   }
+  page.seeds.show(stats.travelling === true);
   if (stats.phase !== page.phase || stats.model !== page.model) {
     page.phase = stats.phase;
     page.model = stats.model;
@@ -430,17 +439,28 @@ function togglePause() {
   page.controls.get("paused")?.put(!page.values.paused);
 }
 
+const ARROWS = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1 };
+
+// What has arrow keys of its own: a slider, and what scrolls.
+function takesArrows(target) {
+  return target.matches?.("input[type=range], .panel, .earlier ol, #own-pad");
+}
+
 function pressed(event) {
   const typing = event.target.closest?.("input:not([type=range]):not([type=checkbox]), textarea, select");
-  if (event.altKey || event.metaKey || event.isComposing || typing) return;
+  if (event.altKey || event.metaKey || event.isComposing || typing || byId("phone").open) return;
   if (event.ctrlKey) {
     if (event.key === "z") undo();
+    else if (event.key === "y" || event.key === "Z") undo(true);
     else return;
+  } else if (event.key in ARROWS) {
+    if (takesArrows(event.target) || !page.touched?.nudge(ARROWS[event.key], event.shiftKey)) return;
   } else if (event.key === " ") {
     if (event.target.closest?.("button, input, summary, a")) return; // it presses that one
     togglePause();
   } else if (/^[1-9]$/.test(event.key)) page.presets.recallAt(Number(event.key) - 1);
   else if (event.key === "f") toggleFull();
+  else if (event.key === "r") page.seeds.random();
   else if (event.key === "b") {
     byId("compare").value = Number(byId("compare").value) < 100 ? 100 : 50;
     comparison.show(page.sides.in.canvas);
@@ -493,6 +513,7 @@ async function describeHost() {
   page.phase = about.phase;
   byId("channel").textContent = about.channel;
   byId("channel").title = about.channel;
+  page.share.show(about.far_url);
   byId("to-out").href = linkFor("out/");
   byId("to-scene").href = `scene/?${new URLSearchParams(asked("token"))}`;
   byId("snapshot").href = linkFor("snapshot.jpg");
@@ -500,6 +521,8 @@ async function describeHost() {
   if (JSON.stringify(about.specs) !== JSON.stringify(page.specs)) {
     page.specs = about.specs;
     page.controls = buildControls(about.specs, page);
+    page.touched = null;
+    page.seeds.attach(page.controls.get("seed"));
   }
   buildPrompts(about.examples, about.words);
   byId("typing").hidden = about.specs.length === 0;
@@ -530,7 +553,10 @@ async function reconnect(side) {
 
 function start() {
   page.presets = new PresetList(page);
+  page.seeds = new Seeds(page);
+  page.share = new SharePage(linkFor);
   page.own = new OwnPictures(page);
+  page.midi = new Midi(page);
   for (const name of ["in", "out"]) page.sides[name] = new Side(name);
   byId("crisp").addEventListener("change", (event) => document.body.classList.toggle("crisp", event.target.checked));
   byId("while-typing").checked = page.whileTyping;
@@ -540,7 +566,7 @@ function start() {
   });
   byId("compare").addEventListener("input", () => comparison.show(page.sides.in.canvas));
   byId("pause").onclick = togglePause;
-  byId("undo").onclick = undo;
+  byId("undo").onclick = () => undo();
   byId("full").onclick = toggleFull;
   byId("record").onclick = () => {
     const running = byId("record").getAttribute("aria-pressed") === "true";

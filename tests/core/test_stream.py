@@ -16,7 +16,7 @@ from core.model import ModelError
 from core.params import GUIDANCE_KINDS, GUIDANCE_READS, ParamError, Params
 from core.pixels import PixelError
 from core.sampler import SAMPLERS, Sampler, Step
-from core.stream import Stream, StreamConfig
+from core.stream import Stream, StreamConfig, seeded_noise
 from core.tree import part
 from tests.random_model import SIZE_PX, random_frames, random_model
 
@@ -320,6 +320,40 @@ def test_a_cross_fade_of_prompts_runs_from_one_to_the_other(model, mode):
         apart = [(seen[2] - pure[2]).abs().max() for pure in (one, other)]
         assert (apart[0] < 1e-4) == (share == 0.0) and (apart[1] < 1e-4) == (share == 1.0)
     assert model.text.encodings == encodings
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_the_noise_travels_from_one_seed_to_the_other(model, draws):
+    """Its ends are the two seeds', all between is standard normal noise of its own, and no seed is drawn twice."""
+    first = BASE.with_values(seed=3, seed_to=8, steps=2, noise_draws=draws)
+    drawn = []
+
+    def counted(seed, stages, shape):
+        drawn.append(seed)
+        return seeded_noise(seed, stages, shape)
+
+    def noise(stream, params):
+        plan = stream.plan(params)
+        return plan.passes[0].noise_SFchw if plan.draws_kSFchw is None else plan.draws_kSFchw
+
+    live = make(model, noise_source=counted)
+    one, other = (noise(make(model), first.with_values(seed=seed, seed_mix=0.0)) for seed in (3, 8))
+    assert torch.equal(noise(live, first), one)
+    before = one
+    for share in (0.25, 0.5, 0.75):
+        between = noise(live, first.with_values(seed_mix=share))
+        assert abs(between.std().item() - 1.0) < 0.05 and abs(between.mean().item()) < 0.05
+        assert (between - other).std() < (before - other).std()
+        before = between
+    torch.testing.assert_close(noise(live, first.with_values(seed_mix=1.0)), other)
+    # Arrived: the same noise under its own name, and on to the next.
+    assert torch.equal(noise(live, first.with_values(seed=8, seed_to=5)), other)
+    noise(live, first.with_values(seed=8, seed_to=5, seed_mix=0.5))
+    assert len(drawn) == 3 * draws
+    # Nothing lies between a seed and itself, or beside new noise in every frame.
+    assert torch.equal(noise(live, first.with_values(seed_to=3, seed_mix=0.5)), one)
+    live.plan(first.with_values(seed=-1, seed_mix=0.5))
+    assert len(drawn) <= 3 * draws + draws + 1
 
 
 class _Spy(TorchDispatchMode):

@@ -1,11 +1,14 @@
 // The controls, one per parameter, each made from its spec of /api/params. What is sent goes by `page.send`.
 import { byId, element } from "./dom.js";
+import { Earlier } from "./earlier.js";
+import { Mapping } from "./mapping.js";
 
 export const TYPING_MS = 600; // pause after the last key before a text applies, where it applies while typing
 const EDITING_MS = 5000; // a field with the focus is being edited for so long after the last key
 const DRAG_MS = 50; // shortest time between two values of a dragged slider
 const SLIDER_STEPS = 10000; // a range with more steps than this gets a number box only
 const TOLD_MS = 8000; // a refusal stays to be read for so long after its value is gone
+const PLAYED_MS = 400; // what a controller moves shows its own values for so long, and not those on their way back
 
 // What artists call it, beside the name that OSC and the documents use.
 const PLAIN = {
@@ -46,6 +49,7 @@ export class Control {
     this.toldTimer = 0;
     this.sentAt = 0;
     this.editedAt = -Infinity;
+    this.playTimer = 0;
     this.unsent = false; // typed while there was no host: it is kept until it can be sent
     const id = `p-${spec.name}`;
     this.look = LOOKS[spec.kind](spec, id);
@@ -61,13 +65,17 @@ export class Control {
     const help = element("button", { class: "quiet ask", type: "button", "aria-label": `Help on ${name}` }, "?");
     help.onclick = () => help.setAttribute("aria-expanded", String(this.root.toggleAttribute("data-help")));
     help.setAttribute("aria-expanded", "false");
+    this.mapping = new Mapping(this, page);
+    this.earlier = spec.kind === "str" ? new Earlier(this, page) : null;
     this.root = element(
       "div",
       { class: spec.kind === "str" ? "control wide" : "control", "data-name": spec.name },
-      element("div", { class: "head" }, element("label", { for: id }, title), plain, this.reset, help),
+      element("div", { class: "head" }, element("label", { for: id }, title), plain, this.mapping.tag, element("span", { class: "tools" }, this.reset, this.earlier?.button ?? "", this.mapping.button, help)),
       this.look.root,
+      this.earlier?.root ?? "",
       this.idle,
       this.help,
+      this.mapping.root,
       this.error,
     );
     for (const input of this.look.inputs) {
@@ -82,13 +90,45 @@ export class Control {
         this.now();
       }
       if (event.key === "Escape") this.restore();
+      // By itself a box goes by 1, from 0.5 to 1.5.
+      if (event.target.type === "number" && ["ArrowUp", "ArrowDown"].includes(event.key)) {
+        event.preventDefault();
+        this.nudge(event.key === "ArrowUp" ? 1 : -1, event.shiftKey);
+      }
     });
+    for (const kind of ["focusin", "pointerdown"]) this.root.addEventListener(kind, () => page.touch(this));
   }
 
   /** Show a value that did not come from the inputs, and set it. */
   put(value) {
     this.look.write(value);
     this.send(value);
+  }
+
+  /** A step up (1) or down (-1), ten where `far`; false for what has no steps. */
+  nudge(by, far = false) {
+    const { kind, choices, low, high, step } = this.spec;
+    const now = this.look.read() ?? this.page.values[this.spec.name];
+    if (kind === "float" || kind === "int") {
+      const wanted = Number((now + by * step * (far ? 10 : 1)).toFixed(4));
+      this.put(Math.min(high, Math.max(low, wanted)));
+    } else if (kind === "bool") this.put(by > 0);
+    else if (kind === "choice") this.put(choices[Math.min(choices.length - 1, Math.max(0, choices.indexOf(now) + by))]);
+    else return false;
+    return true;
+  }
+
+  /** Show a value that a MIDI controller sets; it sends it by itself, with those of its other knobs. */
+  played(value) {
+    this.page.touch(this);
+    clearTimeout(this.playTimer);
+    this.playTimer = setTimeout(() => {
+      this.playTimer = 0;
+      this.follow(this.page.values[this.spec.name]);
+    }, PLAYED_MS);
+    this.lastSent = JSON.stringify(value);
+    this.look.write(value);
+    this.page.edited(this);
   }
 
   later() {
@@ -167,9 +207,11 @@ export class Control {
   follow(value) {
     this.reset.hidden = same(value, this.spec.default);
     this.showEffect();
+    this.mapping.follow();
+    this.earlier?.follow(value);
     const focused = this.look.inputs.includes(document.activeElement);
     const typing = focused && (performance.now() - this.editedAt < EDITING_MS || (this.spec.kind === "str" && this.editedAt > 0));
-    if (this.timer || this.unanswered.size || this.unsent || typing || this.root.hasAttribute("data-bad")) return;
+    if (this.timer || this.playTimer || this.unanswered.size || this.unsent || typing || this.root.hasAttribute("data-bad")) return;
     this.lastSent = JSON.stringify(value);
     this.look.write(value);
     this.page.edited(this);

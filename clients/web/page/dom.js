@@ -27,10 +27,12 @@ export function remembered(name, otherwise) {
   }
 }
 
+/** Whether it is kept: in a private window it is forgotten with the page. */
 export function remember(name, value) {
   try {
     localStorage.setItem(`frameloom.${name}`, value);
   } catch {
-    // A private window: it is forgotten with the page.
+    return false;
   }
+  return true;
 }

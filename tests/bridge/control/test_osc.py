@@ -95,6 +95,8 @@ GOOD = {
     "strength": (0.5, 0.5),
     "noise_draws": (4, 4),
     "model": ("sd-turbo", "sd-turbo"),
+    "seed_to": (7, 7),
+    "seed_mix": (0.25, 0.25),
     "steps": (4, 4),
     "t_index": ("18,26", (18, 26)),
     "guidance": ("self-negative", "self-negative"),

@@ -61,15 +61,16 @@ def test_the_ends_of_a_morph_are_the_two_looks():
     first, last = all_of(DAWN), all_of(DUSK)
     assert between(first, last, 1.0) == last
     start = between(first, last, 0.0)
-    assert start == {**first, "prompt_to": "blue box"}  # of which 0 parts show
+    assert start == {**first, "prompt_to": "blue box", "seed_to": 9}  # of which 0 parts show
 
 
-def test_numbers_glide_prompts_cross_fade_and_the_rest_changes_in_the_middle():
+def test_numbers_glide_prompts_and_seeds_cross_fade_and_the_rest_changes_in_the_middle():
     early, late = (between(all_of(DAWN), all_of(DUSK), share) for share in (0.25, 0.75))
     assert early["strength"] == pytest.approx(0.3) and late["strength"] == pytest.approx(0.5)
     for values, share, side in ((early, 0.25, DAWN), (late, 0.75, DUSK)):
         assert (values["prompt"], values["prompt_to"], values["prompt_mix"]) == ("red ball", "blue box", share)
-        for name in ("steps", "seed", "guidance", "similarity_filter"):
+        assert (values["seed"], values["seed_to"], values["seed_mix"]) == (5, 9, share)
+        for name in ("steps", "guidance", "similarity_filter"):
             assert values[name] == getattr(side, name)
         Params().with_values(**values)
 
@@ -85,7 +86,16 @@ def test_a_look_that_says_the_prompt_alone_leaves_no_mix_behind():
     middle = between(first, {"prompt": "blue box"}, 0.5)
     assert middle == {"prompt": "red ball", "prompt_to": "blue box", "prompt_mix": 0.5}
     assert between(first, {"prompt": "blue box"}, 1.0) == {"prompt": "blue box", "prompt_to": "", "prompt_mix": 0.0}
-    assert between(first, {"seed": 3}, 0.7) == {"seed": 3}
+    assert between(first, {"steps": 3}, 0.7) == {"steps": 3}
+
+
+@pytest.mark.parametrize("first, last", [(-1, 4), (4, -1)])
+def test_new_noise_in_every_frame_lies_next_to_no_seed(first, last):
+    looks = [all_of(Params(seed=seed)) for seed in (first, last)]
+    for share, seed in ((0.0, first), (0.4, first), (0.6, last), (1.0, last)):
+        values = between(*looks, share)
+        assert (values["seed"], values["seed_mix"]) == (seed, 0.0)
+        Params().with_values(**values)
 
 
 def test_what_somebody_sets_on_the_way_stays_theirs():
@@ -156,6 +166,64 @@ def test_a_recall_another_morph_and_stop_end_a_morph(presets, live, end):
     revision = live.revision
     time.sleep(0.1)
     assert live.revision == revision
+
+
+# ---- from seed to seed
+
+
+def test_a_travel_walks_from_seed_to_seed_without_a_jump(presets, live):
+    """Where one leg ends the next begins: the noise that is left is the one that was reached."""
+    seen = []
+    live.update({"seed": 3, "seed_to": 8, "seed_mix": 0.5})  # left between two seeds
+    live.subscribe(lambda params, revision: seen.append((params.seed, params.seed_to, params.seed_mix)))
+    presets.travel(0.3)
+    assert presets.travelling
+    until(lambda: len({seed for seed, _, _ in seen}) > 4)
+    presets.stop()
+    assert not presets.travelling
+    assert seen[0][:2] == (3, 8) and 0.5 <= seen[0][2] < 1.0
+    at = 3
+    for before, now in zip(seen, seen[1:], strict=False):
+        if now[0] == before[0] and now[1] == before[1]:
+            assert now[2] >= before[2]
+        elif now[0] != before[0]:
+            assert now[0] == before[1] and now[2] == 0.0
+            at = now[0]
+        else:
+            assert before[2] == 0.0 and now[0] == at
+    revision = live.revision
+    time.sleep(0.1)
+    assert live.revision == revision
+
+
+@pytest.mark.parametrize("end", ["seed", "stop", "recall", "undo"])
+def test_a_travel_ends_when_somebody_sets_a_seed(presets, live, end):
+    before = live.current
+    presets.travel(100.0)
+    until(lambda: live.current.seed_mix > 0.0)
+    if end == "seed":
+        live.set("seed", 77)
+    elif end == "undo":
+        live.update(all_of(before))
+    else:
+        from_words(presets, end, {"stop": [], "recall": ["Dawn"]}[end])
+    until(lambda: not presets.travelling)
+    if end != "stop":
+        assert (live.current.seed, live.current.seed_mix) == ({"seed": 77, "recall": 5, "undo": before.seed}[end], 0.0)
+
+
+def test_a_travel_from_new_noise_begins_at_a_seed(presets, live):
+    live.set("seed", -1)
+    presets.travel(50)
+    until(lambda: live.current.seed_mix > 0.0)
+    assert live.current.seed >= 0
+
+
+@pytest.mark.parametrize("seconds", [0, 0.1, -1, 601, "2", None, True, float("nan"), 10**400])
+def test_a_travel_takes_no_senseless_time(presets, live, seconds):
+    with pytest.raises(PresetError, match="travel: .* send a number from 0.2 to 600"):
+        from_words(presets, "travel", [seconds])
+    assert not presets.travelling and live.revision == 0
 
 
 def test_a_save_has_a_thumbnail_and_what_is_in_force(presets, live):

@@ -1,50 +1,17 @@
 """The page in a real headless Chromium, with real rings written by a process of its own."""
 
 import asyncio
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from aiohttp import ClientSession, WSMsgType, WSServerHandshakeError, web
 
-from bridge.control.live import LiveParams
-from bridge.control.statistics import Statistics
-from bridge.page.gateway import Channel, Gateway
 from bridge.ring import Kind, RingWriter
 from core.params import SPECS
 from tests import chromium
-from tests.rings import fresh_channel, sweep
+from tests.bridge.page.scene import BROWSER, Scene, needs_browser
 
-BROWSER = chromium.find()
-ROOT = Path(__file__).resolve().parents[3]
-
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium on this machine (Debian: apt install chromium); the page cannot be tried"
-)
-
-# Frames of 96 x 64 whose top 16 rows show the low 12 bits of their number, 8 pixels a bit, and whose other rows are a
-# colour that follows from the number.
-WRITER = """
-import sys, time
-import numpy as np
-from bridge.ring import Kind, RingWriter
-name = sys.argv[1]
-with RingWriter(name + ".in", capacity_bytes=1 << 16) as a, RingWriter(name + ".out", capacity_bytes=1 << 16) as b:
-    number = 0
-    while True:
-        number += 1
-        for ring, shift in ((a, 0), (b, 100)):
-            pixels = np.empty((64, 96, 3), np.uint8)
-            bits = [(number >> bit) & 1 for bit in range(12)]
-            pixels[:16] = np.repeat(np.array(bits, np.uint8) * 255, 8)[None, :, None]
-            pixels[16:] = ((number * 7 + shift) % 256, (number * 3) % 256, shift)
-            ring.write({Kind.COLOUR: pixels}, source_frame_id=number)
-        if number == 1:
-            print("writing", flush=True)
-        time.sleep(0.04)
-"""
+pytestmark = needs_browser
 
 READ = """(() => {
   const canvas = document.querySelector("#side-SIDE canvas.picture");
@@ -55,81 +22,6 @@ READ = """(() => {
   return { number, colour: at(48, 40), told: Number(canvas.dataset.sourceFrameId || 0),
            width: canvas.width, height: canvas.height };
 })()"""
-
-
-class Scene:
-    """A gateway, a browser with its page, and a writer process when asked for. hosted: whether a host is in the
-    gateway's process."""
-
-    def __init__(self, examples=("wax style, green box", "ink style, green box"), hosted=True):
-        self.examples = examples
-        self.hosted = hosted
-        self.channel = fresh_channel()
-        self.live = LiveParams()
-        self.statistics = Statistics()
-        self.writer = None
-        self.gateway = self.new_gateway(0)
-        self.gateway.start()
-
-    def new_gateway(self, port):
-        about = (self.live, self.statistics) if self.hosted else (None, None)
-        return Gateway([Channel(self.channel, *about, self.examples)], port=port)
-
-    async def write(self):
-        """Start the writer process and wait for its first frame."""
-        command = [sys.executable, "-c", WRITER, self.channel]
-        self.writer = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
-        assert await asyncio.to_thread(self.writer.stdout.readline)
-
-    def kill_writer(self):
-        if self.writer is not None:
-            self.writer.kill()
-            self.writer.wait()
-            self.writer.stdout.close()
-            self.writer = None
-
-    def end(self):
-        self.kill_writer()
-        self.gateway.stop()
-        sweep(self.channel)
-
-    async def until(self, condition):
-        for _ in range(1200):
-            if condition():
-                return
-            await asyncio.sleep(0.05)
-        pytest.fail("the host never saw it")
-
-
-@pytest.fixture(scope="module")
-def on_the_page():
-    """`on_the_page(scenario, query, scene, **view)` runs `scenario(scene, page)` with everything up; gives the page's
-    errors.
-
-    One browser serves the whole module; every scenario has a gateway, rings and a tab of its own.
-    """
-    with asyncio.Runner() as runner:
-        browser = chromium.Browser(BROWSER)
-        runner.run(browser.__aenter__())
-
-        async def visit(scene, scenario, query, view):
-            page = await browser.page(scene.gateway.url + query, **view)
-            try:
-                await page.until("document.querySelector('#connection').dataset.state === 'connected'")
-                await scenario(scene, page)
-            finally:
-                await page.close()
-            return page.problems
-
-        def run(scenario, query="", scene=None, **view):
-            scene = scene or Scene()
-            try:
-                return runner.run(asyncio.wait_for(visit(scene, scenario, query, view), 300))
-            finally:
-                scene.end()
-
-        yield run
-        runner.run(browser.__aexit__())
 
 
 class BelowPath:
@@ -458,6 +350,8 @@ def test_every_control_is_reached_with_the_output_in_view(on_the_page, width, he
         await page.until("document.querySelector('#side-out').dataset.state === 'live'")
         found = await page.evaluate("""(async () => {
             for (const box of document.querySelectorAll("details:not([hidden])")) box.open = true;
+            page.controls.get("prompt").earlier.keep(["ink style", "w".repeat(300)]);
+            for (const button of document.querySelectorAll("[aria-controls]")) if (!button.hidden) button.click();
             const stage = document.querySelector("#stage");
             const names = [];
             const bad = [];

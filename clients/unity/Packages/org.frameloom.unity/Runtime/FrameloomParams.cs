@@ -97,6 +97,12 @@ namespace Frameloom
         [Tooltip("Noise seed; -1 draws new noise for every frame."), Min(-1)]
         public int seed = 2;
 
+        [Tooltip("A second seed, which seed_mix travels to."), Min(0)]
+        public int seedTo = 0;
+
+        [Tooltip("Travels from the noise of the seed (0) to that of the second seed (1); no effect at seed -1."), Range(0f, 1f)]
+        public float seedMix = 0f;
+
         [Tooltip("The noise is the best of so many draws for the first picture after a cut; 1 takes the seed's as it comes. In draws."), Range(1, 16)]
         public int noiseDraws = 1;
 
@@ -179,6 +185,8 @@ namespace Frameloom
             to.Add("/guidance_scale", guidanceScale);
             to.Add("/delta", delta);
             to.Add("/seed", seed);
+            to.Add("/seed_to", seedTo);
+            to.Add("/seed_mix", seedMix);
             to.Add("/noise_draws", noiseDraws);
             to.Add("/mode", ModeWords[(int)mode]);
             to.Add("/task", TaskWords[(int)task]);
@@ -229,6 +237,10 @@ namespace Frameloom
                 to.Add("/delta", delta);
             if (seed != sent.seed)
                 to.Add("/seed", seed);
+            if (seedTo != sent.seedTo)
+                to.Add("/seed_to", seedTo);
+            if (seedMix != sent.seedMix)
+                to.Add("/seed_mix", seedMix);
             if (noiseDraws != sent.noiseDraws)
                 to.Add("/noise_draws", noiseDraws);
             if (mode != sent.mode)
@@ -290,6 +302,8 @@ namespace Frameloom
             guidanceScale = other.guidanceScale;
             delta = other.delta;
             seed = other.seed;
+            seedTo = other.seedTo;
+            seedMix = other.seedMix;
             noiseDraws = other.noiseDraws;
             mode = other.mode;
             task = other.task;
