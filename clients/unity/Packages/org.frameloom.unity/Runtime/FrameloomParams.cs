@@ -160,6 +160,12 @@ namespace Frameloom
         [Tooltip("Sharpens what was moved, against the blur of moving it."), Range(0f, 1f)]
         public float motionSharpen = 0.1f;
 
+        [Tooltip("Do not compute again what is unchanged, for cameras that stand still; a card computes everything.")]
+        public bool reuse = false;
+
+        [Tooltip("How far an input may differ, on average over a latent cell, to count as unchanged; 0 for not at all. In levels."), Range(0f, 32f)]
+        public float reuseTolerance = 4f;
+
         [Tooltip("Hold the last picture and let the device sleep.")]
         public bool paused = false;
 
@@ -197,6 +203,8 @@ namespace Frameloom
             to.Add("/motion_latent", motionLatent);
             to.Add("/motion_tolerance", motionTolerance);
             to.Add("/motion_sharpen", motionSharpen);
+            to.Add("/reuse", reuse);
+            to.Add("/reuse_tolerance", reuseTolerance);
             to.Add("/paused", paused);
         }
 
@@ -267,6 +275,10 @@ namespace Frameloom
                 to.Add("/motion_tolerance", motionTolerance);
             if (motionSharpen != sent.motionSharpen)
                 to.Add("/motion_sharpen", motionSharpen);
+            if (reuse != sent.reuse)
+                to.Add("/reuse", reuse);
+            if (reuseTolerance != sent.reuseTolerance)
+                to.Add("/reuse_tolerance", reuseTolerance);
             if (paused != sent.paused)
                 to.Add("/paused", paused);
         }
@@ -305,6 +317,8 @@ namespace Frameloom
             motionLatent = other.motionLatent;
             motionTolerance = other.motionTolerance;
             motionSharpen = other.motionSharpen;
+            reuse = other.reuse;
+            reuseTolerance = other.reuseTolerance;
             paused = other.paused;
         }
 
