@@ -5,6 +5,7 @@ Shapes: F frames, H W pixels, C colour channels, c h w latent. Pictures are uint
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from core.backend import Call
 from core.device import uploaded
+from core.reuse import LEVELS_PER_UNIT, Cells, Kept, Window
 
 
 class Codec:
@@ -20,7 +22,7 @@ class Codec:
 
     config: the autoencoder's. encode, decode: its two networks as a back end runs them, pictures in -1..1 to unscaled
     latents and back. size: (height, width) in pixels that pictures are brought to before encoding; a multiple of the
-    latent's scale.
+    latent's scale. halo: see `core.reuse.Cells`. windows: makes those of the encoder and of the decoder.
     """
 
     def __init__(
@@ -30,9 +32,15 @@ class Codec:
         decode: Call,
         size: tuple[int, int],
         device: torch.device,
+        pixels: int = 8,
+        halo: int | None = None,
+        windows: Callable[[], tuple[Sequence[Window], Sequence[Window]]] | None = None,
     ) -> None:
         self._encode = encode
         self._decode = decode
+        self.encoder = Kept(encode, Cells(pixels, 1, halo))
+        self.decoder = Kept(decode, Cells(1, pixels, halo))
+        self._windows = windows if halo is not None else None
         self._size = size
         self._device = device
         self._scale = float(config.scaling_factor)
@@ -43,14 +51,21 @@ class Codec:
         self._encode.prepare(frames)
         self._decode.prepare(frames)
 
+    def prepare_reuse(self) -> None:
+        """Set-up verb: make ready for work on parts of pictures."""
+        if self._windows is not None and not self.encoder.windows:
+            self.encoder.windows, self.decoder.windows = self._windows()
+
     @torch.inference_mode()
-    def encode(self, frame_FHWC: Tensor) -> Tensor:
-        """Latents (F, c, h, w) of uint8 pictures (F, H, W, 3 or 4) of any size; alpha is ignored."""
+    def encode(self, frame_FHWC: Tensor, tolerance: float | None = None) -> Tensor:
+        """Latents (F, c, h, w) of uint8 pictures (F, H, W, 3 or 4) of any size; alpha is ignored. tolerance: in levels,
+        for `core.reuse`; None computes everything."""
         x = uploaded(frame_FHWC, self._device)[..., :3].permute(0, 3, 1, 2)
         x = x.to(torch.float32)
         if x.shape[-2:] != self._size:
             x = nnf.interpolate(x, self._size, mode="bilinear", antialias=True)
-        return (self._encode(x / 127.5 - 1.0) - self._shift) * self._scale
+        unscaled = self.encoder(x / 127.5 - 1.0, None if tolerance is None else tolerance / 127.5)
+        return (unscaled - self._shift) * self._scale
 
     @torch.inference_mode()
     def decode(self, latent_Fchw: Tensor) -> Tensor:
@@ -58,9 +73,11 @@ class Codec:
         return packed(self.levels(latent_Fchw))
 
     @torch.inference_mode()
-    def levels(self, latent_Fchw: Tensor) -> Tensor:
-        """The same before rounding and clipping: float32 (F, 3, H, W), about 0..255."""
-        x = self._decode(latent_Fchw / self._scale + self._shift)
+    def levels(self, latent_Fchw: Tensor, tolerance: float | None = None) -> Tensor:
+        """The same before rounding and clipping: float32 (F, 3, H, W), about 0..255. tolerance: see `encode`."""
+        # Scaled latents have a deviation of one.
+        per_unit = LEVELS_PER_UNIT * self._scale
+        x = self.decoder(latent_Fchw / self._scale + self._shift, None if tolerance is None else tolerance / per_unit)
         return torch.nan_to_num(x, nan=-1.0).add(1.0).mul(127.5)
 
 

@@ -24,6 +24,7 @@ from core.families import FAMILIES, family_of
 from core.families.family import Family, Parts
 from core.folder import ModelError, read_json
 from core.layouts import refuse_other_layouts
+from core.reuse import Window, window_sizes
 from core.schedule import NoiseSchedule, ScheduleError
 from core.stream import NoiseSource, Stream, StreamConfig, seeded_noise
 from core.text import Text
@@ -116,10 +117,26 @@ class Model:
             self._call(DecodeVae(self.vae), blank(1, *latent)),
             (config.height, config.width),
             self.device,
+            self.latent_scale,
+            self._autoencoder.halo,
+            lambda: self._windows(rows, columns),
         )
         codec.prepare(config.frame_buffer)
         denoiser = self.denoiser(latent, cache_text=cache_text)
         return Stream(config, denoiser, codec, self.text, self.noise, latent, self.device, noise_source)
+
+    def _windows(self, rows: int, columns: int) -> tuple[list[Window], list[Window]]:
+        """Encoder and decoder for parts of pictures of so many latent cells."""
+        channels, scale = int(self.unet.config.in_channels), self.latent_scale
+        encoders, decoders = [], []
+        for high, wide in window_sizes(rows, columns):
+            picture = torch.zeros((1, 3, high * scale, wide * scale), device=self.device)
+            latent = torch.zeros((1, channels, high, wide), device=self.device)
+            encoders.append(Window(high, wide, self._call(self._autoencoder.encode(self.vae), picture)))
+            decoders.append(Window(high, wide, self._call(DecodeVae(self.vae), latent)))
+            for window in (encoders[-1], decoders[-1]):
+                window.call.prepare(1)
+        return encoders, decoders
 
     def denoiser(self, latent: tuple[int, int, int], *, cache_text: bool = True) -> UnetDenoiser:
         """The U-Net for latents of shape (c, h, w)."""

@@ -389,6 +389,22 @@ class Params:
         high=MAX_MODEL_CHARS,
         slow=True,
     )
+    reuse: bool = _param(
+        False,
+        "bool",
+        "Do not compute again what is unchanged, for cameras that stand still; a card computes everything.",
+        slow=True,
+    )
+    reuse_tolerance: float = _param(
+        4.0,
+        "float",
+        "How far an input may differ, on average over a latent cell, to count as unchanged; 0 for not at all.",
+        unit="levels",
+        low=0.0,
+        high=32.0,
+        step=0.5,
+        acts_with=("reuse", (True,)),
+    )
     paused: bool = _param(False, "bool", "Hold the last picture and let the device sleep.")
 
     def with_values(self, /, **values: Any) -> Params:

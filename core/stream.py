@@ -32,6 +32,7 @@ from core.matched import Draws, Matcher
 from core.motion import GUIDED, Estimates, Follower, Guide, Pictures, planes_of
 from core.params import MAX_STEPS, ParamError, Params
 from core.pixels import PixelError
+from core.reuse import KeptPasses, tolerance_of
 from core.sampler import SAMPLERS, Denoised
 from core.schedule import Coefficients, NoiseSchedule
 from core.similarity import SimilarityFilter
@@ -122,11 +123,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Latents(Generic[Tag]):
-    """Finished latents (F, c, h, w), the tag of the frames they belong to, and what is known of their motion."""
+    """Finished latents (F, c, h, w), the tag of the frames they belong to, and what is known of their motion.
+    tolerance: for `core.reuse`."""
 
     latent_Fchw: Tensor
     tag: Tag
     guide: Guide | None = None
+    tolerance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,7 @@ class Stream(Generic[Tag]):
         self._pictures = Pictures()
         self._matcher = Matcher()
         self._following = False
+        self._kept: KeptPasses[Carried] = KeptPasses()
         self._memory: dict[tuple[Row, ...], Any] = {}
         self._remembers: tuple[Any, ...] = ()
         self._turns = 0
@@ -236,6 +240,8 @@ class Stream(Generic[Tag]):
         plan = replace(
             plan, passes=tuple(replace(p, inputs=self._denoiser.told(p.inputs, scales.scale)) for p in plan.passes)
         )
+        if tolerance_of(params, self._device) is not None:
+            self._codec.prepare_reuse()
         settle(self._device)
         self._last_plan = plan
         return plan
@@ -322,6 +328,15 @@ class Stream(Generic[Tag]):
         """The names of the planes beside colour that `encode` has a use for."""
         return tuple(self._denoiser.planes)
 
+    @property
+    def reused(self) -> dict[str, dict[str, int]]:
+        """Calls of the networks by part of the frame path, and how much of the work they did (`core.reuse`)."""
+        return {
+            "encode": self._codec.encoder.done,
+            "denoise": self._kept.done,
+            "decode": self._codec.decoder.done,
+        }
+
     def reads(self, plan: Plan) -> tuple[str, ...]:
         """The names of the planes beside colour that `encode` has a use for under `plan`."""
         own = planes_of(plan.params)
@@ -349,7 +364,8 @@ class Stream(Generic[Tag]):
                 f" ({frames}, height, width, 3 or 4)"
             )
         guide = self._guide(frame_FHWC, planes, plan, numbers)
-        entering = self._entering(self._codec.encode(frame_FHWC), planes)
+        tolerance = None if plan is None else tolerance_of(plan.params, self._device)
+        entering = self._entering(self._codec.encode(frame_FHWC, tolerance), planes)
         return entering if guide is None else entering._replace(guide=guide)
 
     def _guide(
@@ -419,7 +435,7 @@ class Stream(Generic[Tag]):
 
     def decode(self, finished: Latents[Tag]) -> Picture[Tag]:
         """Pictures of finished latents."""
-        levels = self._codec.levels(finished.latent_Fchw)
+        levels = self._codec.levels(finished.latent_Fchw, finished.tolerance)
         return Picture(packed(self._pictures.steadied(levels, finished.guide)), finished.tag)
 
     def step(
@@ -460,7 +476,8 @@ class Stream(Generic[Tag]):
         guides = [None if held is None else held[0][1] for held in self._flight.tags]
         after = self._denoise(carried, plan.passes[0], plan, guides)
         leaving = self._flight.move_on(after)
-        return None if leaving is None else Latents(after.estimate[-1], *leaving[0])
+        tolerance = tolerance_of(plan.params, self._device)
+        return None if leaving is None else Latents(after.estimate[-1], *leaving[0], tolerance)
 
     def _advance_alone(self, entering: Carried, tag: Tag, plan: Plan) -> Latents[Tag] | None:
         self._flight.clear()  # frames in flight are older than the one that leaves in this turn
@@ -468,11 +485,23 @@ class Stream(Generic[Tag]):
         carried = entering._replace(guide=())
         for turn in plan.passes:
             carried = self._denoise(carried, turn, plan, [guide])
-        return Latents(carried.estimate[0], tag, guide)
+        return Latents(carried.estimate[0], tag, guide, tolerance_of(plan.params, self._device))
 
     def _denoise(self, carried: Carried, turn: Pass, plan: Plan, guides: Sequence[Guide | None]) -> Carried:
         k = turn.coefficients
         x = k.a * carried.estimate + k.b * turn.noise_for(carried)
+        # What the denoiser or the sampler remembers, and planes, are other inputs in every turn.
+        alone = not turn.inputs.bank and not carried.planes and not carried.history
+        tolerance = tolerance_of(plan.params, self._device) if alone else None
+        read = torch.cat((x, carried.anchor)).flatten(0, 1) if tolerance is not None else x
+        stage = turn.rows[0].stage
+        after = self._kept.of(stage, turn, read, tolerance, lambda: self._predicted(x, carried, turn, plan))
+        estimate = self._estimates.steadied(after.estimate, stage, guides)
+        return carried._replace(estimate=estimate, anchor=after.anchor, noise=after.noise, history=after.history)
+
+    def _predicted(self, x: Tensor, carried: Carried, turn: Pass, plan: Plan) -> Carried:
+        """What one U-Net call makes of these latents, noise in them and all."""
+        k = turn.coefficients
         inputs = turn.inputs
         if carried.planes:
             inputs = inputs._replace(planes=mapped(turn.rows_of, carried.planes))
@@ -484,8 +513,7 @@ class Stream(Generic[Tag]):
         by_role = turn.by_role(eps_Rchw)
         eps, anchor = plan.guidance.combine(by_role, x, carried.anchor, k, plan.scales)
         step = self._sampler.step(Denoised(x, eps, by_role, carried), k)
-        estimate = self._estimates.steadied(step.estimate, turn.rows[0].stage, guides)
-        return carried._replace(estimate=estimate, anchor=anchor, noise=step.noise, history=step.history)
+        return carried._replace(estimate=step.estimate, anchor=anchor, noise=step.noise, history=step.history)
 
     def _bank(self, turn: Pass, carried: Carried, plan: Plan) -> BankInputs:
         """What the rows read of their bank's settings, with what is known of their frames."""

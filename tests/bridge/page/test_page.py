@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from aiohttp import ClientSession, WSMsgType, WSServerHandshakeError, web
 
+from bridge.page.gateway import Channel, Gateway
 from bridge.ring import Kind, RingWriter
 from core.params import SPECS
 from tests import chromium

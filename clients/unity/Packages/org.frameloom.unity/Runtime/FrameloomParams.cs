@@ -169,6 +169,12 @@ namespace Frameloom
         [Tooltip("The model that paints: as started, embedded, or one of the host's folder of models (--models), by its name."), TextArea]
         public string model = "as started";
 
+        [Tooltip("Do not compute again what is unchanged, for cameras that stand still; a card computes everything.")]
+        public bool reuse = false;
+
+        [Tooltip("How far an input may differ, on average over a latent cell, to count as unchanged; 0 for not at all. In levels."), Range(0f, 32f)]
+        public float reuseTolerance = 4f;
+
         [Tooltip("Hold the last picture and let the device sleep.")]
         public bool paused = false;
 
@@ -209,6 +215,8 @@ namespace Frameloom
             to.Add("/motion_tolerance", motionTolerance);
             to.Add("/motion_sharpen", motionSharpen);
             to.Add("/model", model);
+            to.Add("/reuse", reuse);
+            to.Add("/reuse_tolerance", reuseTolerance);
             to.Add("/paused", paused);
         }
 
@@ -285,6 +293,10 @@ namespace Frameloom
                 to.Add("/motion_sharpen", motionSharpen);
             if (model != sent.model)
                 to.Add("/model", model);
+            if (reuse != sent.reuse)
+                to.Add("/reuse", reuse);
+            if (reuseTolerance != sent.reuseTolerance)
+                to.Add("/reuse_tolerance", reuseTolerance);
             if (paused != sent.paused)
                 to.Add("/paused", paused);
         }
@@ -326,6 +338,8 @@ namespace Frameloom
             motionTolerance = other.motionTolerance;
             motionSharpen = other.motionSharpen;
             model = other.model;
+            reuse = other.reuse;
+            reuseTolerance = other.reuseTolerance;
             paused = other.paused;
         }
 
