@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from core.backend import Call
 from core.bank import BankInputs, Form, Layer, Memory, Read, Reader, emptied, partitions, read, written
 from core.guidance import ROLES, Row, guidance_embedding
+from core.lora import LORA, Scales, scaled, scales_of
 from core.params import Params
 from core.schedule import NoiseSchedule
 from core.text import Embedding
@@ -164,6 +165,12 @@ def keys_values(attn: Any, embedding_RNC: Tensor) -> tuple[Tensor, Tensor]:
     return heads_first(attn.to_k(embedding_RNC), attn.heads), heads_first(attn.to_v(embedding_RNC), attn.heads)
 
 
+def prepared(cross: Sequence[Any], embedding: Embedding, loras: Scales | None) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Keys and values (R, H, N, D) of each of the cross-attention layers, of an embedding (R, ...)."""
+    with scaled(loras, embedding.others.get(LORA)):
+        return tuple(keys_values(attn, embedding.tokens) for attn in cross)
+
+
 SCALE = "guidance_scale"
 """Among an embedding's others: the guidance scale as a distilled U-Net reads it, see `guidance_embedding`."""
 
@@ -172,12 +179,13 @@ class UnetCall(nn.Module):
     """A diffusers UNet2DConditionModel as a function of tensors alone.
 
     cross: the cross-attention layers that take keys and values prepared for the prompt. banked: the names of the
-    self-attention layers that can read a bank.
+    self-attention layers that can read a bank. loras: the weights of the LoRAs that change the layers, or None.
     """
 
     def __init__(self, unet: Any) -> None:
         super().__init__()
         self.unet = unet
+        self.loras = scales_of(unet)
         self.cross: list[Any] = []
         self.banked: list[str] = []
         for name, module in unet.named_modules():
@@ -206,15 +214,16 @@ class UnetCall(nn.Module):
         more: dict[str, Any] = {"prepared": keys_values} if keys_values else {}
         if bank is not None:
             more["bank"] = bank
-        return self.unet(
-            x_Rchw,
-            t_R,
-            timestep_cond=embedding.others.get(SCALE),
-            encoder_hidden_states=embedding.tokens,
-            added_cond_kwargs=self.added(x_Rchw, embedding),
-            cross_attention_kwargs=more or None,
-            return_dict=False,
-        )[0]
+        with scaled(self.loras, embedding.others.get(LORA)):
+            return self.unet(
+                x_Rchw,
+                t_R,
+                timestep_cond=embedding.others.get(SCALE),
+                encoder_hidden_states=embedding.tokens,
+                added_cond_kwargs=self.added(x_Rchw, embedding),
+                cross_attention_kwargs=more or None,
+                return_dict=False,
+            )[0]
 
     def added(self, x_Rchw: Tensor, embedding: Embedding) -> dict[str, Tensor] | None:
         """What networks of a family read beside latent, timestep and tokens; none here."""
@@ -257,7 +266,7 @@ class UnetDenoiser:
     cache_text: project keys and values of a prompt once instead of once per call (StreamDiffusion, arXiv 2312.12491,
     appendix A.2); False is the plain twin. scale_width: of the embedding by which the network is told the guidance
     scale; 0 for a network that does not ask. planes: see `Denoiser`; the network finds them among the others of an
-    embedding.
+    embedding. loras: see `UnetCall`.
     """
 
     def __init__(
@@ -273,9 +282,11 @@ class UnetDenoiser:
         scale_width: int = 0,
         planes: Mapping[str, Plane] = MappingProxyType({}),
         banks: Callable[[], Banks] | None = None,
+        loras: Scales | None = None,
     ) -> None:
         self.planes = planes
         self._network = call
+        self._loras = loras
         self._banks = None if banks is None else functools.cache(banks)
         self._banked: dict[Form, Call] = {}
         self._orders: dict[int, Tensor] = {}
@@ -297,7 +308,8 @@ class UnetDenoiser:
         if not self._cache_text:
             return PromptText(embedding)
         self.projections += 1
-        pairs = (keys_values(attn, embedding.tokens[None]) for attn in self._cross)
+        one = mapped(lambda leaf: leaf[None], embedding)
+        pairs = prepared(self._cross, one, self._loras)
         return PromptText(embedding, tuple((k[0].contiguous(), v[0].contiguous()) for k, v in pairs))
 
     @torch.inference_mode()

@@ -44,7 +44,7 @@ def check_weights(folder: Path) -> None:
 
 
 # What diffusers, transformers and the parsers below them raise for files that are whole but do not make sense.
-_SENSELESS = (
+SENSELESS = (
     OSError,
     ValueError,
     RuntimeError,
@@ -62,7 +62,7 @@ def part(folder: Path, kind: Any, **options: Any) -> Any:
 
     try:
         return kind.from_pretrained(str(folder), local_files_only=True, **options)
-    except (*_SENSELESS, StrictDataclassError) as error:
+    except (*SENSELESS, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(f"{folder} cannot be loaded ({reason}); restore the model folder") from error
 

@@ -12,18 +12,18 @@ from core.hub import HUB_ID
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 _OTHERS = {".gguf": "a GGUF file", ".onnx": "an ONNX file", ".engine": "a TensorRT engine", ".zip": "an archive"}
 _LORA_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "adapter_config.json")
-_CONVERT = (
-    "turn it into a folder once, in Python: diffusers.StableDiffusionPipeline.from_single_file(FILE)"
-    ".save_pretrained(FOLDER); then give that folder"
-)
+_WHOLE = "a whole model in a single file"
 
 
 def refuse_other_layouts(path: Path) -> None:
-    """Raise `ModelError` for a file, a LoRA, the hub's cache, a hub name, a part of a model, a family that is not
-    supported, and whatever else is no folder in the diffusers layout; a part that such a folder lacks, its family
-    names."""
+    """Raise `ModelError` for a file that is no whole model, a LoRA, the hub's cache, a hub name, a part of a model, a
+    family that is not supported, and whatever else is no folder in the diffusers layout; a part that such a folder
+    lacks, its family names."""
     if path.is_file():
-        raise ModelError(f"{path} is {_file(path)}")
+        what = _file(path)
+        if what != _WHOLE:
+            raise ModelError(f"{path} is {what}")
+        return
     if not path.exists():
         if HUB_ID.fullmatch(path.as_posix()):
             raise ModelError(
@@ -47,6 +47,9 @@ def refuse_other_layouts(path: Path) -> None:
         raise ModelError(f"{path} is one part of a model; give the folder above it: {path.parent}")
     files = sorted(p for p in path.glob("*") if p.suffix in (".safetensors", *_PICKLES, *_OTHERS))
     if files:
+        whole = next((file for file in files if _file(file) == _WHOLE), None)
+        if whole is not None:
+            raise ModelError(f"{path} is no model in the diffusers layout; in it, {whole.name} is {_WHOLE}: give that")
         raise ModelError(f"{path} is no model in the diffusers layout; in it, {files[0].name} is {_file(files[0])}")
     raise ModelError(f"{path} has no folder 'unet'; it is not a whole model in the diffusers layout")
 
@@ -56,7 +59,7 @@ def _file(path: Path) -> str:
     if path.suffix in _PICKLES:
         return (
             "a single file of Python pickles, which can run programs when it is read and is refused; get it as "
-            ".safetensors, and " + _CONVERT
+            ".safetensors"
         )
     if path.suffix in _OTHERS:
         return f"{_OTHERS[path.suffix]}, which is not supported; give a folder in the diffusers layout"
@@ -70,5 +73,5 @@ def _file(path: Path) -> str:
     if any("lora" in name.lower() for name in names):
         return "a LoRA file: it changes a model and is none; merge it into one, or give a whole model"
     if any(name.startswith("model.diffusion_model.") for name in names):
-        return "a whole model in a single file; " + _CONVERT
+        return _WHOLE
     return "a single file of weights, a part of a model; give the whole folder in the diffusers layout"

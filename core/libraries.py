@@ -4,6 +4,12 @@ Importing it costs seconds, so it is imported where a model is about to be loade
 """
 
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_clip_checkpoint,
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+    convert_open_clip_checkpoint,
+)
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.modeling_utils import ModelMixin
@@ -22,5 +28,9 @@ __all__ = [
     "ModelMixin",
     "StrictDataclassError",
     "UNet2DConditionModel",
+    "convert_ldm_clip_checkpoint",
+    "convert_ldm_unet_checkpoint",
+    "convert_ldm_vae_checkpoint",
+    "convert_open_clip_checkpoint",
     "register_to_config",
 ]

@@ -6,6 +6,7 @@ Importing it costs seconds, so it is imported where a model is about to be loade
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from core.autoencoders import AUTOENCODERS, Autoencoder
 from core.backend import BACKENDS, Call, Execution, executions
 from core.bank import Layer, Read
 from core.codec import Codec, DecodeVae
-from core.denoiser import PREDICTIONS, SCALE, BankedCall, Banks, UnetDenoiser, keys_values
+from core.denoiser import PREDICTIONS, SCALE, BankedCall, Banks, UnetDenoiser, prepared
 from core.device import memory_format
-from core.families import FAMILIES, family_of
+from core.families import FAMILIES, family_of, single_file
 from core.families.family import Family, Parts
 from core.folder import ModelError, read_json
 from core.layouts import refuse_other_layouts
+from core.lora import LoraFile, LoraText, apply
 from core.reuse import Window, window_sizes
 from core.schedule import NoiseSchedule, ScheduleError
 from core.stream import NoiseSource, Stream, StreamConfig, seeded_noise
@@ -46,6 +48,8 @@ class Model:
     execution: Execution
     family: Family
     call: Any
+    loras: tuple[str, ...] = ()
+    """The names of the LoRAs that change it, in the order of their parameters."""
     forms: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     """The networks as back ends convert them, by back end, kind and size; shared by all that share the weights."""
     calls: dict[tuple[Any, ...], Call] = field(default_factory=dict)
@@ -123,7 +127,9 @@ class Model:
         )
         codec.prepare(config.frame_buffer)
         denoiser = self.denoiser(latent, cache_text=cache_text)
-        return Stream(config, denoiser, codec, self.text, self.noise, latent, self.device, noise_source)
+        return Stream(
+            config, denoiser, codec, self.text, self.noise, latent, self.device, noise_source, loras=len(self.loras)
+        )
 
     def _windows(self, rows: int, columns: int) -> tuple[list[Window], list[Window]]:
         """Encoder and decoder for parts of pictures of so many latent cells."""
@@ -149,9 +155,9 @@ class Model:
         planes = self.family.planes(self.unet, latent)
         seen = {name: torch.zeros(2, *plane.shape, dtype=dtype, device=self.device) for name, plane in planes.items()}
         embedding = embedding._replace(others={**embedding.others, **seen})
-        prepared = tuple(keys_values(attn, embedding.tokens) for attn in self.call.cross) if cache_text else ()
+        pairs = prepared(self.call.cross, embedding, self.call.loras) if cache_text else ()
         t = torch.zeros(2, dtype=torch.long, device=self.device)
-        example = (torch.zeros(2, *latent, device=self.device), t, embedding, prepared)
+        example = (torch.zeros(2, *latent, device=self.device), t, embedding, pairs)
         return UnetDenoiser(
             self._call(self.call, *example),
             self.call.cross,
@@ -162,6 +168,7 @@ class Model:
             cache_text=cache_text,
             scale_width=scale_width,
             planes=planes,
+            loras=self.call.loras,
             banks=lambda: Banks(self._layers(example), lambda bank: self._call(BankedCall(self.call), *example, bank)),
         )
 
@@ -187,10 +194,18 @@ class Model:
         return self.calls[key]
 
 
-def check_folder(folder: Path) -> None:
-    """Raise `ModelError` unless `folder` is a whole model of one of the families."""
+def check_folder(folder: Path, prediction: str | None = None) -> None:
+    """Raise `ModelError` unless `folder` is a whole model of one of the families, or such a model in a single file.
+
+    prediction: what its U-Net predicts, for a file that does not say so.
+    """
     refuse_other_layouts(folder)
-    family_of(folder).check(folder)
+    if folder.is_file():
+        single_file.check(folder, prediction)
+    else:
+        if prediction is not None:
+            raise ModelError(f"{folder} is a folder, which says itself what its model predicts; leave out --prediction")
+        family_of(folder).check(folder)
 
 
 def load_model(
@@ -200,44 +215,65 @@ def load_model(
     backend: str | None = None,
     *,
     store: Path | None = None,
+    prediction: str | None = None,
+    loras: Sequence[Path] = (),
 ) -> Model:
-    """Load a model folder in the diffusers layout from disk; nothing is downloaded.
+    """Load a model folder in the diffusers layout, or a single file, from disk; nothing is downloaded.
 
-    dtype, backend, store: see `core.backend.executions`; the first of them is taken. Raises `ModelError`, and
-    `BackendError` for what cannot be had.
+    dtype, backend, store: see `core.backend.executions`; the first of them is taken. prediction: see `check_folder`.
+    loras: files of LoRAs that change it. Raises `ModelError`, and `BackendError` for what cannot be had.
     """
     execution = executions(device, backend, dtype, store=store)[0]
     folder = Path(folder)
-    check_folder(folder)
+    check_folder(folder, prediction)
+    files = [LoraFile.of(Path(path)) for path in loras]
+    if folder.is_file():
+        family, parts, scheduler = single_file.load(folder, execution.weights_dtype, FAMILIES, prediction)
+    else:
+        family, parts, scheduler = _load_folder(folder, execution.weights_dtype)
+    try:
+        return assemble(folder, parts, scheduler, execution, family, files)
+    except ScheduleError as error:
+        raise ModelError(f"{folder}: {error}") from None
+
+
+def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[Family, Parts, dict[str, Any]]:
     family = family_of(folder)
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     prediction = scheduler.get("prediction_type", "epsilon")
     if prediction not in tuple(PREDICTIONS):
         raise ModelError(f"prediction_type {prediction!r} is not supported; use one of {', '.join(PREDICTIONS)}")
-    parts = family.load(folder, execution.weights_dtype)
-    try:
-        return assemble(folder, parts, scheduler, execution, family)
-    except ScheduleError as error:
-        raise ModelError(f"{folder}: {error}") from None
+    return family, family.load(folder, dtype), scheduler
 
 
 def assemble(
-    folder: Path, parts: Parts, scheduler: dict[str, Any], execution: Execution, family: Family | None = None
+    folder: Path,
+    parts: Parts,
+    scheduler: dict[str, Any],
+    execution: Execution,
+    family: Family | None = None,
+    loras: Sequence[LoraFile] = (),
 ) -> Model:
     """Put parts of the execution's `weights_dtype` together: moved to its device, frozen.
 
-    scheduler: what scheduler_config.json holds. family: Stable Diffusion's when None. Raises `ScheduleError`.
+    scheduler: what scheduler_config.json holds. family: Stable Diffusion's when None. loras: that change the parts.
+    Raises `ScheduleError`, and `ModelError` for LoRAs of another model.
     """
     family = family or FAMILIES["stable-diffusion"]
-    for network in (parts.unet, parts.vae, *(encoder.network for encoder in parts.encoders)):
+    encoders = [encoder.network for encoder in parts.encoders]
+    if loras:
+        apply(loras, {"unet": parts.unet, **dict(zip(("text_encoder", "text_encoder_2"), encoders, strict=False))})
+    for network in (parts.unet, parts.vae, *encoders):
         network.to(execution.device).eval().requires_grad_(False)
         if execution.device.type == "cuda":
             nn.Module.to(network, memory_format=memory_format(execution.device))  # type: ignore[call-overload]
+    text = family.text(parts.encoders, execution.device)
     return Model(
         folder=folder,
         unet=parts.unet,
         vae=parts.vae,
-        text=family.text(parts.encoders, execution.device),
+        text=LoraText(text, encoders, len(loras), execution.device) if loras else text,
+        loras=tuple(file.name for file in loras),
         noise=NoiseSchedule.from_config(scheduler),
         prediction=scheduler.get("prediction_type", "epsilon"),
         execution=execution,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ STAGE_GRID = 50
 MAX_STEPS = 8
 MAX_DRAWS = 16
 MAX_PROMPT_CHARS = 2000
+MAX_LORAS = 4
 
 GUIDANCE_READS: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -53,7 +55,8 @@ class Spec:
     kind is one of "str", "float", "int", "bool", "choice", "ints". `low`/`high` bound numbers (and every
     element of "ints"), and the length in characters of "str"; `max_items` bounds "ints".
     `slow` marks fields whose new value needs work off the frame path (a text encoder pass). `acts_with` names another
-    field and its values with which this one has an effect; None: it always has.
+    field and its values with which this one has an effect; None: it always has. `title` is what to show a person
+    instead of the name.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Spec:
     main: bool = False
     slow: bool = False
     acts_with: tuple[str, tuple[Any, ...]] | None = None
+    title: str = ""
 
     def check(self, value: Any) -> Any:
         """Return `value` in the field's own type, or raise `ParamError` naming the fix."""
@@ -163,6 +167,11 @@ def _kinds_that_read(name: str) -> tuple[str, ...]:
 
 def _param(default: Any, kind: str, help: str, **about: Any) -> Any:
     return field(default=default, metadata={"kind": kind, "help": help, **about})
+
+
+def _lora(which: str) -> Any:
+    help = f"Weight of the {which} LoRA that the host was started with (--lora)."
+    return _param(1.0, "float", help, low=-2.0, high=2.0, step=0.05, slow=True)
 
 
 @dataclass(frozen=True)
@@ -405,6 +414,10 @@ class Params:
         step=0.5,
         acts_with=("reuse", (True,)),
     )
+    lora_1: float = _lora("first")
+    lora_2: float = _lora("second")
+    lora_3: float = _lora("third")
+    lora_4: float = _lora("fourth")
     paused: bool = _param(False, "bool", "Hold the last picture and let the device sleep.")
 
     def with_values(self, /, **values: Any) -> Params:
@@ -419,6 +432,10 @@ class Params:
                 raise ParamError(f"{name}: no such parameter; known are {', '.join(SPECS)}")
             checked[name] = spec.check(value)
         return replace(self, **checked)
+
+    def loras(self, count: int) -> tuple[float, ...]:
+        """The weights of the first so many LoRAs."""
+        return tuple(getattr(self, name) for name in LORAS[:count])
 
     def stages(self) -> tuple[int, ...]:
         """The t-indices that a frame passes, first (noisiest) to last.
@@ -441,6 +458,9 @@ def _spec_of(f: Field[Any]) -> Spec:
 
 SPECS: dict[str, Spec] = {f.name: _spec_of(f) for f in fields(Params)}
 
+
+LORAS = tuple(name for name in SPECS if name.startswith("lora_"))
+"""The parameters with the LoRAs' weights, in the order in which they are given."""
 
 GUIDANCE_TOLD = 8.0
 """The guidance scale that models distilled with one (LCM) are shown with, by their authors' examples."""
@@ -472,10 +492,14 @@ def _setting(folder: Path, part: str, name: str) -> Any:
     return config.get(name) if isinstance(config, dict) else None
 
 
-def specs_for(model: str) -> tuple[Spec, ...]:
-    """What the outside may know of the parameters where a host runs this model. One that is told the guidance scale is
-    so with every kind of guidance."""
-    specs = tuple(SPECS.values())
+def specs_for(model: str, loras: Sequence[str] = ()) -> tuple[Spec, ...]:
+    """What the outside may know of the parameters where a host runs this model, changed by LoRAs of these names. One
+    that is told the guidance scale is so with every kind of guidance."""
+    named = {
+        spec: replace(SPECS[spec], title=f"LoRA {name}", help=f"Weight of the LoRA {name}.", main=True)
+        for spec, name in zip(LORAS, loras, strict=False)
+    }
+    specs = tuple(named.get(spec.name, spec) for spec in SPECS.values() if spec.name in named or spec.name not in LORAS)
     if model in ("embedded", "passthrough") or not is_told_guidance(located(model)):
         return specs
     scale = replace(SPECS["guidance_scale"], default=GUIDANCE_TOLD, acts_with=None)

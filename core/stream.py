@@ -30,7 +30,7 @@ from core.guidance import POSITIVE, ROLES, Guidance, Row, Scales, active_guidanc
 from core.input import Input
 from core.matched import Draws, Matcher
 from core.motion import GUIDED, Estimates, Follower, Guide, Pictures, planes_of
-from core.params import MAX_STEPS, ParamError, Params
+from core.params import MAX_LORAS, MAX_STEPS, ParamError, Params
 from core.pixels import PixelError
 from core.reuse import KeptPasses, tolerance_of
 from core.sampler import SAMPLERS, Denoised
@@ -166,7 +166,7 @@ class Stream(Generic[Tag]):
     composition `step` are the frame path. The three parts of `step` may run on three threads for three different
     frames, each part on one thread only. `core.model.Model.stream` builds one.
 
-    noise: the schedule that the model was trained with. latent_shape: (c, h, w).
+    noise: the schedule that the model was trained with. latent_shape: (c, h, w). loras: how many change the model.
     """
 
     def __init__(
@@ -179,8 +179,11 @@ class Stream(Generic[Tag]):
         latent_shape: tuple[int, int, int],
         device: torch.device,
         noise_source: NoiseSource = seeded_noise,
+        *,
+        loras: int = 0,
     ) -> None:
         self.config = config
+        self._loras = loras
         self.filter = SimilarityFilter()
         self._denoiser = denoiser
         self._codec = codec
@@ -205,7 +208,7 @@ class Stream(Generic[Tag]):
         self._remembers: tuple[Any, ...] = ()
         self._turns = 0
         self._last_entered: Tensor | None = None
-        self._prompts: dict[str, PromptText] = {}
+        self._prompts: dict[tuple[str, tuple[float, ...]], PromptText] = {}
         # While another thread captures a graph, torch's own generator of the card is not to be had.
         self._random = torch.Generator(device) if device.type == "cuda" else None
         if self._random is not None:
@@ -252,9 +255,10 @@ class Stream(Generic[Tag]):
         frames = self.config.frame_buffer
         coefficients = Coefficients.build(self._schedule, stages, self._device)
         noise_SFchw = drawn_kSFchw[0]
-        prompts = {role: self._prompt(getattr(params, text)) for role, text in ROLES.items()}
+        weights = params.loras(self._loras)
+        prompts = {role: self._prompt(getattr(params, text), weights) for role, text in ROLES.items()}
         if params.prompt_mix > 0.0:
-            prompts[POSITIVE] = _between(prompts[POSITIVE], self._prompt(params.prompt_to), params.prompt_mix)
+            prompts[POSITIVE] = _between(prompts[POSITIVE], self._prompt(params.prompt_to, weights), params.prompt_mix)
         layouts: dict[tuple[str, ...], RowInputs] = {}
 
         def one_pass(of: range) -> Pass:
@@ -280,9 +284,12 @@ class Stream(Generic[Tag]):
             return (one_pass(everything),)
         return tuple(one_pass(everything[i : i + 1]) for i in everything)
 
-    def _prompt(self, text: str) -> PromptText:
-        prompt = self._prompts.pop(text, None) or self._denoiser.prompt(self._text.embed(text))
-        self._prompts[text] = prompt
+    def _prompt(self, text: str, weights: tuple[float, ...]) -> PromptText:
+        key = (text, weights)
+        prompt = self._prompts.pop(key, None)
+        if prompt is None:
+            prompt = self._denoiser.prompt(self._text.embed(text, weights) if weights else self._text.embed(text))
+        self._prompts[key] = prompt
         if len(self._prompts) > CACHED_PROMPTS:
             del self._prompts[next(iter(self._prompts))]  # the least recently used one
         return prompt
@@ -593,7 +600,7 @@ def _same_passes(a: Params, b: Params) -> bool:
         mix = (p.prompt_mix, p.prompt_to if p.prompt_mix > 0.0 else "")
         share = _seed_share(p)
         seed = (p.seed, p.noise_draws, share, p.seed_to if share > 0.0 else 0)
-        return p.stages(), seed, p.mode, p.prompt, mix, p.negative_prompt, bank
+        return p.stages(), seed, p.mode, p.prompt, mix, p.negative_prompt, bank, p.loras(MAX_LORAS)
 
     return read(a) == read(b)
 

@@ -26,8 +26,8 @@ class Embedding(NamedTuple):
 class Text(Protocol):
     """Prompts to what a U-Net reads of them."""
 
-    def embed(self, text: str) -> Embedding:
-        """Of one text."""
+    def embed(self, text: str, weights: tuple[float, ...] = ()) -> Embedding:
+        """Of one text. weights: of the LoRAs that change the model; see `core.lora`."""
 
 
 class TextConditioner:
@@ -40,20 +40,22 @@ class TextConditioner:
         self._tokenizer = tokenizer
         self._encoder = encoder
         self._device = device
-        self._cache: OrderedDict[str, Embedding] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, tuple[float, ...]], Embedding] = OrderedDict()
         self.encodings = 0
         """Number of text encoder passes so far."""
 
     @torch.inference_mode()
-    def embed(self, text: str) -> Embedding:
-        """Of one text, N the tokenizer's maximum length. Longer texts are cut there."""
-        cached = self._cache.get(text)
+    def embed(self, text: str, weights: tuple[float, ...] = ()) -> Embedding:
+        """Of one text, N the tokenizer's maximum length. Longer texts are cut there. weights: that the encoders are
+        changed with, for the cache alone."""
+        key = (text, weights)
+        cached = self._cache.get(key)
         if cached is not None:
-            self._cache.move_to_end(text)
+            self._cache.move_to_end(key)
             return cached
         embedding = self._encode(text)
         self.encodings += 1
-        self._cache[text] = embedding
+        self._cache[key] = embedding
         if len(self._cache) > CACHED_PROMPTS:
             self._cache.popitem(last=False)
         return embedding

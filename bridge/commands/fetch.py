@@ -25,6 +25,8 @@ _SETTINGS = re.compile(
 _WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?(?:\.(?P<late>\w+))?\.safetensors"
 )
+_WORDS = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+"""Of a repository of CLIP alone: what single files lack (`core.families.single_file`)."""
 MARGIN = 1.05
 """Of the size of what is to come, what has to be free on the disk."""
 
@@ -32,6 +34,8 @@ MARGIN = 1.05
 def wanted(files: Iterable[str]) -> list[str]:
     """Of a repository's files, those to download."""
     files = sorted(files)
+    if "model_index.json" not in files and set(_WORDS[:2]) <= set(files):
+        return [name for name in files if name in _WORDS]
     chosen = [name for name in files if _SETTINGS.fullmatch(name)]
     for network in NETWORKS:
         variants: dict[str, list[str]] = {}
@@ -76,7 +80,8 @@ def fetch(name: str) -> Path:
         about = HfApi().model_info(name, files_metadata=True)
         sizes: Mapping[str, int] = {file.rfilename: file.size or 0 for file in about.siblings or ()}
         files = wanted(sizes)
-        if "model_index.json" not in files or not any(file.endswith(".safetensors") for file in files):
+        whole = "model_index.json" in files and any(file.endswith(".safetensors") for file in files)
+        if not whole and not _is_vocabulary(files):
             raise FetchError(
                 f"{name} is no whole model in the diffusers layout with safetensors weights, which is what is read here"
             )
@@ -97,7 +102,11 @@ def fetch(name: str) -> Path:
         raise
     except (OSError, ValueError, RuntimeError, HTTPError) as error:
         raise FetchError(_reason(error, name)) from error
-    return located(name)
+    return cached(name) / "snapshots" / (about.sha or "") if _is_vocabulary(files) else located(name)
+
+
+def _is_vocabulary(files: Iterable[str]) -> bool:
+    return _WORDS[0] in files
 
 
 class FetchError(RuntimeError):
@@ -133,6 +142,9 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         folder = fetch(args.name)
+        if (folder / _WORDS[0]).is_file():
+            say(f"ready: the vocabulary for single files, such as {PROGRAM} demo --model FILE.safetensors")
+            return 0
         _check(folder)
     except (FetchError, ModelError) as error:
         say(f"fetch: {error}")

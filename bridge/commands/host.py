@@ -39,7 +39,7 @@ from bridge.interop.endpoints import add_endpoint_options, open_endpoints
 from bridge.recording.process import RecordingProcess
 from bridge.ring.errors import RingError
 from bridge.terminal import PROGRAM, say, say_warnings, status, status_every_s
-from core.params import SPECS, SWITCH_WORDS, ParamError, Params, params_for
+from core.params import MAX_LORAS, SPECS, SWITCH_WORDS, ParamError, Params, params_for
 
 NEW_TOKEN = "new"
 """The word of the command line that asks for a random token."""
@@ -166,12 +166,23 @@ class Serving:
         self.host.start()
 
     def _start_osc(self) -> None:
+        from bridge.control.lora_osc import lora_aliases
         from bridge.control.osc import OscError, OscPortInUse, OscServer
         from bridge.control.preset_osc import preset_commands
 
+        aliases = lora_aliases(self.host.config.lora_names)
+        commands = preset_commands(self.presets)
+
         def make(port: int) -> OscServer:
-            commands = preset_commands(self.presets)
-            return OscServer(self.live, self.statistics, self._osc_host, port, commands=commands, refused=say)
+            return OscServer(
+                self.live,
+                self.statistics,
+                self._osc_host,
+                port,
+                aliases=aliases,
+                commands=commands,
+                refused=say,
+            )
 
         note = "UDP port {wanted} is taken; OSC listens on {port}" if self._any_port else None
         try:
@@ -235,13 +246,31 @@ def presets_of(live: LiveParams, channel: str, shelf: Shelf) -> Presets:
 
 def add_host_options(parser: argparse.ArgumentParser) -> None:
     """The options of every command that starts a host; `host_options` reads them."""
-    parser.add_argument("--model", default="embedded", help="embedded (default), passthrough, or a diffusers folder")
+    parser.add_argument(
+        "--model",
+        default="embedded",
+        help="embedded (default), passthrough, a diffusers folder, a single .safetensors file, or ORG/NAME of the hub",
+    )
     parser.add_argument(
         "--models",
         type=Path,
         default=None,
         metavar="FOLDER",
         help="with further models to change to while the host runs (parameter model)",
+    )
+    parser.add_argument(
+        "--prediction",
+        default=None,
+        choices=("epsilon", "v_prediction", "sample"),
+        help="what the U-Net of a single file predicts, where the file does not say so",
+    )
+    parser.add_argument(
+        "--lora",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help=f"a LoRA that changes the model; repeat for up to {MAX_LORAS}, each with a live weight",
     )
     parser.add_argument("--device", default=None, help="auto (default), cpu, cuda or mps")
     parser.add_argument("--dtype", default=None, help="auto (default), float32, float16 or bfloat16")
@@ -324,6 +353,8 @@ def host_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> d
     return {
         "model": args.model,
         "models": args.models,
+        "prediction": args.prediction,
+        "loras": tuple(args.lora),
         "device": args.device,
         "dtype": args.dtype,
         "backend": args.backend,

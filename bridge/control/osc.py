@@ -8,6 +8,7 @@ Addresses (the only OSC library user; every parameter address is derived from `c
     /subscribe [port]     statistics as /stats/<name> <number> twice a second for a minute; send again to stay
     /unsubscribe [port]   ends it
     /preset/...           see `bridge.control.preset_osc`, where presets are kept
+    /lora/NAME <weight>   see `bridge.control.lora_osc`
     anything refused      answered by /error <address> <message>
 
 Time tags are ignored: a live parameter holds from the moment it arrives. The parameters in one bundle change

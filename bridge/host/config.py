@@ -14,13 +14,14 @@ class HostError(Exception):
 class HostConfig:
     """All that stays while a host runs.
 
-    channel: frames come from CHANNEL.in and go to CHANNEL.out. model: "embedded", "passthrough" or a folder in the
-    diffusers layout. size: (width, height) in pixels to work at; None follows the frames' aspect at the model's own
-    area. device, dtype: see `core.device`. backend: see `core.backend`. lossless: take every frame and publish every
-    result, waiting for both sides. overlap: False is the serial twin. threads: CPU threads of one network call. What of
-    backend, dtype, overlap and threads is None is measured on a CPU (`bridge.host.tuning`). models: a folder with
-    further models to change to while the host runs, or None. cache: a folder for what one start leaves to the next, or
-    None. directory: a folder for file-backed rings.
+    channel: frames come from CHANNEL.in and go to CHANNEL.out. model: "embedded", "passthrough", a folder in the
+    diffusers layout, or a single .safetensors file; prediction: what such a file's U-Net predicts, where the file does
+    not say so. loras: files of LoRAs that change it. size: (width, height) in pixels to work at; None follows the
+    frames' aspect at the model's own area. device, dtype: see `core.device`. backend: see `core.backend`. lossless:
+    take every frame and publish every result, waiting for both sides. overlap: False is the serial twin. threads: CPU
+    threads of one network call. What of backend, dtype, overlap and threads is None is measured on a CPU
+    (`bridge.host.tuning`). models: a folder with further models to change to while the host runs, or None. cache: a
+    folder for what one start leaves to the next, or None. directory: a folder for file-backed rings.
     """
 
     channel: str
@@ -35,3 +36,10 @@ class HostConfig:
     models: Path | None = None
     cache: Path | None = None
     directory: str | None = None
+    prediction: str | None = None
+    loras: tuple[Path, ...] = ()
+
+    @property
+    def lora_names(self) -> list[str]:
+        """What people call the LoRAs, in their order."""
+        return [path.stem for path in self.loras]

@@ -110,7 +110,7 @@ class Host:
     def specs(self) -> tuple[Spec, ...]:
         """The live parameters, as they act on this model; which one it is, only where there are others."""
         names = tuple(choices(self.config))
-        specs = specs_for(str(self._model))
+        specs = specs_for(str(self._model), self.config.lora_names if self._model == self.config.model else ())
         if len(names) == 1:
             return tuple(spec for spec in specs if spec.name != "model")
         return tuple(replace(spec, kind="choice", choices=names) if spec.name == "model" else spec for spec in specs)

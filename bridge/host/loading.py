@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from bridge.host.config import HostConfig, HostError
-from core.params import Params
+from core.params import MAX_LORAS, Params
 from core.words import Words
 
 
@@ -82,7 +82,14 @@ def check(config: HostConfig) -> None:
     for a device, dtype or back end that cannot be had: only where one is asked for by name, as torch has to say so."""
     if config.models is not None and not config.models.is_dir():
         raise HostError(f"--models {config.models}: there is no such folder")
+    if len(config.loras) > MAX_LORAS:
+        raise HostError(f"{len(config.loras)} LoRAs are given; {MAX_LORAS} at once is the most")
+    for path in config.loras:
+        if not path.exists():
+            raise HostError(f"there is no LoRA file {path}; give a .safetensors file")
     if config.model == "passthrough":
+        if config.loras:
+            raise HostError("passthrough has no model that a LoRA could change; give --model too, or leave out --lora")
         return
     from core.folder import ModelError
     from core.hub import located
@@ -130,11 +137,12 @@ def _load(config: HostConfig, params: Params) -> Loaded:
     everything = tuning.everything()
     folder = WEIGHTS if config.model == "embedded" else located(str(config.model))
     device, ways = _ways(config)
+    given: dict[str, Any] = {"prediction": config.prediction, "loras": config.loras}
     try:
         words = words_of(folder) if config.model == "embedded" else read_words(folder)
         if device.type == "cpu":
             # What is measured may differ in dtype: cast from float32, whichever wins.
-            model = load_model(folder, device, torch.float32, "eager")
+            model = load_model(folder, device, torch.float32, "eager", **given)
             size = config.size or (model.native_size, model.native_size)
             tuned = tuning.tune(
                 model,
@@ -150,7 +158,7 @@ def _load(config: HostConfig, params: Params) -> Loaded:
             # Pictures of one size come again and again: worth the moment that looking for the fastest algorithm takes.
             torch.backends.cudnn.benchmark = device.type == "cuda"
             way = _built_on_card(device, config) or ways[0]
-            model = load_model(folder, device, way.dtype, way.backend)
+            model = load_model(folder, device, way.dtype, way.backend, **given)
             # Hosts that share the model call it from threads of their own.
             model = model.run_by(replace(model.execution, locks=Locks(threading.Lock, Models.preparing)))
             overlap = config.overlap is not False

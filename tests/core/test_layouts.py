@@ -49,7 +49,7 @@ def folders(folder: Path, *names: str) -> Path:
     [
         (
             lambda top: weights(top / "dreamy_8.safetensors", "model.diffusion_model.x"),
-            "a whole model in a single file",
+            "holds a U-Net and no text encoder that is known here",
         ),
         (lambda top: weights(top / "style.safetensors", "lora_unet_down.lora_down.weight"), "is a LoRA file"),
         (lambda top: weights(top / "vae.safetensors", "decoder.conv_in.weight"), "a part of a model; give the whole"),
@@ -60,7 +60,7 @@ def folders(folder: Path, *names: str) -> Path:
         (lambda top: weights(top / "lcm" / "pytorch_lora_weights.safetensors", "x.lora_A").parent, "is a LoRA: it"),
         (
             lambda top: weights(top / "set" / "a.safetensors", "model.diffusion_model.x").parent,
-            "in it, a.safetensors is",
+            "in it, a.safetensors is a whole model in a single file: give that",
         ),
         (lambda top: cache(top / "models--someone--sd-turbo"), "none in it is whole"),
         (part_of_model, "is one part of a model; give the folder above it"),

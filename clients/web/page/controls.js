@@ -53,7 +53,7 @@ export class Control {
     this.unsent = false; // typed while there was no host: it is kept until it can be sent
     const id = `p-${spec.name}`;
     this.look = LOOKS[spec.kind](spec, id);
-    const name = spec.name.replaceAll("_", " ");
+    const name = spec.title || spec.name.replaceAll("_", " ");
     const title = name[0].toUpperCase() + name.slice(1) + (spec.unit ? ` (${spec.unit})` : "");
     this.error = element("p", { class: "error", role: "alert", id: `${id}-error` });
     this.idle = element("p", { class: "idle-note", id: `${id}-idle` });

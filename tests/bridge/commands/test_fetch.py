@@ -195,6 +195,20 @@ def test_a_repository_that_is_no_diffusers_model_is_refused_before_anything_is_d
     assert hub.sent == 0
 
 
+def test_of_clips_repository_the_vocabulary_is_taken_for_single_files(hub: Hub, tmp_path: Path) -> None:
+    shutil.rmtree(hub.folder)
+    hub.folder.mkdir()
+    (hub.folder / "vocab.json").write_text(json.dumps({"!": 0}))
+    for name in ("merges.txt", "tokenizer_config.json", "config.json", "model.safetensors", "pytorch_model.bin"):
+        (hub.folder / name).write_text("{}")
+    home = tmp_path / "home"
+    done = fetch(hub, home)
+    assert done.returncode == 0, done.stderr
+    assert "the vocabulary for single files" in done.stderr
+    (snapshot,) = home.glob("hub/models--*/snapshots/*")
+    assert {path.name for path in snapshot.iterdir()} == {"vocab.json", "merges.txt", "tokenizer_config.json"}
+
+
 def test_of_the_weights_the_half_precision_ones_are_taken_where_there_are_any() -> None:
     weights = "diffusion_pytorch_model"
     files = [

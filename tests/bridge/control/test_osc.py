@@ -124,6 +124,10 @@ GOOD = {
     "motion_latent": (0.25, 0.25),
     "motion_tolerance": (8, 8.0),
     "motion_sharpen": (0.25, 0.25),
+    "lora_1": (0.5, 0.5),
+    "lora_2": (-0.5, -0.5),
+    "lora_3": (0.0, 0.0),
+    "lora_4": (2, 2.0),
 }
 
 

@@ -175,6 +175,18 @@ namespace Frameloom
         [Tooltip("How far an input may differ, on average over a latent cell, to count as unchanged; 0 for not at all. In levels."), Range(0f, 32f)]
         public float reuseTolerance = 4f;
 
+        [Tooltip("Weight of the first LoRA that the host was started with (--lora)."), Range(-2f, 2f)]
+        public float lora1 = 1f;
+
+        [Tooltip("Weight of the second LoRA that the host was started with (--lora)."), Range(-2f, 2f)]
+        public float lora2 = 1f;
+
+        [Tooltip("Weight of the third LoRA that the host was started with (--lora)."), Range(-2f, 2f)]
+        public float lora3 = 1f;
+
+        [Tooltip("Weight of the fourth LoRA that the host was started with (--lora)."), Range(-2f, 2f)]
+        public float lora4 = 1f;
+
         [Tooltip("Hold the last picture and let the device sleep.")]
         public bool paused = false;
 
@@ -217,6 +229,10 @@ namespace Frameloom
             to.Add("/model", model);
             to.Add("/reuse", reuse);
             to.Add("/reuse_tolerance", reuseTolerance);
+            to.Add("/lora_1", lora1);
+            to.Add("/lora_2", lora2);
+            to.Add("/lora_3", lora3);
+            to.Add("/lora_4", lora4);
             to.Add("/paused", paused);
         }
 
@@ -297,6 +313,14 @@ namespace Frameloom
                 to.Add("/reuse", reuse);
             if (reuseTolerance != sent.reuseTolerance)
                 to.Add("/reuse_tolerance", reuseTolerance);
+            if (lora1 != sent.lora1)
+                to.Add("/lora_1", lora1);
+            if (lora2 != sent.lora2)
+                to.Add("/lora_2", lora2);
+            if (lora3 != sent.lora3)
+                to.Add("/lora_3", lora3);
+            if (lora4 != sent.lora4)
+                to.Add("/lora_4", lora4);
             if (paused != sent.paused)
                 to.Add("/paused", paused);
         }
@@ -340,6 +364,10 @@ namespace Frameloom
             model = other.model;
             reuse = other.reuse;
             reuseTolerance = other.reuseTolerance;
+            lora1 = other.lora1;
+            lora2 = other.lora2;
+            lora3 = other.lora3;
+            lora4 = other.lora4;
             paused = other.paused;
         }
 

@@ -1,0 +1,30 @@
+"""The weights of LoRAs by OSC: /lora/NAME WEIGHT, by the name of the file without its ending, or /lora/1 to /lora/4.
+
+They are the parameters lora_1 to lora_4, whose numbers change where the files are given in another order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bridge.control.osc import Alias, Answer, OscRefused, value_of
+from core.params import LORAS, SPECS
+
+PREFIX = "/lora/"
+
+
+def lora_aliases(names: Sequence[str]) -> Mapping[str, Alias]:
+    """What `bridge.control.osc.OscServer` does with the addresses. names: of the LoRAs, in their order."""
+    # Of two of one name the first is found; the other one has its number.
+    known = {name: LORAS[i] for i, name in reversed([*enumerate(names)])}
+    known |= {str(number): LORAS[number - 1] for number in range(1, len(names) + 1) if str(number) not in known}
+
+    def weight(address: str, arguments: list[Any]) -> Answer:
+        parameter = known.get(address.removeprefix(PREFIX))
+        if parameter is None:
+            there = ", ".join(PREFIX + name for name in names) or "none: start the host with --lora FILE"
+            raise OscRefused(address, f"no such LoRA here; known are {there}")
+        return Answer({parameter: value_of(SPECS[parameter], arguments)})
+
+    return {PREFIX: weight}
