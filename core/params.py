@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from core.hub import located
+from core.prompt import PromptError, parse
 
 STAGE_GRID = 50
 """Number of points of the timestep grid that a t-index selects from (LCM: 999, 979, ..., 19)."""
@@ -72,6 +73,7 @@ class Spec:
     main: bool = False
     slow: bool = False
     acts_with: tuple[str, tuple[Any, ...]] | None = None
+    prompt: bool = False
     title: str = ""
 
     def check(self, value: Any) -> Any:
@@ -129,7 +131,13 @@ def _check_str(spec: Spec, value: Any) -> str:
         raise _refuse(spec, value, wanted)
     if len(value) > spec.high:  # type: ignore[operator]
         raise ParamError(f"{spec.name}: got {len(value)} characters; send {wanted}")
-    return "".join(c if c.isprintable() else " " for c in value)
+    text = "".join(c if c.isprintable() else " " for c in value)
+    if spec.prompt:
+        try:
+            parse(text)
+        except PromptError as error:
+            raise ParamError(f"{spec.name}: {error}") from None
+    return text
 
 
 def _check_ints(spec: Spec, value: Any) -> tuple[int, ...]:
@@ -183,6 +191,7 @@ class Params:
         "str",
         "What the picture should show, and in which style.",
         high=MAX_PROMPT_CHARS,
+        prompt=True,
         main=True,
         slow=True,
     )
@@ -191,6 +200,7 @@ class Params:
         "str",
         "A second prompt, which prompt_mix fades to.",
         high=MAX_PROMPT_CHARS,
+        prompt=True,
         slow=True,
     )
     prompt_mix: float = _param(
@@ -201,6 +211,7 @@ class Params:
         "str",
         f"What to steer away from; used by guidance {' and '.join(_kinds_that_read('negative_prompt'))}.",
         high=MAX_PROMPT_CHARS,
+        prompt=True,
         acts_with=("guidance", _kinds_that_read("negative_prompt")),
         slow=True,
     )

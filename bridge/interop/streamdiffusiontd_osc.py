@@ -1,8 +1,8 @@
 """The OSC dialect of StreamDiffusionTD projects: their addresses act on our live parameters, their reports come back.
 
 A project sends to one port (8247 unless set otherwise there) and listens on another (8248). What has no counterpart
-here is answered on /error, each thing once a minute, and never ends anything. Of lists of weighted prompts or seeds the
-heaviest is taken. Knows nothing of sockets (`osc` serves the table that is made here) or of frames.
+here is answered on /error, each thing once a minute, and never ends anything. Lists of weighted prompts become a blend,
+of seeds the two heaviest a mix. Knows nothing of sockets (`osc` serves the table that is made here) or of frames.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from bridge.control.limits import OncePer
@@ -25,6 +25,7 @@ from bridge.interop.adaptor import AdaptorError
 from bridge.interop.gate import Gate
 from bridge.interop.named_memory import check_name
 from core.params import MAX_PROMPT_CHARS, SPECS, STAGE_GRID
+from core.prompt import MAX_BLENDED, blend_of
 
 OSC_PORT, REPLY_PORT = 8247, 8248
 """Where a project sends to, and where it listens, unless it was set up otherwise."""
@@ -127,9 +128,9 @@ class Dialect:
             return Answer({"delta": delta})
         return Answer({"delta": most}, error=self._once(address, f"{most:g} is used, the largest there is here"))
 
-    def _heaviest(self, address: str, arguments: list[Any]) -> tuple[Any, str] | None:
-        """The item of largest weight in a JSON list of [item, weight], and what to say about the others; None for an
-        empty list."""
+    def _weighted(self, address: str, arguments: list[Any]) -> list[tuple[Any, float]]:
+        """The items of a JSON list of [item, weight] that weigh something, the heaviest alone where none does, in their
+        order; none for an empty list."""
         wanted = 'send one JSON text such as [["item", 1.0], ["other", 0.5]]'
         if len(arguments) != 1 or not isinstance(arguments[0], str):
             raise OscRefused(address, f"got {len(arguments)} values; {wanted}")
@@ -137,24 +138,38 @@ class Dialect:
             pairs = json.loads(arguments[0])
         except (ValueError, RecursionError):
             raise OscRefused(address, f"not JSON; {wanted}") from None
-        if pairs == []:
-            return None
         if not isinstance(pairs, list) or len(pairs) > MAX_LIST:
             raise OscRefused(address, f"a list of at most {MAX_LIST} pairs is wanted; {wanted}")
         for pair in pairs:
             if not isinstance(pair, list) or len(pair) != 2 or not _is_number(pair[1]):
                 raise OscRefused(address, f"got {str(pair)[:60]} where a pair [item, weight] is wanted; {wanted}")
-        item, _ = max(pairs, key=lambda pair: float(pair[1]))
-        others = sum(weight > 0 for _, weight in pairs) > 1
-        return item, self._once(address, "blending is not there; the heaviest one is used") if others else ""
+        some = [(item, float(weight)) for item, weight in pairs if weight > 0]
+        return some or [(item, 1.0) for item, _ in _heaviest(pairs, 1)]
 
     def _prompts(self, address: str, arguments: list[Any]) -> Answer:
-        found = self._heaviest(address, arguments)
-        return Answer() if found is None else Answer({"prompt": _cut(found[0])}, error=found[1])
+        pairs = self._weighted(address, arguments)
+        if not pairs:
+            return Answer()
+        if len(pairs) == 1 or not all(isinstance(text, str) for text, _ in pairs):
+            return Answer({"prompt": _cut(pairs[0][0])})
+        for most in range(min(len(pairs), MAX_BLENDED), 0, -1):
+            text = blend_of(_heaviest(pairs, most))
+            if len(text) <= MAX_PROMPT_CHARS:
+                break
+        left_out = self._once(address, f"the {most} heaviest are blended") if most < len(pairs) else ""
+        return Answer({"prompt": _cut(text)}, error=left_out)
 
     def _seeds(self, address: str, arguments: list[Any]) -> Answer:
-        found = self._heaviest(address, arguments)
-        return Answer() if found is None else Answer({"seed": _seed_of(found[0])}, error=found[1])
+        pairs = self._weighted(address, arguments)
+        if not pairs:
+            return Answer()
+        seeds = [(_seed_of(seed), weight) for seed, weight in _heaviest(pairs, 2)]
+        if len(seeds) == 1 or any(seed == -1 for seed, _ in seeds):
+            return Answer({"seed": seeds[0][0], "seed_mix": 0.0})
+        (first, a), (second, b) = seeds
+        mix = 1.0 / (1.0 + a / b)  # their sum may be too large for a number
+        left_out = self._once(address, "the two heaviest are mixed") if len(pairs) > 2 else ""
+        return Answer({"seed": first, "seed_to": second, "seed_mix": mix}, error=left_out)
 
     def _t_list(self, address: str, arguments: list[Any]) -> Answer:
         if not arguments:
@@ -233,6 +248,12 @@ class Dialect:
             return Answer()
         key = next(key for key in ABSENT if address == key or (key.endswith("/") and address.startswith(key)))
         return Answer(error=self._once(key, ABSENT[key]))
+
+
+def _heaviest(pairs: Sequence[Sequence[Any]], count: int) -> list[Any]:
+    """So many of them, in their order."""
+    chosen = sorted(range(len(pairs)), key=lambda i: -pairs[i][1])[:count]
+    return [pairs[i] for i in sorted(chosen)]
 
 
 def _cut(text: Any) -> Any:

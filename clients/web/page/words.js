@@ -6,7 +6,9 @@ const wordsIn = (text) => text.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? [];
 export function unknownWords(text, known) {
   if (!known) return [];
   const all = new Set([...Object.values(known.groups).flat(), ...known.fillers]);
-  return [...new Set(wordsIn(text))].filter((word) => !all.has(word));
+  // Weights are no words: (red sphere:1.3), (...).blend(0.7, 0.3).
+  const words = wordsIn(text.replace(/\)\s*\.\s*blend\s*\(/giu, " "));
+  return [...new Set(words)].filter((word) => !all.has(word) && !/^\p{N}+$/u.test(word));
 }
 
 /** The first style that `text` names, or undefined. */

@@ -382,17 +382,36 @@ def test_addresses_that_mean_the_same_here(peer: Peer, live: LiveParams) -> None
     assert (now.guidance_scale, now.delta, now.task) == (1.5, 0.5, "txt2img")
 
 
-def test_of_weighted_lists_the_heaviest_is_taken_and_it_is_said_once(peer: Peer, live: LiveParams) -> None:
-    for weight in (0.2, 0.3, 0.4):
-        peer.send("/prompt_list", json.dumps([["one", weight], ["two", 1.0 - weight]]))
+def test_weighted_lists_are_blended(peer: Peer, live: LiveParams) -> None:
+    for weight in (0.2, 0.25):
+        peer.send("/prompt_list", json.dumps([["one", weight], ['two "x"', 1.0 - weight], ["off", 0.0]]))
         peer.send("/seed_list", json.dumps([[11, 1.0 - weight], [12, weight]]))
-    answers = peer.settle()
-    assert [answer[1] for answer in answers] == ["/prompt_list", "/seed_list"]
-    assert all("the heaviest one is used" in answer[2] for answer in answers)
-    assert (live.current.prompt, live.current.seed) == ("two", 11)
-    peer.send("/prompt_list", json.dumps([["alone", 1.0], ["off", 0.0]]))
     assert peer.settle() == []
-    assert live.current.prompt == "alone"
+    assert live.current.prompt == """("one", "two 'x'").blend(0.25, 0.75)"""
+    assert (live.current.seed, live.current.seed_to, live.current.seed_mix) == (11, 12, 0.25)
+    peer.send("/prompt_list", json.dumps([["alone", 1.0], ["off", 0.0]]))
+    peer.send("/seed_list", json.dumps([[5, 1e300]]))
+    assert peer.settle() == []
+    assert (live.current.prompt, live.current.seed, live.current.seed_mix) == ("alone", 5, 0.0)
+    peer.send("/prompt_list", json.dumps([["x", 0.0], ["y", -1.0]]))
+    assert peer.settle() == []
+    assert live.current.prompt == "x"
+
+
+def test_of_too_many_the_heaviest_are_taken_and_it_is_said_once(peer: Peer, live: LiveParams) -> None:
+    for _ in range(3):
+        peer.send("/prompt_list", json.dumps([[f"p{i}", 1 + i] for i in range(20)]))
+        peer.send("/seed_list", json.dumps([[1, 0.5], [2, 0.2], [3, 0.5]]))
+    answers = peer.settle()
+    assert [answer[1:] for answer in answers] == [
+        ("/prompt_list", "the 16 heaviest are blended"),
+        ("/seed_list", "the two heaviest are mixed"),
+    ]
+    assert live.current.prompt.startswith('("p4", "p5"') and '"p19"' in live.current.prompt
+    assert (live.current.seed, live.current.seed_to, live.current.seed_mix) == (1, 3, 0.5)
+    peer.send("/prompt_list", json.dumps([["a" * 1500, 2.0], ["b" * 1500, 1.0]]))
+    peer.settle()
+    assert live.current.prompt == "a" * 1500
 
 
 @pytest.mark.parametrize(
