@@ -90,7 +90,7 @@ _WAITING_END = _WAITING + len(_NOBODY)
 _POSE, _INTRINSICS = int(SlotFlag.POSE), int(SlotFlag.INTRINSICS)
 _EVERYTHING = 1 << 63
 _NAP_S = 0.05
-_LOOK_NS = 1_000_000_000
+_LOOK_NS = 500_000_000
 """How often a writer looks whether its files are still there."""
 
 
@@ -622,7 +622,7 @@ class RingWriter:
 
     def _look_soon(self, now: int) -> None:
         self._look_at_ns = now + _LOOK_NS
-        # The frame is published; what cannot be put back now is tried again in a second.
+        # The frame is published; what cannot be put back now is tried again at the next look.
         with contextlib.suppress(RingError):
             self._look_after_files()
 

@@ -817,11 +817,11 @@ static inline void frameloom_i_leave(frameloom_writer *w) {
     frameloom_i_lock_give(&w->lock, 1);
 }
 
-/* Once a second: put back what somebody removed by hand, or leave when another writer has come in the meantime. */
+/* Twice a second: put back what somebody removed by hand, or leave when another writer has come in the meantime. */
 static inline void frameloom_i_look_after_files(frameloom_writer *w) {
     char path[FRAMELOOM_I_PATH];
     frameloom_i_pointer pointer;
-    w->look_ns = frameloom_i_now_ns() + 1000000000u;
+    w->look_ns = frameloom_i_now_ns() + 500000000u;
     if (!frameloom_i_lock_current(&w->lock)) {
         frameloom_i_lock again;
         frameloom_i_lock_writer(&again, &w->place);

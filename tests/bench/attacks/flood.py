@@ -421,9 +421,8 @@ def watching(port: int, shown: Shared) -> None:
         line.sendall(ws_frame(b'{"type": "credit", "n": 2}'))
         while True:
             opcode, size = stream.read(2)
-            size = {126: lambda: int.from_bytes(stream.read(2)), 127: lambda: int.from_bytes(stream.read(8))}.get(
-                size, lambda size=size: size
-            )()
+            if size > 125:
+                size = int.from_bytes(stream.read(2 if size == 126 else 8), "big")
             payload = stream.read(size)
             if opcode & 15 == 9:
                 line.sendall(ws_frame(payload, 10))

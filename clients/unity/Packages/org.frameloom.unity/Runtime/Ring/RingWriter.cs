@@ -299,10 +299,10 @@ namespace Frameloom
             }
         }
 
-        /// <summary>Once a second: put back what somebody removed by hand, or leave when another writer has come in the meantime.</summary>
+        /// <summary>Twice a second: put back what somebody removed by hand, or leave when another writer has come in the meantime.</summary>
         private void LookAfterFiles()
         {
-            lookAtNs = RingClock.NowNs + 1000000000;
+            lookAtNs = RingClock.NowNs + 500000000;
             if (!writerLock.Current())
             {
                 RingLock again = place.WriterLock();
