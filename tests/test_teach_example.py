@@ -62,7 +62,7 @@ def test_from_a_channel_to_a_model(example, channel, tmp_path, monkeypatch):
 
     monkeypatch.setattr(look, "LookSettings", Short)
     words = ["--channel", channel, "--pictures", "4", "--every", "0.02", "--steps", "2", "--folder", str(tmp_path)]
-    options = {"model": "embedded", "models": tmp_path, "port": 0, "osc_port": 0, "size": (64, 64)}
+    options = {"model": "embedded", "models_folder": tmp_path, "port": 0, "osc_port": 0, "size": (64, 64)}
     running = Serving(fresh_channel(), Params(), **options)
     try:
         running.listen(page=False)

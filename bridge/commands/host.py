@@ -352,7 +352,7 @@ def host_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> d
     """The options of `Serving` from the command line; ends with a usage error when a token is missing."""
     return {
         "model": args.model,
-        "models": args.models,
+        "models_folder": args.models,
         "prediction": args.prediction,
         "loras": tuple(args.lora),
         "device": args.device,

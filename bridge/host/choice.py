@@ -20,9 +20,9 @@ def choices(config: HostConfig) -> dict[str, str | Path]:
     """Models by the names that `Params.model` may have: the one that the host started with, and, where there is a
     folder of models, the embedded one and whatever that folder holds now."""
     found: dict[str, str | Path] = {AS_STARTED: config.model}
-    if config.models is not None:
+    if config.models_folder is not None:
         found["embedded"] = "embedded"
-        found |= {path.name: path for path in _models_in(config.models)}
+        found |= {path.name: path for path in _models_in(config.models_folder)}
     return found
 
 
@@ -112,7 +112,11 @@ class ModelChange:
     def _change(self, name: str) -> None:
         there = choices(self._config)
         if name not in there:
-            more = "start the host with --models FOLDER" if self._config.models is None else f"take {', '.join(there)}"
+            more = (
+                "start the host with --models FOLDER"
+                if self._config.models_folder is None
+                else f"take {', '.join(there)}"
+            )
             raise HostError(f"this host has no such model; {more}")
         model = there[name]
         if str(model) != str(self._model):

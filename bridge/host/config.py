@@ -20,7 +20,7 @@ class HostConfig:
     frames' aspect at the model's own area. device, dtype: see `core.device`. backend: see `core.backend`. lossless:
     take every frame and publish every result, waiting for both sides. overlap: False is the serial twin. threads: CPU
     threads of one network call. What of backend, dtype, overlap and threads is None is measured on a CPU
-    (`bridge.host.tuning`). models: a folder with further models to change to while the host runs, or None. cache: a
+    (`bridge.host.tuning`). models_folder: with further models to change to while the host runs, or None. cache: a
     folder for what one start leaves to the next, or None. directory: a folder for file-backed rings.
     """
 
@@ -33,7 +33,7 @@ class HostConfig:
     lossless: bool = False
     overlap: bool | None = None
     threads: int | None = None
-    models: Path | None = None
+    models_folder: Path | None = None
     cache: Path | None = None
     directory: str | None = None
     prediction: str | None = None

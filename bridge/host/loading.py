@@ -52,7 +52,7 @@ class Models:
 
     def load(self, config: HostConfig, params: Params) -> Loaded:
         """The model for a host. params: what it is measured with, where something has to be. Raises `HostError`."""
-        key = replace(config, channel="", directory=None, models=None)
+        key = replace(config, channel="", directory=None, models_folder=None)
         with self._lock:
             loaded = self._loaded.get(key)
             if loaded is None:
@@ -80,8 +80,8 @@ class Models:
 def check(config: HostConfig) -> None:
     """What can be told of a host's settings before anything is loaded. Raises `HostError` for a model that is none, and
     for a device, dtype or back end that cannot be had: only where one is asked for by name, as torch has to say so."""
-    if config.models is not None and not config.models.is_dir():
-        raise HostError(f"--models {config.models}: there is no such folder")
+    if config.models_folder is not None and not config.models_folder.is_dir():
+        raise HostError(f"--models {config.models_folder}: there is no such folder")
     if len(config.loras) > MAX_LORAS:
         raise HostError(f"{len(config.loras)} LoRAs are given; {MAX_LORAS} at once is the most")
     for path in config.loras:

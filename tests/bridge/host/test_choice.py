@@ -80,17 +80,17 @@ class Painting(Rig):
 
 
 def test_the_choices_are_what_lies_in_the_folder_now(models):
-    config = HostConfig("any", models=models)
+    config = HostConfig("any", models_folder=models)
     assert list(choices(config)) == [AS_STARTED, "embedded", "damaged", "other"]
     shutil.rmtree(models / "damaged")
     assert list(choices(config)) == [AS_STARTED, "embedded", "other"]
     assert list(choices(HostConfig("any"))) == [AS_STARTED]
     with pytest.raises(Exception, match="no such folder"):
-        check(HostConfig("any", models=models / "nowhere"))
+        check(HostConfig("any", models_folder=models / "nowhere"))
 
 
 def test_another_model_paints_from_then_on_and_the_old_one_until_then(channel, models):
-    with Painting(channel, model="embedded", models=models, **OPTIONS) as rig:
+    with Painting(channel, model="embedded", models_folder=models, **OPTIONS) as rig:
         (spec,) = (spec for spec in rig.host.specs if spec.name == "model")
         assert spec.kind == "choice" and spec.choices == (AS_STARTED, "embedded", "damaged", "other")
         first = rig.colour()
@@ -111,7 +111,7 @@ def test_another_model_paints_from_then_on_and_the_old_one_until_then(channel, m
     ("name", "told"), [("nothing", "take as started, embedded, damaged, other"), ("damaged", "damaged")]
 )
 def test_a_model_that_cannot_be_had_is_told_and_the_old_one_goes_on(channel, models, name, told):
-    with Painting(channel, model="embedded", models=models, **OPTIONS) as rig:
+    with Painting(channel, model="embedded", models_folder=models, **OPTIONS) as rig:
         first = rig.colour()
         rig.host.live.set("model", name)
         rig.wait(lambda: rig.host.live.current.model == AS_STARTED)
@@ -133,7 +133,7 @@ def test_what_still_is_as_the_old_model_starts_becomes_as_the_new_one_does(chann
     save(folder)
     usual = params_for(str(folder))
     assert usual.strength != Params().strength and usual.steps != Params().steps
-    with Painting(channel, Params(steps=3, seed=9), model="embedded", models=folder.parent, **OPTIONS) as rig:
+    with Painting(channel, Params(steps=3, seed=9), model="embedded", models_folder=folder.parent, **OPTIONS) as rig:
         rig.paint()
         rig.change("usual")
         assert (rig.host.live.current.strength, rig.host.live.current.steps) == (usual.strength, 3)
