@@ -162,3 +162,33 @@ def test_one_clock_for_every_stamp() -> None:
                 if name in ("monotonic_ns", "perf_counter_ns", "time_ns"):
                     guilty.add(f"{path}:{name}")
     assert not guilty
+
+
+def stored(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
+    """The attributes of itself that a method sets."""
+    return {
+        node.attr
+        for node in ast.walk(function)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    }
+
+
+def test_no_attribute_is_born_outside_the_constructor() -> None:
+    """So that a constructor reads as the list of what an object holds."""
+    guilty, seen = set(), 0
+    for folder in ("core", "bridge"):
+        for path in sources(folder):
+            for kind in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if not isinstance(kind, ast.ClassDef) or kind.bases:
+                    continue
+                methods = [node for node in kind.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+                born = {name for method in methods if method.name == "__init__" for name in stored(method)}
+                fields = {node.target.id for node in kind.body if isinstance(node, ast.AnnAssign)}  # type: ignore[union-attr]
+                later = {name for method in methods for name in stored(method)} - born - fields
+                guilty |= {f"{path}: {kind.name}.{name}" for name in later}
+                seen += len(born)
+    assert not guilty
+    assert seen > 500
