@@ -150,6 +150,37 @@ def test_the_rooms_of_bridge_import_in_one_direction() -> None:
     assert {p.name for p in (ROOT / "bridge").glob("*.py")} == {"__init__.py", "__main__.py", "terminal.py"}
 
 
+CORE_ROOMS = {
+    "world": set(),
+    "families": set(),
+    "backends": set(),
+    "calibration": set(),
+    "tiny": {"world"},
+    "training": {"tiny", "world"},
+}
+"""The folders of core and whom each may import beside itself and the floor that they stand on."""
+
+FLOOR = {"families", "tiny"}
+"""What that floor itself may import of them: what loads a model knows the families and the embedded autoencoder."""
+
+COMMANDS_ALONE = {"training", "calibration"}
+"""What no part of bridge but its commands has to do with."""
+
+
+def test_the_rooms_of_core_import_in_one_direction() -> None:
+    assert {p.parent.name for p in (ROOT / "core").glob("*/__init__.py")} == set(CORE_ROOMS)
+    guilty = set()
+    for path in (*sources("core"), *sources("bridge")):
+        top, room = path.relative_to(ROOT).parts[:2]
+        used = {name.split(".")[1] for name in imports(path) if name.startswith("core.")} & set(CORE_ROOMS)
+        if top == "bridge":
+            others = set() if room == "commands" else used & COMMANDS_ALONE
+        else:
+            others = used - {room} - CORE_ROOMS.get(room, FLOOR)
+        guilty |= {(str(path), other) for other in others}
+    assert not guilty
+
+
 def test_one_clock_for_every_stamp() -> None:
     """bridge.ring.clock says which: on Windows another one than `time.monotonic_ns`, and they cannot be compared."""
     guilty = set()
