@@ -493,7 +493,7 @@ def test_a_flood_is_slowed_and_the_server_survives_it(server, peer, live):
     assert live.current.seed == 1
 
 
-def test_a_port_in_use_names_the_mend(server, live, statistics):
+def test_a_port_in_use_names_the_fix(server, live, statistics):
     second = OscServer(live, statistics, port=server.port)
     with pytest.raises(OscPortInUse, match=f"{server.port}.*another port .--osc-port {server.port + 1}."):
         second.start()
