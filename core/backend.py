@@ -175,7 +175,7 @@ def in_file(module: str, **about: Any) -> Backend:
 
 
 BACKENDS: Mapping[str, Backend] = {
-    "openvino": in_file("core.openvino_backend", engine=True),
+    "openvino": in_file("core.backends.openvino", engine=True),
     "graphs": Backend(_graphs, dtypes=on_cards),
     "eager": Backend(_Torch),
     "compiled": Backend(_Compiled, measured=False, plain="eager"),

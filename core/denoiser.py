@@ -315,7 +315,12 @@ class UnetDenoiser:
     @torch.inference_mode()
     def rows(self, prompts: Sequence[PromptText], rows: Sequence[Row] = (), params: Params | None = None) -> RowInputs:
         """See `Denoiser.rows`."""
-        laid_out = RowInputs(stack([p.embedding for p in prompts]), stack([p.keys_values for p in prompts]))
+        # Until a frame brings planes of its own.
+        planes = {
+            name: torch.zeros(len(prompts), *plane.shape, device=self._a_T.device)
+            for name, plane in self.planes.items()
+        }
+        laid_out = RowInputs(stack([p.embedding for p in prompts]), stack([p.keys_values for p in prompts]), planes)
         inputs = self.told(laid_out, 1.0)
         form = None if params is None or self._banks is None else Form.of(params)
         if params is None or form is None:

@@ -150,6 +150,37 @@ def test_the_rooms_of_bridge_import_in_one_direction() -> None:
     assert {p.name for p in (ROOT / "bridge").glob("*.py")} == {"__init__.py", "__main__.py", "terminal.py"}
 
 
+CORE_ROOMS = {
+    "world": set(),
+    "families": set(),
+    "backends": set(),
+    "calibration": set(),
+    "tiny": {"world"},
+    "training": {"tiny", "world"},
+}
+"""The folders of core and whom each may import beside itself and the floor that they stand on."""
+
+FLOOR = {"families", "tiny"}
+"""What that floor itself may import of them: what loads a model knows the families and the embedded autoencoder."""
+
+COMMANDS_ALONE = {"training", "calibration"}
+"""What no part of bridge but its commands has to do with."""
+
+
+def test_the_rooms_of_core_import_in_one_direction() -> None:
+    assert {p.parent.name for p in (ROOT / "core").glob("*/__init__.py")} == set(CORE_ROOMS)
+    guilty = set()
+    for path in (*sources("core"), *sources("bridge")):
+        top, room = path.relative_to(ROOT).parts[:2]
+        used = {name.split(".")[1] for name in imports(path) if name.startswith("core.")} & set(CORE_ROOMS)
+        if top == "bridge":
+            others = set() if room == "commands" else used & COMMANDS_ALONE
+        else:
+            others = used - {room} - CORE_ROOMS.get(room, FLOOR)
+        guilty |= {(str(path), other) for other in others}
+    assert not guilty
+
+
 def test_one_clock_for_every_stamp() -> None:
     """bridge.ring.clock says which: on Windows another one than `time.monotonic_ns`, and they cannot be compared."""
     guilty = set()
@@ -162,3 +193,33 @@ def test_one_clock_for_every_stamp() -> None:
                 if name in ("monotonic_ns", "perf_counter_ns", "time_ns"):
                     guilty.add(f"{path}:{name}")
     assert not guilty
+
+
+def stored(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
+    """The attributes of itself that a method sets."""
+    return {
+        node.attr
+        for node in ast.walk(function)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    }
+
+
+def test_no_attribute_is_born_outside_the_constructor() -> None:
+    """So that a constructor reads as the list of what an object holds."""
+    guilty, seen = set(), 0
+    for folder in ("core", "bridge"):
+        for path in sources(folder):
+            for kind in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if not isinstance(kind, ast.ClassDef) or kind.bases:
+                    continue
+                methods = [node for node in kind.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+                born = {name for method in methods if method.name == "__init__" for name in stored(method)}
+                fields = {node.target.id for node in kind.body if isinstance(node, ast.AnnAssign)}  # type: ignore[union-attr]
+                later = {name for method in methods for name in stored(method)} - born - fields
+                guilty |= {f"{path}: {kind.name}.{name}" for name in later}
+                seen += len(born)
+    assert not guilty
+    assert seen > 500

@@ -71,7 +71,7 @@ def test_an_old_python_can_parse_the_file() -> None:
 
 
 @pytest.mark.parametrize("version", [(2, 7, 18), (3, 9, 1), (3, 10, 13)])
-def test_old_pythons_are_refused_with_the_mend(version: tuple[int, ...]) -> None:
+def test_old_pythons_are_refused_with_the_fix(version: tuple[int, ...]) -> None:
     with pytest.raises(
         run.SetupError, match=rf"needs Python 3\.11 or newer, this is {version[0]}\.{version[1]}: .*run\.py"
     ):

@@ -42,10 +42,10 @@ LOOKS = 20
 """How often a slot that is being overwritten, or a segment that is just being replaced, is looked at again."""
 NEAR_NAMES = 5
 
-CLIENT_MEND = f"start the client (for example: {PROGRAM} source world --channel NAME)"
-HOST_MEND = f"start the host: {PROGRAM} host --channel NAME"
-VERSION_MEND = "run the same version of frameloom and its clients on both sides, and restart the writer"
-RESTART_MEND = "restart its writer with the same version of frameloom"
+CLIENT_FIX = f"start the client (for example: {PROGRAM} source world --channel NAME)"
+HOST_FIX = f"start the host: {PROGRAM} host --channel NAME"
+VERSION_FIX = "run the same version of frameloom and its clients on both sides, and restart the writer"
+RESTART_FIX = "restart its writer with the same version of frameloom"
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ class Look:
 def check_channel(channel: str) -> Report:
     """Both directions of a channel, and what they say together."""
     names = f"{channel}.in", f"{channel}.out"
-    first = [_look(name, fix) for name, fix in zip(names, (CLIENT_MEND, HOST_MEND), strict=True)]
+    first = [_look(name, fix) for name, fix in zip(names, (CLIENT_FIX, HOST_FIX), strict=True)]
     if any(isinstance(found, Look) for found in first):
         sleep(PATIENCE_S)
     looks: list[Look | None] = []
-    for name, fix, before in zip(names, (CLIENT_MEND, HOST_MEND), first, strict=True):
+    for name, fix, before in zip(names, (CLIENT_FIX, HOST_FIX), first, strict=True):
         if isinstance(before, Check):
             yield before
             looks.append(None)
@@ -104,7 +104,7 @@ def check_channel(channel: str) -> Report:
         )
 
 
-def _mend(text: str, name: str) -> str:
+def _fix_for(text: str, name: str) -> str:
     return text.replace("NAME", name.rpartition(".")[0])
 
 
@@ -115,11 +115,11 @@ def _look(name: str, fix: str) -> Look | Check:
     except AccessDenied as error:
         return Check("bad", name, f"no permission: {error}", "run both sides as the same user")
     except VersionMismatch as error:
-        return Check("bad", name, str(error), VERSION_MEND)
+        return Check("bad", name, str(error), VERSION_FIX)
     except InvalidChannel as error:
         return Check("bad", name, str(error), "use such a name on both sides")
     except RingError as error:
-        return Check("bad", name, f"damaged: {error}", RESTART_MEND)
+        return Check("bad", name, f"damaged: {error}", RESTART_FIX)
 
 
 def _read(name: str, fix: str) -> Look | Check:
@@ -135,13 +135,13 @@ def _read(name: str, fix: str) -> Look | Check:
                 "bad",
                 name,
                 f"its writer (process {pointer.writer_pid}) is gone; it left generation {pointer.generation:016x}",
-                _mend(fix, name),
+                _fix_for(fix, name),
             )
         found = segment.peek(placement, pointer, HEADER.size)
         if found is not None:
             data, size, fd = found
             try:
-                look = _read_segment(name, placement, pointer, data, size, fd)
+                look = _read_segment(placement, pointer, data, size, fd)
             finally:
                 if fd >= 0:
                     os.close(fd)
@@ -154,7 +154,7 @@ def _read(name: str, fix: str) -> Look | Check:
         name,
         f"its record names generation {generation:016x}, which is not there or was replaced by another that "
         "nobody announced",
-        RESTART_MEND,
+        RESTART_FIX,
     )
 
 
@@ -167,7 +167,7 @@ def _alive(placement: segment.Placement, pointer: segment.Pointer) -> bool:
 
 
 def _read_segment(
-    name: str, placement: segment.Placement, pointer: segment.Pointer, data: bytes, size: int, fd: int
+    placement: segment.Placement, pointer: segment.Pointer, data: bytes, size: int, fd: int
 ) -> Look | Check | None:
     """None: this generation is not the one in force."""
     geometry = check_header(data, pointer, size, placement)
@@ -249,19 +249,19 @@ def _absent(name: str, placement: segment.Placement, fix: str) -> Check:
         )
     channel, _, side = name.rpartition(".")
     if any(ring.rpartition(".")[0] == channel for ring in mine):
-        return Check("bad", name, said, _mend(fix, name))
+        return Check("bad", name, said, _fix_for(fix, name))
     mine.sort(key=lambda ring: not ring.endswith(f".{side}"))
     wanted = name.casefold()
     near = difflib.get_close_matches(wanted, [ring.casefold() for ring in mine], NEAR_NAMES, 0.75)
     shown = [ring for ring in mine if ring.casefold() in near] or mine[:NEAR_NAMES]
     if not shown:
-        return Check("bad", name, said, _mend(fix, name))
+        return Check("bad", name, said, _fix_for(fix, name))
     listed = f"{said}; there are rings {', '.join(shown)}" if len(shown) > 1 else f"{said}; there is a ring {shown[0]}"
     if near:
         best = next(ring for ring in mine if ring.casefold() == near[0]).rpartition(".")[0]
-        meant = f"use the same name on both sides (did you mean {best}?), or {_mend(fix, name)}"
+        meant = f"use the same name on both sides (did you mean {best}?), or {_fix_for(fix, name)}"
         return Check("bad", name, listed, meant)
-    return Check("bad", name, listed, _mend(fix, name))
+    return Check("bad", name, listed, _fix_for(fix, name))
 
 
 # ---- judging -------------------------------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ def _judge(name: str, before: Look, after: Look) -> Report:
         if after.sequence > before.sequence:
             yield Check("ok", name, f"frame {after.sequence}, faster than it can be looked at")
         else:
-            yield Check("bad", name, f"damaged: its newest frame, {after.sequence}, is half written", RESTART_MEND)
+            yield Check("bad", name, f"damaged: its newest frame, {after.sequence}, is half written", RESTART_FIX)
         return
     planes = ", ".join(plane.kind.name.lower() for plane in newest.planes)
     main = next((plane for plane in newest.planes if plane.kind == Kind.COLOUR), newest.planes[0])
@@ -338,7 +338,7 @@ def _judge_readers(channel: str, into: Look | None, out: Look | None) -> Report:
             yield Check("ok", f"{channel}.in", f"read by {_processes(into.readers)}")
         elif out is None:
             yield Check(
-                "bad", f"{channel}.in", "nobody reads it: the host is not running", _mend(HOST_MEND, f"{channel}.in")
+                "bad", f"{channel}.in", "nobody reads it: the host is not running", _fix_for(HOST_FIX, f"{channel}.in")
             )
         else:
             yield Check(

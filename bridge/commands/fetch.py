@@ -59,7 +59,7 @@ def _megabytes(count: float) -> str:
 
 
 def _reason(error: Exception, name: str) -> str:
-    """What went wrong, in a sentence that says how to mend it."""
+    """What went wrong, in a sentence that says how to fix it."""
     from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     if isinstance(error, GatedRepoError):
@@ -110,7 +110,7 @@ def _is_vocabulary(files: Iterable[str]) -> bool:
 
 
 class FetchError(RuntimeError):
-    """A model could not be had; the message says how to mend that."""
+    """A model could not be had; the message says how to fix that."""
 
 
 def _there(folder: Path, revision: str, sizes: Mapping[str, int]) -> set[str]:

@@ -93,9 +93,9 @@ class _Osc:
     def __init__(self, port: int) -> None:
         self._to = ("127.0.0.1", port)
         self._sent: dict[str, Any] = {}
+        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
     def __enter__(self) -> _Osc:
-        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         return self
 
     def __exit__(self, *about: object) -> None:

@@ -243,22 +243,22 @@ class Host:
     def _loop(self, ingest: Ingest, lanes: Lanes) -> None:
         path = FramePath(lanes, self._out)
         turns: deque[Mark] = deque()
-        ends: deque[Mark] = deque()
+        published: deque[Mark] = deque()
         while not self._stop.is_set():
             encoded = ingest.next()
             if encoded is None:
                 continue
-            dispatched, end = path.dispatch(encoded)
+            dispatched, leaves = path.dispatch(encoded)
             turns.append(dispatched.latents)
-            ends.append(end)
+            published.append(leaves)
             # A mark keeps its result: what nobody needs any more makes room for the next frame.
-            del encoded, dispatched, end
+            del encoded, dispatched, leaves
             # One frame in the U-Net, one encoded, some on their way out: whatever more came would only grow old.
             for mark in self._wait(turns, 1):
                 took_s = mark.took_ns / 1e9
                 # Downwards at once: one slow turn must not hold back the frames behind it.
                 self._turn_s = min(took_s, smooth(self._turn_s, took_s))
-            self._wait(ends, IN_FLIGHT)
+            self._wait(published, IN_FLIGHT)
             if self.loaded is not None and self.loaded.overlap and not self.config.lossless:
                 # The U-Net has just begun on this frame. A frame taken now would only wait for it, and grow old.
                 self._stop.wait(min(PACE_LIMIT_S, max(0.0, self._turn_s - PACE_MARGIN * ingest.encode_s)))

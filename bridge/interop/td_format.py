@@ -279,14 +279,14 @@ def picture(header: TdHeader, data: Array, *, linear: bool = False) -> TakenPict
         if direct is None and component == "u8" and p.channels == "a":
             direct = Format.R8
         if direct is None:
-            pixels = _spread(pixels, p.channels)
+            pixels = _as_rgba(pixels, p.channels)
             direct = _DIRECT["rgba", component]
         form = direct
     space = ColourSpace.LINEAR if linear and pixels.dtype != np.uint8 else ColourSpace.SRGB
     return TakenPicture(pixels, form, Origin.BOTTOM_LEFT, space)
 
 
-def _spread(pixels: Array, channels: str) -> Array:
+def _as_rgba(pixels: Array, channels: str) -> Array:
     """Pixels with fewer channels as red, green, blue, alpha: a missing alpha is opaque, other missing ones are 0."""
     opaque = 255 if pixels.dtype == np.uint8 else 1.0
     out = np.zeros((*pixels.shape[:2], 4), pixels.dtype)

@@ -11,6 +11,7 @@ import os
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 
 import numpy as np
@@ -27,12 +28,12 @@ from bridge.ring.errors import (
     TruncatedSegment,
     WriterExists,
 )
+from bridge.ring.generation import Generation, create, none_yet, wake_of
 from bridge.ring.header import (
     HEARTBEAT_64,
     KIND_32,
     NEWEST_64,
     PID_64,
-    PIN_32,
     PROGRESS_32,
     STATE_32,
     TAKEN_64,
@@ -45,7 +46,6 @@ from bridge.ring.header import (
 from bridge.ring.layout import (
     HEADER,
     LOSSLESS_ENTRY,
-    MAGIC,
     MAX_SEGMENT_BYTES,
     MAX_SLOTS,
     MIN_SLOTS,
@@ -53,7 +53,6 @@ from bridge.ring.layout import (
     READER,
     READER_ENTRIES,
     READER_TABLE_OFFSET,
-    SLOT,
     VERSION,
     ColourSpace,
     Format,
@@ -79,7 +78,7 @@ from bridge.ring.slot import (
     specs_of,
     view,
 )
-from bridge.ring.wake import STRONG, Wake, fence, wake_for
+from bridge.ring.wake import STRONG, fence, wake_for
 
 DEFAULT_CAPACITY_BYTES = 512 * 512 * 4
 """The first larger frame makes a ring of its size; a container's shared memory may have room for few others."""
@@ -94,25 +93,25 @@ _LOOK_NS = 500_000_000
 """How often a writer looks whether its files are still there."""
 
 
+@dataclass(slots=True)
 class SlotInHand:
     """A slot being written without a copy: fill `planes`, set the fields, leave the `with` block to publish.
 
     `planes` maps kinds to writable arrays of shape (height, width, channels) or (height, width) on the ring's own
     memory; do not touch them after the block. Times in nanoseconds of the ring's clock; a `capture_ns` of None means
-    now.
+    now, a `frame_id` of None the sequence.
     """
 
-    def __init__(self, planes: dict[Kind, Array]) -> None:
-        self.planes = planes
-        self.frame_id: int | None = None
-        self.source_frame_id = 0
-        self.capture_ns: int | None = None
-        self.param_revision = 0
-        self.flags = 0
-        self.origin = Origin.TOP_LEFT
-        self.colour_space = ColourSpace.SRGB
-        self.T_world_camera: Array | None = None
-        self.intrinsics: Sequence[float] | None = None
+    planes: dict[Kind, Array]
+    frame_id: int | None = None
+    source_frame_id: int = 0
+    capture_ns: int | None = None
+    param_revision: int = 0
+    flags: int = 0
+    origin: Origin = Origin.TOP_LEFT
+    colour_space: ColourSpace = ColourSpace.SRGB
+    T_world_camera: Array | None = None
+    intrinsics: Sequence[float] | None = None
 
 
 class RingWriter:
@@ -157,38 +156,33 @@ class RingWriter:
         self._placement = segment.place(channel, directory)
         self._release, self._acquire = fence()
         self._sequence = 0
-        self.generation = 0
         self._in_hand = False
-        self._wake: Wake | None = None
-        self._events: dict[int, Wake] = {}
-        self._progress_wake: Wake | None = None
         self._reader_locks: list[Lock] = []
         self._let_go = False
-        self._plans: dict[object, tuple[SlotPlan, dict[int, dict[Kind, Array]]]] = {}
-        self._generation_lock: Lock | None = None
         self._record: segment.FileIdentity = None
         self._segment_lost = False
         self._look_at_ns = 0
+        self._current = none_yet(self.policy)
         self._lock = self._placement.writer_lock()
         if not acquire_patiently(self._lock):
             raise WriterExists(self._who_writes())
         try:
-            stale = self._map_stale()
-            segment.remove_leftovers(self._placement)
-            with contextlib.suppress(NoSpace):
-                self._open_generation(capacity_bytes, stale)
-                return
-            if stale is not None:
-                # Its memory is ours to give back: a killed writer must not need room for two rings to start again.
-                self._retire(*stale, SegmentState.CLOSED)
-                stale = None
-            self._open_patiently(capacity_bytes)
+            self._open_first(capacity_bytes)
         except BaseException:
             self._lock.remove()
             raise
 
-    def _open_patiently(self, capacity_bytes: int) -> None:
-        """Readers give the memory of a ring that is closed or dead back within moments."""
+    def _open_first(self, capacity_bytes: int) -> None:
+        stale = self._map_stale()
+        segment.remove_leftovers(self._placement)
+        with contextlib.suppress(NoSpace):
+            self._open_generation(capacity_bytes, stale)
+            return
+        if stale is not None:
+            # Its memory is ours to give back: a killed writer must not need room for two rings to start again.
+            self._retire(*stale, SegmentState.CLOSED)
+            stale = None
+        # Readers give the memory of a ring that is closed or dead back within moments.
         deadline = time.monotonic() + RETRY_S
         while True:
             try:
@@ -228,88 +222,40 @@ class RingWriter:
             return None
 
     def _open_generation(self, capacity_bytes: int, previous: tuple[segment.Mapping, Geometry] | None) -> None:
-        stride, size = segment_bytes(capacity_bytes, self.slots)
-        generation = segment.new_generation()
-        mapping = segment.create(self._placement, generation, size)
-        mapping.bytes[: HEADER.size] = HEADER.pack(
-            magic=MAGIC,
-            header_size=HEADER.size,
-            segment_size=size,
-            generation=generation,
-            slot_count=self.slots,
-            slot_header_size=SLOT.size,
-            slot_stride=stride,
-            writer_pid=os.getpid(),
-            writer_start_ns=now_ns(),
-            policy=self.policy,
-            reader_table_offset=READER_TABLE_OFFSET,
-            reader_entries=READER_ENTRIES,
-            reader_stride=READER.size,
-            waiting_offset=HEADER.offset("waiting"),
-            first_sequence=self._sequence + 1,
-            channel=self.channel.encode(),
-            state=SegmentState.LIVE,
-            heartbeat_ns=now_ns(),
+        mapping, geometry = create(
+            self._placement, self.channel, capacity_bytes, self.slots, self.policy, self._sequence + 1
         )
+        generation = geometry.generation
         self._order()
         mapping.u32[VERSION_32] = VERSION
         # Everything that may fail comes before the record: from there on this is the ring.
-        generation_lock: Lock | None = None
+        lock: Lock | None = None
         try:
-            generation_lock = self._placement.generation_lock(generation)
-            if not acquire_patiently(generation_lock):
+            lock = self._placement.generation_lock(generation)
+            if not acquire_patiently(lock):
                 raise WriterExists(self._who_writes())
             # The newest of the lossless reader's locks tells whether it lives, the older whether it may still follow.
             reader_lock = self._placement.reader_lock(
                 generation, LOSSLESS_ENTRY, READER_TABLE_OFFSET + LOSSLESS_ENTRY * READER.size
             )
-            self._record = segment.swing_pointer(self._placement, generation, size, now_ns())
+            self._record = segment.swing_pointer(self._placement, generation, geometry.segment_size, now_ns())
         except BaseException:
             mapping.close()
-            if generation_lock is not None:
-                generation_lock.release()
+            if lock is not None:
+                lock.release()
             segment.remove_generation(self._placement, generation)
             raise
         followed = self._locks_to_follow() if self._lossless and self.generation else []
-        left, self._generation_lock = self._generation_lock, generation_lock
-        self.generation = generation
-        self._mapping = mapping
-        self._geometry = Geometry(
-            generation,
-            HEADER.size,
-            size,
-            self.slots,
-            SLOT.size,
-            stride,
-            self.policy,
-            READER_TABLE_OFFSET,
-            READER_ENTRIES,
-            HEADER.offset("waiting"),
-            self._sequence + 1,
-        )
-        self.capacity_bytes = stride - SLOT.size
-        self._u32 = mapping.u32
-        self._u64 = mapping.u64
-        event = self._placement.event_name(generation, "")
-        self._wake = wake_for(mapping, WAKE_32, None) if event is None else None
-        self._slot_words = [self._geometry.slot_start(k) // 8 for k in range(self.slots)]
-        self._slot_starts = [self._geometry.slot_start(k) for k in range(self.slots)]
-        self._pin_words = [self._geometry.entry_32(i) + PIN_32 for i in self._geometry.pin_entries]
-        # For every newest slot: the others, least recently published first, as (slot, word of its sequence, pin value).
-        others = [[(n + step) % self.slots for step in range(1, self.slots)] for n in range(self.slots)]
-        self._oldest_first = [[(k, self._slot_words[k], k + 1) for k in order] for order in others]
-        self._reader_32 = self._geometry.entry_32(LOSSLESS_ENTRY)
-        self._newest_slot = self.slots - 1
-        self._slot = 0
-        self._plans.clear()
-        self._tables = [b""] * self.slots
+        wake = wake_of(self._placement, generation, mapping)
+        left, self._current = self._current, Generation(mapping, geometry, wake, lock)
+        # Views on the memory that is left would keep it mapped.
+        left.plans.clear()
         if previous is not None:
             self._retire(*previous, SegmentState.SUPERSEDED)
-        if left is not None:
-            left.release()
+        if left.lock is not None:
+            left.lock.release()
         segment.remove_leftovers(self._placement, keep=generation)
-        self._events.clear()
-        self._progress_wake = None
+        left.events.clear()
         if self._lossless:
             self._reader_locks = [*followed, reader_lock]
 
@@ -337,9 +283,19 @@ class RingWriter:
         return self._sequence
 
     @property
+    def generation(self) -> int:
+        """The number that names the current segment."""
+        return self._current.geometry.generation
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Plane bytes that a slot holds without growing."""
+        return self._current.capacity_bytes
+
+    @property
     def segment_size(self) -> int:
         """Bytes of the current generation."""
-        return self._geometry.segment_size
+        return self._current.geometry.segment_size
 
     @property
     def segment_path(self) -> str | None:
@@ -379,12 +335,12 @@ class RingWriter:
             raise InvalidFrame("planes: give a dict of numpy arrays by Kind") from None
         if formats:
             key = (key, *formats.items())
-        planned = self._plans.get(key) or self._plan(key, planes, formats, timeout_s)
+        planned = self._current.plans.get(key) or self._plan(key, planes, formats, timeout_s)
         plan, views = planned
         slot = self._begin(timeout_s)
         targets = views.get(slot)
         if targets is None:
-            memory, start = self._mapping.memory, self._geometry.slot_start(slot)
+            memory, start = self._current.mapping.memory, self._current.geometry.slot_start(slot)
             targets = views[slot] = {plane.kind: view(memory, start, plane) for plane in plan.planes}
         try:
             for kind, array in planes.items():
@@ -393,8 +349,8 @@ class RingWriter:
         except BaseException:
             self._abandon()
             raise
-        return self._commit(
-            plan,
+        hand = SlotInHand(
+            targets,
             frame_id,
             source_frame_id,
             capture_ns,
@@ -405,6 +361,7 @@ class RingWriter:
             T_world_camera,
             intrinsics,
         )
+        return self._commit(plan, hand)
 
     def _plan(
         self,
@@ -413,13 +370,13 @@ class RingWriter:
         formats: Mapping[Kind, Format] | None,
         timeout_s: float | None,
     ) -> tuple[SlotPlan, dict[int, dict[Kind, Array]]]:
-        if len(self._plans) >= 64:
-            self._plans.clear()
+        if len(self._current.plans) >= 64:
+            self._current.plans.clear()
         plan = lay_out(specs_of(planes, formats))
         # Growth drops every plan with its views, so it must happen before this one is kept.
         self._make_room(plan.data_size, timeout_s)
         planned: tuple[SlotPlan, dict[int, dict[Kind, Array]]] = (plan, {})
-        self._plans[key] = planned
+        self._current.plans[key] = planned
         return planned
 
     @contextlib.contextmanager
@@ -431,7 +388,7 @@ class RingWriter:
         plan = lay_out(specs)
         self._make_room(plan.data_size, timeout_s)
         slot = self._begin(timeout_s)
-        memory, start = self._mapping.memory, self._geometry.slot_start(slot)
+        memory, start = self._current.mapping.memory, self._current.geometry.slot_start(slot)
         hand = SlotInHand({plane.kind: view(memory, start, plane) for plane in plan.planes})
         try:
             yield hand
@@ -441,18 +398,7 @@ class RingWriter:
                 self._abandon()
             raise
         self._check_open()
-        self._commit(
-            plan,
-            hand.frame_id,
-            hand.source_frame_id,
-            hand.capture_ns,
-            hand.param_revision,
-            hand.flags,
-            hand.origin,
-            hand.colour_space,
-            hand.T_world_camera,
-            hand.intrinsics,
-        )
+        self._commit(plan, hand)
 
     def _make_room(self, data_size: int, timeout_s: float | None) -> None:
         self._check_open()
@@ -468,7 +414,7 @@ class RingWriter:
             self._await_registration(self.timeout_s if timeout_s is None else timeout_s)
         self._look_after_files()
         self._check_open()
-        self._open_generation(max(data_size, self.capacity_bytes), (self._mapping, self._geometry))
+        self._open_generation(max(data_size, self.capacity_bytes), (self._current.mapping, self._current.geometry))
         self._segment_lost = False
 
     def _look_after_files(self) -> None:
@@ -484,7 +430,7 @@ class RingWriter:
         if path is not None and not os.path.exists(path):
             # The next frame makes the next generation.
             self._segment_lost = True
-            self._plans.clear()
+            self._current.plans.clear()
         elif segment.identity_of(self._placement.record_path) != self._record:
             self._record = segment.swing_pointer(self._placement, self.generation, self.segment_size, now_ns())
 
@@ -500,7 +446,7 @@ class RingWriter:
             raise RuntimeError(f"channel {self.channel}: leave the previous slot() block first")
 
     def _check_whole(self) -> None:
-        if not self._mapping.whole():
+        if not self._current.mapping.whole():
             raise TruncatedSegment(f"channel {self.channel}: its segment was cut by somebody; make a new writer")
 
     def _begin(self, timeout_s: float | None) -> int:
@@ -510,11 +456,12 @@ class RingWriter:
         if self._in_hand:
             self._check_free()
         self._check_whole()
-        u64, u32, pins = self._u64, self._u32, self._pin_words
+        current = self._current
+        u64, u32, pins = current.u64, current.u32, current.pin_words
         mark = 2 * self._sequence + 1
         while True:
             taken = self._taken() if self._lossless else _EVERYTHING
-            for slot, word, pin in self._oldest_first[self._newest_slot]:
+            for slot, word, pin in current.oldest_first[current.newest_slot]:
                 before = u64[word]
                 if before >> 1 > taken:
                     continue
@@ -532,7 +479,7 @@ class RingWriter:
                             u64[word] = before
                             break
                     else:
-                        self._slot = slot
+                        current.slot = slot
                         self._in_hand = True
                         return slot
             if self._lossless:
@@ -541,45 +488,35 @@ class RingWriter:
 
     def _abandon(self) -> None:
         self._in_hand = False
-        self._u64[self._slot_words[self._slot]] = 0
+        self._current.u64[self._current.slot_words[self._current.slot]] = 0
 
-    def _commit(
-        self,
-        plan: SlotPlan,
-        frame_id: int | None,
-        source_frame_id: int,
-        capture_ns: int | None,
-        param_revision: int,
-        flags: int,
-        origin: Origin,
-        colour_space: ColourSpace,
-        T_world_camera: Array | None,
-        intrinsics: Sequence[float] | None,
-    ) -> int:
+    def _commit(self, plan: SlotPlan, hand: SlotInHand) -> int:
         sequence = self._sequence + 1
-        slot = self._slot
-        start = self._slot_starts[slot]
+        current = self._current
+        slot = current.slot
+        start = current.slot_starts[slot]
         now = now_ns()
-        memory = self._mapping.memory
+        memory = current.mapping.memory
+        flags = hand.flags
         try:
-            if T_world_camera is not None:
-                POSE_CODEC.pack_into(memory, start + POSE_AT, *np.asarray(T_world_camera, np.float32).reshape(16))
+            if hand.T_world_camera is not None:
+                POSE_CODEC.pack_into(memory, start + POSE_AT, *np.asarray(hand.T_world_camera, np.float32).reshape(16))
                 flags |= _POSE
-            if intrinsics is not None:
-                fx, fy, cx, cy = intrinsics
+            if hand.intrinsics is not None:
+                fx, fy, cx, cy = hand.intrinsics
                 INTRINSICS_CODEC.pack_into(memory, start + INTRINSICS_AT, fx, fy, cx, cy)
                 flags |= _INTRINSICS
             SLOT_BODY.pack_into(
                 memory,
                 start + 8,
-                sequence if frame_id is None else frame_id,
-                source_frame_id,
-                now if capture_ns is None else capture_ns,
+                sequence if hand.frame_id is None else hand.frame_id,
+                hand.source_frame_id,
+                now if hand.capture_ns is None else hand.capture_ns,
                 now,
-                param_revision,
+                hand.param_revision,
                 flags,
-                origin,
-                colour_space,
+                hand.origin,
+                hand.colour_space,
                 len(plan.planes),
                 plan.data_size,
             )
@@ -589,23 +526,23 @@ class RingWriter:
                 f"{error}; ids and times are unsigned 64-bit integers, flags 32-bit, T_world_camera has 4 x 4 numbers "
                 "and intrinsics are fx, fy, cx, cy"
             ) from error
-        if self._tables[slot] is not plan.table:
+        if current.tables[slot] is not plan.table:
             table = start + PLANE_TABLE_OFFSET
             memory[table : table + len(plan.table)] = plan.table
-            self._tables[slot] = plan.table
-        u64, u32 = self._u64, self._u32
+            current.tables[slot] = plan.table
+        u64, u32 = current.u64, current.u32
         u64[HEARTBEAT_64] = now
         # SYNC POINT W2: pixels and description are visible before the even sequence. Meets R2. (On x86 stores keep
         # their order, and a copy that bypasses the caches ends with a fence of its own.)
         if not STRONG:
             self._order()
-        u64[self._slot_words[slot]] = 2 * sequence
+        u64[current.slot_words[slot]] = 2 * sequence
         # SYNC POINT W3: the even sequence before `newest`. Meets R3; a reader that sees them otherwise retries.
         if not STRONG:
             self._order()
         u64[NEWEST_64] = sequence << 8 | slot
         self._sequence = sequence
-        self._newest_slot = slot
+        current.newest_slot = slot
         self._in_hand = False
         # SYNC POINT W4: `newest` before the wake word. Meets R4.
         if not STRONG:
@@ -627,38 +564,38 @@ class RingWriter:
             self._look_after_files()
 
     def _wake_readers(self) -> None:
-        if self._wake is not None:
-            self._wake.wake()
+        if self._current.wake is not None:
+            self._current.wake.wake()
             return
         for index in range(READER_ENTRIES):
-            if self._u32[_WAITING // 4 + index]:
-                wake = self._events.get(index)
+            if self._current.u32[_WAITING // 4 + index]:
+                wake = self._current.events.get(index)
                 if wake is None:
                     event = self._placement.event_name(self.generation, f"r{index}")
-                    wake = self._events[index] = wake_for(self._mapping, WAKE_32, event)
+                    wake = self._current.events[index] = wake_for(self._current.mapping, WAKE_32, event)
                 wake.wake()
 
     def _taken(self) -> int:
         """Newest sequence that may be overwritten under the lossless policy."""
-        if self._u32[self._reader_32 + KIND_32] == ReaderKind.LOSSLESS:
-            return self._u64[self._reader_32 // 2 + TAKEN_64]
-        return _EVERYTHING if self._let_go else self._geometry.first_sequence - 1
+        if self._current.u32[self._current.reader_32 + KIND_32] == ReaderKind.LOSSLESS:
+            return self._current.u64[self._current.reader_32 // 2 + TAKEN_64]
+        return _EVERYTHING if self._let_go else self._current.geometry.first_sequence - 1
 
     def _reader_came(self) -> bool:
-        return self._u64[self._reader_32 // 2 + PID_64] != 0
+        return self._current.u64[self._current.reader_32 // 2 + PID_64] != 0
 
     def _locks_to_follow(self) -> list[Lock]:
         """Before a resize: the lock that the lossless reader holds until it has followed; none if none ever came."""
-        if self._u32[self._reader_32 + KIND_32] == ReaderKind.LOSSLESS:
+        if self._current.u32[self._current.reader_32 + KIND_32] == ReaderKind.LOSSLESS:
             self._let_go = False
         return self._reader_locks[-1:] if self._reader_came() else self._reader_locks[:-1]
 
     def _await_registration(self, timeout_s: float) -> None:
         """A reader goes straight to the newest generation, so one with frames must have been entered before the next
         is made; frames that are untaken in it are taken before the reader goes on."""
-        entry = self._reader_32 + KIND_32
-        first = self._geometry.first_sequence
-        while self._sequence >= first and not self._let_go and self._u32[entry] != ReaderKind.LOSSLESS:
+        entry = self._current.reader_32 + KIND_32
+        first = self._current.geometry.first_sequence
+        while self._sequence >= first and not self._let_go and self._current.u32[entry] != ReaderKind.LOSSLESS:
             self._await_reader(first - 1, timeout_s)
 
     def _await_reader(self, before: int, timeout_s: float) -> None:
@@ -666,11 +603,11 @@ class RingWriter:
 
         before: what it had taken when no slot was free; what it took since then counts as moving on.
         """
-        u32 = self._u32
-        progress = self._reader_32 + PROGRESS_32
-        if self._progress_wake is None:
+        u32 = self._current.u32
+        progress = self._current.reader_32 + PROGRESS_32
+        if self._current.progress is None:
             event = self._placement.event_name(self.generation, "writer")
-            self._progress_wake = wake_for(self._mapping, progress, event)
+            self._current.progress = wake_for(self._current.mapping, progress, event)
         deadline = time.monotonic() + timeout_s
         while True:
             seen = u32[progress]
@@ -685,7 +622,7 @@ class RingWriter:
             if known and not alive and self._reader_locks[-1].acquire():
                 # It died or left: let it go and write on; another may register later. Under its lock, lest that other
                 # one registers just now and is taken for the dead one.
-                u32[self._reader_32 + KIND_32] = ReaderKind.FREE
+                u32[self._current.reader_32 + KIND_32] = ReaderKind.FREE
                 self._reader_locks[-1].release()
                 self._reader_locks = self._reader_locks[-1:]
                 self._let_go = True
@@ -697,7 +634,7 @@ class RingWriter:
                     f"channel {self.channel}: its lossless reader took nothing for {timeout_s:g} s; "
                     "start or speed up that reader, or use the newest-wins policy"
                 )
-            self._progress_wake.wait(seen, min(_NAP_S, left_s))
+            self._current.progress.wait(seen, min(_NAP_S, left_s))
             self._check_whole()
             now = now_ns()
             if now >= self._look_at_ns:
@@ -707,9 +644,9 @@ class RingWriter:
 
     def beat(self) -> None:
         """Refresh the heartbeat, for display, while there is nothing to write."""
-        if not self._lock.held or not self._mapping.whole():
+        if not self._lock.held or not self._current.mapping.whole():
             return
-        now = self._u64[HEARTBEAT_64] = now_ns()
+        now = self._current.u64[HEARTBEAT_64] = now_ns()
         if now >= self._look_at_ns:
             self._look_soon(now)
 
@@ -722,26 +659,18 @@ class RingWriter:
             return
         try:
             ours = self._lock.current()
-            self._retire(self._mapping, self._geometry, SegmentState.CLOSED)
+            self._retire(self._current.mapping, self._current.geometry, SegmentState.CLOSED)
             if segment.identity_of(self._placement.record_path) == self._record:
                 segment.remove_pointer(self._placement)
             segment.remove_generation(self._placement, self.generation)
             if ours:
                 segment.remove_leftovers(self._placement)
         finally:
-            for lock in (*self._reader_locks, self._generation_lock):
+            for lock in (*self._reader_locks, self._current.lock):
                 if lock is not None:
                     lock.release()
             self._lock.remove()
-            self._forget()
-
-    def _forget(self) -> None:
-        """Let go of the memory, also of an object that is kept; views that somebody holds stay mapped."""
-        self._plans.clear()
-        self._events.clear()
-        self._wake = self._progress_wake = None
-        self._mapping = segment.nothing()
-        self._u32, self._u64 = self._mapping.u32, self._mapping.u64
+            self._current.forget()
 
     def __enter__(self) -> RingWriter:
         return self

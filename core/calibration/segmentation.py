@@ -235,6 +235,7 @@ class InMasks:
     def __init__(self, footage: Footage, masks: Callable[[int], Mask], T_cam_lidar: Floats, offset_s: float) -> None:
         self._footage, self._masks = footage, masks
         self._camera = np.asarray(footage.camera_ns, np.int64)
+        self._T, self._offset_ns = np.eye(4), 0
         self.estimate(T_cam_lidar, offset_s)
 
     def estimate(self, T_cam_lidar: Floats, offset_s: float) -> None:

@@ -210,7 +210,6 @@ class Noise:
 CLEAN = Noise(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 MODERATE = Noise()
 HARSH = replace(MODERATE, missing=0.05, blobs=0.3)
-NOISES = {"clean": CLEAN, "moderate": MODERATE, "harsh": HARSH}
 
 
 def _noisy_mask(mask: NDArray[np.bool_], noise: Noise, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -125,7 +125,6 @@ class ColourJudge:
 
     def __init__(self, held_out: HeldOut) -> None:
         self._masks = held_out.object_masks()
-        self._reference: dict[tuple[int, int], Tensor] = {}
         self._held_out = held_out
         colour = held_out.scenes.colour
         self._renders: dict[int, list[Tensor]] = {}

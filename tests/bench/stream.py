@@ -426,7 +426,7 @@ def onnx_call(network: Any, example: tuple[Any, ...], folder: str, threads: int 
     import onnxruntime
     from torch.utils._pytree import tree_flatten
 
-    from core.openvino_backend import _Flat
+    from core.backends.openvino import _Flat
 
     leaves, spec = tree_flatten(example)
     names = [f"i{i}" for i in range(len(leaves))]

@@ -111,7 +111,7 @@ def test_a_writer_that_never_wakes_is_looked_for_and_one_that_woke_once_is_slept
     def microseconds_into_sleep(writer: RingWriter, *, wakes: bool) -> int:
         """How long a reader slept that was asleep already when a frame came."""
         reader.tell("read 60000")
-        while writer._mapping.memory[waiting] == awake:
+        while writer._current.mapping.memory[waiting] == awake:
             assert reader.process.poll() is None
             time.sleep(0.001)
         time.sleep(0.005)

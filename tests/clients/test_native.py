@@ -441,7 +441,7 @@ def test_a_short_wait_that_ends_just_as_a_frame_comes_does_not_end_sleeping(
         def write_into_sleep(timeout_ms: int) -> bool:
             """Whether the reader slept on its word before a frame came."""
             taking = thread.submit(take, timeout_ms)
-            while not (slept := writer._mapping.memory[waiting] != asleep) and not taking.done():
+            while not (slept := writer._current.mapping.memory[waiting] != asleep) and not taking.done():
                 pass
             writer.write(picture)
             taken = taking.result()

@@ -796,11 +796,11 @@ def test_another_protocol_version_and_a_half_written_segment(show: Show) -> None
         for version, text in ((2 << 16, "speaks ring version 2.0"), (0, "never finished by its writer")):
             show.comp.par.Active = False
             td._frames()
-            good = writer._mapping.u32[VERSION_32]
-            writer._mapping.u32[VERSION_32] = version
+            good = writer._current.mapping.u32[VERSION_32]
+            writer._current.mapping.u32[VERSION_32] = version
             show.comp.par.Active = True
             show.says(text)
-            writer._mapping.u32[VERSION_32] = good
+            writer._current.mapping.u32[VERSION_32] = good
             show.says("warming up")
 
 

@@ -115,6 +115,11 @@ def test_a_family_that_reads_a_plane_of_the_client_needs_nothing_but_itself(back
         ]
         return {result.tag: result.latent_Fchw for result in results if result is not None}
 
+    # As what measures a model calls it, with no frame at all.
+    denoiser = model.denoiser((4, SIZE_PX // 8, SIZE_PX // 8))
+    rows = denoiser.rows([denoiser.prompt(model.text.embed("red ball"))] * 2)
+    assert denoiser(torch.zeros(2, 4, SIZE_PX // 8, SIZE_PX // 8), torch.zeros(2, dtype=torch.long), rows)[0].any()
+
     alone = run("latency", [*depths[:2], None, *depths[3:]])
     together = run("throughput", [*depths[:2], None, *depths[3:]])
     without = run("latency", [None] * 5)

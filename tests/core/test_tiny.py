@@ -105,7 +105,7 @@ def test_a_view_in_other_colours_is_that_of_the_recoloured_scenes():
         (lambda folder: (folder / "scheduler" / "scheduler_config.json").unlink(), "is missing"),
     ],
 )
-def test_a_damaged_model_is_named_with_the_mend(tmp_path, damage, message):
+def test_a_damaged_model_is_named_with_the_fix(tmp_path, damage, message):
     folder = tmp_path / "model"
     shutil.copytree(WEIGHTS, folder)
     damage(folder)

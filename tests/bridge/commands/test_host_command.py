@@ -99,7 +99,7 @@ def test_settings_become_parameters() -> None:
         ("guidance=hard", "guidance: got 'hard'; send one of none, "),
     ],
 )
-def test_wrong_settings_are_refused_with_the_mend(setting: str, said: str) -> None:
+def test_wrong_settings_are_refused_with_the_fix(setting: str, said: str) -> None:
     with pytest.raises(ParamError) as refused:
         params_from([setting], Params())
     assert said in str(refused.value)

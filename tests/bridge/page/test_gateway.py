@@ -796,7 +796,7 @@ def test_stop_tells_the_viewers_and_frees_the_port(channel, live):
     assert [t.name for t in threading.enumerate() if t.name.startswith("gateway")] == []
 
 
-def test_a_port_in_use_names_the_mend(gateway, channel, live):
+def test_a_port_in_use_names_the_fix(gateway, channel, live):
     second = Gateway([Channel(channel, live, Statistics())], port=gateway.port)
     with pytest.raises(GatewayPortInUse, match=f"port {gateway.port} on 127.0.0.1 is taken.*--port {gateway.port + 1}"):
         second.start()

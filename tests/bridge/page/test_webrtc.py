@@ -123,7 +123,7 @@ async def far_viewer():
 # ---- refusals
 
 
-def test_without_the_extra_the_answer_is_the_mend(channel, monkeypatch):
+def test_without_the_extra_the_answer_is_the_fix(channel, monkeypatch):
     def refuse(name, *about, **more):
         if name.split(".")[0] in ("aiortc", "av"):
             raise ImportError(f"No module named {name!r}")

@@ -398,7 +398,7 @@ def test_a_view_that_a_rogue_writer_overwrites_is_not_valid(tmp_path: pathlib.Pa
         writer.write({Kind.COLOUR: picture(1)})
         with reader.latest() as frame:
             assert frame is not None
-            writer._u64[writer._slot_words[writer._newest_slot]] += 1
+            writer._current.u64[writer._current.slot_words[writer._current.newest_slot]] += 1
         assert not frame.valid
 
 
@@ -614,7 +614,7 @@ def test_a_child_forked_while_its_parent_holds_a_view_or_a_slot_touches_neither(
             slot = writer.slot([PlaneSpec(Kind.COLOUR, Format.RGBA8, 64, 48)])
             slot.__enter__().planes[Kind.COLOUR][:] = picture(9)
             assert in_child(slot.__exit__, *left) == ("done" if left[0] else "RingClosed")
-            assert writer._u64[writer._slot_words[writer._slot]] == 2 * writer.sequence + 1
+            assert writer._current.u64[writer._current.slot_words[writer._current.slot]] == 2 * writer.sequence + 1
             assert reader.read() is None
             slot.__exit__(None, None, None)
             frame = reader.read()

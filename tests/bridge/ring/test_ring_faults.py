@@ -98,8 +98,8 @@ def of_version_1_0(directory: pathlib.Path, writer: RingWriter | None = None) ->
     poke(pathlib.Path(place.record_path), layout.RECORD.offset("version"), (1 << 16).to_bytes(4, "little"))
     poke(pathlib.Path(place.segment_path(pointer.generation)), *header_field("version", 1 << 16))
     if writer is not None:
-        assert writer._generation_lock is not None
-        writer._generation_lock.release()
+        assert writer._current.lock is not None
+        writer._current.lock.release()
         writer._record = segment.identity_of(place.record_path)
 
 
@@ -323,7 +323,7 @@ def test_a_reader_of_a_killed_writer_gives_its_memory_back(tmp_path: pathlib.Pat
         writer.write({Kind.COLOUR: picture(1)})
         with reader.latest() as frame:
             assert frame is not None
-            for lock in (writer._lock, writer._generation_lock):
+            for lock in (writer._lock, writer._current.lock):
                 assert lock is not None
                 lock.abandon()  # type: ignore[attr-defined]  # as by its death
             del writer
@@ -341,7 +341,7 @@ def test_a_ring_that_its_writer_is_leaving_is_not_read_again(tmp_path: pathlib.P
     with RingWriter("a", 1 << 14, directory=tmp_path) as writer, RingReader("a", directory=tmp_path) as reader:
         writer.write({Kind.COLOUR: picture(1)})
         assert reader.read() is not None
-        writer._u32[layout.HEADER.offset("state") // 4] = layout.SegmentState.CLOSED
+        writer._current.u32[layout.HEADER.offset("state") // 4] = layout.SegmentState.CLOSED
         for _ in range(3):
             assert reader.read() is None and reader.state is State.WRITER_GONE
         with RingReader("a", directory=tmp_path) as late:
@@ -361,7 +361,7 @@ def test_a_ring_is_taken_over_where_readers_still_hold_the_room(
     if left == "closed":
         first.close()
     else:
-        for lock in (first._lock, first._generation_lock):
+        for lock in (first._lock, first._current.lock):
             assert lock is not None
             lock.abandon()  # type: ignore[attr-defined]  # as by its death
     del first

@@ -195,7 +195,7 @@ def test_a_slot_with_any_bytes_changed_is_delivered_or_refused(
     tmp_path: pathlib.Path, patches: list[tuple[int, bytes]]
 ) -> None:
     with ring(tmp_path) as (writer, path), RingReader("a", directory=tmp_path) as reader:
-        start = writer._geometry.slot_start(writer._newest_slot)
+        start = writer._current.geometry.slot_start(writer._current.newest_slot)
         for offset, data in patches:
             poke(path, start + offset, data)
         try:
@@ -205,7 +205,7 @@ def test_a_slot_with_any_bytes_changed_is_delivered_or_refused(
         else:
             assert frame is not None and all(a.size for a in frame.planes.values())
         # Nothing sticks: the next good frame is delivered.
-        writer._tables = [b""] * writer.slots
+        writer._current.tables = [b""] * writer.slots
         writer.write({Kind.COLOUR: picture(2)}, source_frame_id=2)
         with reader.latest() as frame:
             assert frame is not None and number_of(frame.planes[Kind.COLOUR]) == 2

@@ -281,7 +281,7 @@ def test_a_lossless_reader_that_dies_is_let_go(tmp_path: pathlib.Path) -> None:
 def test_words_of_64_bits_are_never_seen_half_written(tmp_path: pathlib.Path) -> None:
     """The protocol rests on it: one memoryview store is one machine store."""
     with RingWriter("a", 1 << 14, directory=tmp_path) as writer:
-        word = writer._geometry.slot_start(0) // 8 + 256
+        word = writer._current.geometry.slot_start(0) // 8 + 256
         watcher = (
             "import sys, time\n"
             "from bridge.ring import RingReader\n"
@@ -296,7 +296,7 @@ def test_words_of_64_bits_are_never_seen_half_written(tmp_path: pathlib.Path) ->
         )
         with subprocess.Popen([sys.executable, "-c", watcher], stdout=subprocess.PIPE, text=True) as process:
             assert line(process) == "READY"
-            u64 = writer._u64
+            u64 = writer._current.u64
             ones = (1 << 64) - 1
             while process.poll() is None:
                 for _ in range(1000):
