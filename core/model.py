@@ -18,12 +18,12 @@ from core.autoencoders import AUTOENCODERS, Autoencoder
 from core.backend import BACKENDS, Call, Execution, executions
 from core.bank import Layer, Read
 from core.codec import Codec, DecodeVae
-from core.denoiser import PREDICTIONS, SCALE, BankedCall, Banks, UnetDenoiser, keys_values
+from core.denoiser import SCALE, BankedCall, Banks, UnetDenoiser, keys_values
 from core.device import memory_format
-from core.families import FAMILIES, family_of
 from core.families.family import Family, Parts
+from core.families.folders import check_folder
+from core.families.table import FAMILIES, family_of
 from core.folder import ModelError, read_json
-from core.layouts import refuse_other_layouts
 from core.schedule import NoiseSchedule, ScheduleError
 from core.stream import NoiseSource, Stream, StreamConfig, seeded_noise
 from core.text import Text
@@ -166,12 +166,6 @@ class Model:
         return self.calls[key]
 
 
-def check_folder(folder: Path) -> None:
-    """Raise `ModelError` unless `folder` is a whole model of one of the families."""
-    refuse_other_layouts(folder)
-    family_of(folder).check(folder)
-
-
 def load_model(
     folder: Path,
     device: torch.device,
@@ -190,9 +184,6 @@ def load_model(
     check_folder(folder)
     family = family_of(folder)
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    prediction = scheduler.get("prediction_type", "epsilon")
-    if prediction not in tuple(PREDICTIONS):
-        raise ModelError(f"prediction_type {prediction!r} is not supported; use one of {', '.join(PREDICTIONS)}")
     parts = family.load(folder, execution.weights_dtype)
     try:
         return assemble(folder, parts, scheduler, execution, family)

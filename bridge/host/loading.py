@@ -73,13 +73,13 @@ def check(config: HostConfig) -> None:
     for a device, dtype or back end that cannot be had: only where one is asked for by name, as torch has to say so."""
     if config.model == "passthrough":
         return
+    from core.families.folders import check_folder
     from core.folder import ModelError
     from core.hub import located
-    from core.layouts import refuse_other_layouts
 
     try:
         if config.model != "embedded":
-            refuse_other_layouts(located(str(config.model)))
+            check_folder(located(str(config.model)))
     except ModelError as error:
         raise HostError(str(error)) from None
     if any(name not in (None, "auto") for name in (config.device, config.dtype, config.backend)):

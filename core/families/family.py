@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from core.families.folders import FamilyFolder
 from core.text import Text
 
 
@@ -37,12 +38,10 @@ class Network(Protocol):
 
 @dataclass(frozen=True)
 class Family:
-    """claims(folder): whether a folder is of this family. check(folder): raises `core.folder.ModelError` for one that
-    is not whole. load(folder, dtype): its parts, checked; raises the same. text(encoders, device): see `Text`.
-    call(unet): see `Network`."""
+    """folder: which folders it has, and when they are whole. load(folder, dtype): the parts of one, checked; raises
+    `core.folder.ModelError`. text(encoders, device): see `Text`. call(unet): see `Network`."""
 
-    claims: Callable[[Path], bool]
-    check: Callable[[Path], None]
+    folder: FamilyFolder
     load: Callable[[Path, torch.dtype], Parts]
     text: Callable[[Sequence[Encoder], torch.device], Text]
     call: Callable[[Any], Any]
