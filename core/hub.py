@@ -12,6 +12,8 @@ from pathlib import Path
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 """The name of a model on the hub."""
+_PAGE = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:/.*)?(?:[?#].*)?")
+"""The address of its page there."""
 
 
 def cache_folder() -> Path:
@@ -25,13 +27,29 @@ def cached(name: str) -> Path:
     return cache_folder() / f"models--{name.replace('/', '--')}"
 
 
+def hub_name(text: str) -> str:
+    """ORG/NAME of the address of a model's page on the hub; any other text as it is."""
+    page = _PAGE.fullmatch(text.strip())
+    return page[1] if page else text
+
+
 def located(name: str) -> Path:
     """The folder that a name for a model stands for: of the hub's cache, the snapshot in it; of a name on the hub, the
-    same, where that model is in the cache. Anything else is taken for a folder's path."""
-    path = Path(name)
+    same, where that model is in the cache, and so does the address of its page. Anything else is taken for a folder's
+    path."""
+    name = hub_name(name)
+    path = _at_home(Path(name))
     if not path.exists() and HUB_ID.fullmatch(path.as_posix()):
         path = cached(path.as_posix())
-    return _snapshot(path) or Path(name)
+    return _snapshot(path) or _at_home(Path(name))
+
+
+def _at_home(path: Path) -> Path:
+    """With "~" put in: shells leave it in words such as --model=~/models/turbo."""
+    try:
+        return path.expanduser()
+    except RuntimeError:  # there is no such user
+        return path
 
 
 def _snapshot(folder: Path) -> Path | None:

@@ -25,6 +25,8 @@ def refuse_other_layouts(path: Path) -> None:
             raise ModelError(f"{path} is {what}")
         return
     if not path.exists():
+        if path.suffix in (".safetensors", *_PICKLES, *_OTHERS):
+            raise ModelError(f"there is no {path}; a model is a folder in the diffusers layout, or 'embedded'")
         if HUB_ID.fullmatch(path.as_posix()):
             raise ModelError(
                 f"there is no folder {path}; if that is a model's name on the Hugging Face hub, download it first:"
@@ -34,7 +36,7 @@ def refuse_other_layouts(path: Path) -> None:
     if (path / "unet").is_dir():
         return
     snapshots = sorted(p for p in path.glob("snapshots/*") if p.is_dir())
-    if snapshots:
+    if snapshots or (path / "blobs").is_dir() or (path / "refs").is_dir():
         raise ModelError(f"{path} is the hub's cache of a model, and none in it is whole; download it again")
     if any((path / name).is_file() for name in _LORA_FILES):
         raise ModelError(f"{path} is a LoRA: it changes a model and is none; merge it into one, or give a whole model")

@@ -19,12 +19,13 @@ from core.autoencoders import AUTOENCODERS, Autoencoder
 from core.backend import BACKENDS, Call, Execution, executions
 from core.bank import Layer, Read
 from core.codec import Codec, DecodeVae
-from core.denoiser import PREDICTIONS, SCALE, BankedCall, Banks, UnetDenoiser, prepared
+from core.denoiser import SCALE, BankedCall, Banks, UnetDenoiser, prepared
 from core.device import memory_format
-from core.families import FAMILIES, family_of, single_file
+from core.families import single_file
 from core.families.family import Family, Parts
+from core.families.folders import check_folder
+from core.families.table import FAMILIES, family_of
 from core.folder import ModelError, read_json
-from core.layouts import refuse_other_layouts
 from core.lora import LoraFile, LoraText, apply
 from core.reuse import Window, window_sizes
 from core.schedule import NoiseSchedule, ScheduleError
@@ -194,20 +195,6 @@ class Model:
         return self.calls[key]
 
 
-def check_folder(folder: Path, prediction: str | None = None) -> None:
-    """Raise `ModelError` unless `folder` is a whole model of one of the families, or such a model in a single file.
-
-    prediction: what its U-Net predicts, for a file that does not say so.
-    """
-    refuse_other_layouts(folder)
-    if folder.is_file():
-        single_file.check(folder, prediction)
-    else:
-        if prediction is not None:
-            raise ModelError(f"{folder} is a folder, which says itself what its model predicts; leave out --prediction")
-        family_of(folder).check(folder)
-
-
 def load_model(
     folder: Path,
     device: torch.device,
@@ -240,9 +227,6 @@ def load_model(
 def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[Family, Parts, dict[str, Any]]:
     family = family_of(folder)
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    prediction = scheduler.get("prediction_type", "epsilon")
-    if prediction not in tuple(PREDICTIONS):
-        raise ModelError(f"prediction_type {prediction!r} is not supported; use one of {', '.join(PREDICTIONS)}")
     return family, family.load(folder, dtype), scheduler
 
 

@@ -113,6 +113,7 @@ def test_run_py_needs_the_standard_library_alone() -> None:
         "bridge.ring",
         "bridge.commands.source",
         "bridge.commands.demo",
+        "core.families.folders",
         "bridge.control.live",
         "core.params",
     ],

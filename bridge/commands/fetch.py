@@ -16,7 +16,7 @@ from typing import Any
 
 from bridge.commands.words import Parser
 from bridge.terminal import PROGRAM, say
-from core.hub import HUB_ID, cache_folder, cached, located
+from core.hub import HUB_ID, cache_folder, cached, hub_name, located
 
 NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
 _SETTINGS = re.compile(
@@ -132,7 +132,9 @@ def main(argv: list[str] | None = None) -> int:
         "fetch",
         description="Download a model of the Hugging Face hub, for --model ORG/NAME. Nothing else asks the network.",
     )
-    parser.add_argument("name", metavar="ORG/NAME", help="such as stabilityai/sd-turbo")
+    parser.add_argument(
+        "name", type=hub_name, metavar="ORG/NAME", help="such as stabilityai/sd-turbo, or the address of its page"
+    )
     args = parser.parse_args(argv)
     if not HUB_ID.fullmatch(args.name):
         parser.error(f"{args.name}: give ORG/NAME, as the model's page on the hub shows it")
@@ -157,6 +159,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _check(folder: Any) -> None:
-    from core.model import check_folder
+    from core.families.folders import check_folder
 
     check_folder(folder)

@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import errno
 import logging
+import re
 import selectors
 import socket
 import sys
@@ -76,6 +78,11 @@ _NUMBERS = {ord("i"): 4, ord("f"): 4, ord("h"): 8, ord("d"): 8}
 _ALIKE = bytes.maketrans(b"SI", b"sT")
 # Who sends to "localhost" may mean either family, and UDP has no second try.
 _OTHER_FAMILY = {"127.0.0.1": "::1", "localhost": "::1", "::1": "127.0.0.1", "0.0.0.0": "::", "::": "0.0.0.0"}
+_COMMA = re.compile(r"^(\s*[+-]?\d*),(\d+\s*)$")
+"""A number in text as much of the world writes it."""
+_WHOLE = re.compile(r"[0-9]{1,9}(\.0*)?")
+_ROUNDING = 1e-4
+"""How far from a whole number a fader's value may be, which was scaled in 32 bits on its way."""
 _BETWEEN = str.maketrans("[](),", " " * 5)
 """What stands around and between the numbers of a list that is sent as text."""
 _COMMANDS = ("/get", "/ping", "/subscribe", "/unsubscribe")
@@ -171,7 +178,7 @@ class OscServer:
         self._answers = 0
         self._next_stats = 0.0
         known = [*(f"/{name}" for name in SPECS), *_COMMANDS, *self._own, *self._aliases]
-        self._known = ", ".join(dict.fromkeys(known))
+        self._known = list(dict.fromkeys(known))
 
     def start(self) -> None:
         """Bind and begin to serve; returns at once.
@@ -241,8 +248,10 @@ class OscServer:
         for part in parts:
             try:
                 address, arguments = _parse(part)
-                name = address[1:]
                 alias = self._alias(address)
+                if alias is None:
+                    address = self._meant(address)
+                name = address[1:]
                 if alias is not None:
                     values.update(self._done(alias, address, arguments, sender))
                 elif name in SPECS:
@@ -272,6 +281,11 @@ class OscServer:
             self._refuse(sender, address, answer.error)
         return values
 
+    def _meant(self, address: str) -> str:
+        """The address of ours that differs in nothing but capitals, blanks or a slash at the end; else as it is."""
+        plain = address.strip().rstrip("/").lower()
+        return plain if plain[1:] in SPECS or plain in _COMMANDS or plain in self._own else address
+
     def _alias(self, address: str) -> Alias | None:
         found = self._aliases.get(address)
         if found is None and address.startswith(self._prefixes):
@@ -292,7 +306,9 @@ class OscServer:
         elif address in self._own:
             self._set(self._done(self._own[address], address, arguments, sender))
         else:
-            raise OscRefused(address, f"unknown address; known are {self._known}")
+            near = difflib.get_close_matches(address[:_SHOWN_CHARS], self._known, 1, 0.75)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(self._known)}"
+            raise OscRefused(address, f"unknown address; {hint}")
 
     def _get(self, arguments: list[Any], sender: Sender) -> None:
         wanted: list[Any] = arguments or list(SPECS)
@@ -485,6 +501,17 @@ def _as_standard(data: bytes, tags_at: int, tags: bytes) -> bytes:
     return bytes(out)
 
 
+def _flat(arguments: list[Any]) -> list[Any]:
+    """The arguments without the lists around them."""
+    return [
+        value for argument in arguments for value in (_flat(argument) if isinstance(argument, list) else [argument])
+    ]
+
+
+def _plain(choice: str) -> str:
+    return re.sub(r"[\s_-]+", "-", choice.strip().lower())
+
+
 def _as_text(value: Any) -> str:
     """One argument as a word of a text: patchers send every word, and numbers among them, as arguments of their own."""
     if isinstance(value, bool):
@@ -499,16 +526,18 @@ def value_of(spec: Spec, arguments: list[Any]) -> Any:
     if spec.kind == "ints":
         if arguments and all(isinstance(argument, str) for argument in arguments):
             words = " ".join(arguments).translate(_BETWEEN).split()
-            if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
+            if not all(_WHOLE.fullmatch(word) for word in words):
                 raise ParamError(
                     f'{spec.name}: got {_shown(" ".join(arguments))}; send numbers, or one text such as "18,26"'
                 )
-            return [int(word) for word in words]
+            return [int(word.partition(".")[0]) for word in words]
         if len(arguments) == 1 and isinstance(arguments[0], list):
             return arguments[0]
         return arguments
-    if spec.kind == "str" and arguments and not any(isinstance(a, list) or a is None for a in arguments):
-        return " ".join(map(_as_text, arguments))
+    if spec.kind == "str":
+        words = _flat(arguments)
+        if words and None not in words:
+            return " ".join(map(_as_text, words)).removeprefix("\ufeff")
     if len(arguments) != 1:
         raise ParamError(f"{spec.name}: got {len(arguments)} values; send exactly one")
     value = arguments[0]
@@ -517,7 +546,12 @@ def value_of(spec: Spec, arguments: list[Any]) -> Any:
     if spec.kind in ("float", "int", "bool") and isinstance(value, str):
         # Patchers and show controllers send numbers as text, too.
         with contextlib.suppress(ValueError):
-            value = float(value)
+            value = float(_COMMA.sub(r"\1.\2", value))
+    if spec.kind == "choice" and isinstance(value, str):
+        spoken = {_plain(choice): choice for choice in spec.choices}
+        return spoken.get(_plain(value), value)
+    if spec.kind in ("int", "bool") and isinstance(value, float) and abs(value) < 1e6:
+        return round(value) if abs(value - round(value)) < _ROUNDING else value
     if spec.kind == "float" and isinstance(value, float):
         # Seven digits are what a 32-bit float carries: 0.02 arrives as 0.019999999552965164, below a bound of 0.02.
         return float(f"{value:.7g}")

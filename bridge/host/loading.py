@@ -91,13 +91,13 @@ def check(config: HostConfig) -> None:
         if config.loras:
             raise HostError("passthrough has no model that a LoRA could change; give --model too, or leave out --lora")
         return
+    from core.families.folders import check_folder
     from core.folder import ModelError
     from core.hub import located
-    from core.layouts import refuse_other_layouts
 
     try:
         if config.model != "embedded":
-            refuse_other_layouts(located(str(config.model)))
+            check_folder(located(str(config.model)), config.prediction)
     except ModelError as error:
         raise HostError(str(error)) from None
     if any(name not in (None, "auto") for name in (config.device, config.dtype, config.backend)):

@@ -18,6 +18,7 @@ from bridge.sources.media import (
     by_number,
     fit,
     moving_picture,
+    open_stream,
 )
 from bridge.sources.source import Array, Source, SourceError
 from bridge.sources.world import PLANES, WorldSource
@@ -58,7 +59,7 @@ def open_source(
         with _readable(what):
             return _open_path(path, size, hold_s)
     if STREAMS.match(what):
-        return StreamSource(what, size)
+        return open_stream(what, size)
     return CameraSource(int(what.partition(":")[2] or 0), size, fps)
 
 

@@ -27,6 +27,10 @@ MAX_FPS = 1000.0
 """A video that says to be faster is not believed."""
 CATCH_UP_S = 0.1
 """How long one picture may be looked for in a film that is decoded too slowly; what is missed then is dropped."""
+DECODED_BYTES = 256 << 20
+"""Of an animated picture, decoded at one time."""
+KEPT_BYTES = 1 << 30
+"""Of an animated picture, in memory in the size that is sent."""
 STILL_FPS = 10.0
 """Of moving pictures that state no time for a picture."""
 GROUND = 0
@@ -106,14 +110,15 @@ class CameraSource:
 
 
 class VideoSource:
-    """A video file in its own speed, for ever: every picture at its own time stamp.
+    """A video in its own speed, for ever: every picture at its own time stamp. path: a file, or the address of one.
 
     Where decoding is too slow for that, film time is dropped: pictures keep coming, and none takes long to come.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int]) -> None:
+    def __init__(self, path: Path | str, size: tuple[int, int]) -> None:
         cv2 = opencv()
         self._path = path
+        self._name = without_password(str(path))
         self._size = size
         try:
             str(path).encode()
@@ -122,7 +127,7 @@ class VideoSource:
             raise SourceError(f"{str(path)!r}: this name cannot be read as text; rename the file") from None
         self._video = cv2.VideoCapture(str(path))
         if not self._video.isOpened():
-            raise SourceError(f"{path} cannot be read as a video or a picture; convert it to mp4 (H.264) or png")
+            raise SourceError(f"{self._name} cannot be read as a video or a picture; convert it to mp4 (H.264) or png")
         rate = self._video.get(cv2.CAP_PROP_FPS)
         self._frame_s = 1.0 / (rate if 1.0 <= rate < MAX_FPS else 30.0)
         # In the time of the film, which goes on over its rounds: when this round began, the time stamp of the picture
@@ -147,7 +152,7 @@ class VideoSource:
             if late:
                 break
         if self._shown is None:
-            raise SourceError(f"{self._path} holds no picture that can be read; convert it to mp4 (H.264)")
+            raise SourceError(f"{self._name} holds no picture that can be read; convert it to mp4 (H.264)")
         return {Kind.COLOUR: self._shown}, now_ns()
 
     def _take(self) -> None:
@@ -160,7 +165,7 @@ class VideoSource:
         empty = False
         while not self._video.grab():
             if empty or self._read_s < 0:
-                raise SourceError(f"{self._path} holds no picture that can be read; convert it to mp4 (H.264)")
+                raise SourceError(f"{self._name} holds no picture that can be read; convert it to mp4 (H.264)")
             # Seeking to 0 is not exact in every container; opening anew is.
             self._video.release()
             self._video = opencv().VideoCapture(str(self._path))
@@ -180,30 +185,46 @@ class VideoSource:
         self._video.release()
 
 
-class StreamSource:
-    """A network camera or another stream by its address: always the newest picture, and none twice. Where the stream
-    ends or stalls, it is opened again until it is back."""
+def without_password(address: str) -> str:
+    """An address as it may be shown."""
+    return re.sub(r"//[^/@]*@", "//", address)
 
-    def __init__(self, address: str, size: tuple[int, int]) -> None:
+
+def _opened(address: str) -> Any:
+    """What OpenCV has opened; None where nothing is there."""
+    cv2 = opencv()
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, STREAM_TIMEOUT_MS]
+    video = cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
+    return video if video.isOpened() else None
+
+
+def open_stream(address: str, size: tuple[int, int]) -> StreamSource | VideoSource:
+    """A stream by its address; what has an end is a film, and keeps its own speed however fast it comes. Raises
+    `SourceError`."""
+    video = _opened(address)
+    if video is None:
+        raise SourceError(
+            f"{without_password(address)} gives no video; check that it plays in a browser or in VLC on this machine"
+        )
+    if video.get(opencv().CAP_PROP_FRAME_COUNT) > 0:
+        video.release()
+        return VideoSource(address, size)
+    return StreamSource(address, size, video)
+
+
+class StreamSource:
+    """A network camera or another stream without an end: always the newest picture, and none twice. Where the stream
+    ends or stalls, it is opened again until it is back. video: what is open at its address."""
+
+    def __init__(self, address: str, size: tuple[int, int], video: Any) -> None:
         self._address = address
-        self._name = re.sub(r"//[^/@]*@", "//", address)  # without a password
+        self._name = without_password(address)
         self._size = size
         self._stopping = threading.Event()
         self._came = threading.Condition()
         self._newest: tuple[Array, int] | None = None
-        video = self._open()
-        if video is None:
-            raise SourceError(
-                f"{self._name} gives no video; check that it plays in a browser or in VLC on this machine"
-            )
         self._thread = threading.Thread(target=self._follow, args=(video,), name="stream", daemon=True)
         self._thread.start()
-
-    def _open(self) -> Any:
-        cv2 = opencv()
-        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, STREAM_TIMEOUT_MS]
-        video = cv2.VideoCapture(self._address, cv2.CAP_FFMPEG, limits)
-        return video if video.isOpened() else None
 
     def _follow(self, video: Any) -> None:
         while not self._stopping.is_set():
@@ -218,7 +239,7 @@ class StreamSource:
                 say(f"source: {self._name} gives no more pictures; trying again until it does")
             if self._stopping.wait(RETRY_S):
                 return
-            video = self._open()
+            video = _opened(self._address)
             if video is not None:
                 say(f"source: {self._name} is back")
         if video is not None:
@@ -259,16 +280,30 @@ class MovingPictureSource:
 
 
 def moving_picture(path: Path, size: tuple[int, int]) -> MovingPictureSource | None:
-    """The animation in a picture file; None for a still one."""
+    """The animation in a picture file; None for a still one. Of one that would not fit into memory even at `size`, the
+    beginning, with a note."""
     cv2 = opencv()
+    frames: list[Array] = []
+    durations_s: list[float] = []
+    most = max(2, KEPT_BYTES // (3 * size[0] * size[1]))
     try:
-        found, animation = cv2.imdecodeanimation(np.fromfile(path, np.uint8))
+        raw = np.fromfile(path, np.uint8)
+        # Two of them tell how large they are: at their own size all together may be many gigabytes.
+        count = 2
+        while len(frames) < most:
+            found, part = cv2.imdecodeanimation(raw, start=len(frames), count=min(count, most - len(frames)))
+            if not found or not part.frames:
+                break
+            count = max(2, DECODED_BYTES // part.frames[0].nbytes)
+            frames += [fit(opaque(frame), size) for frame in part.frames]
+            durations_s += [d / 1000.0 if d > 0 else 1.0 / STILL_FPS for d in np.ravel(part.durations).tolist()]
     except (cv2.error, OSError):
         return None
-    if not found or len(animation.frames) < 2:
+    if len(frames) < 2:
         return None
-    durations = [d / 1000.0 if d > 0 else 1.0 / STILL_FPS for d in np.ravel(animation.durations).tolist()]
-    return MovingPictureSource([fit(opaque(frame), size) for frame in animation.frames], durations)
+    if len(frames) == most:
+        say(f"source: {path}: its first {most} pictures are shown; make a video of it for all of them")
+    return MovingPictureSource(frames, durations_s[: len(frames)])
 
 
 class PictureSource:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from core.denoiser import Plane
+from core.families.folders import FamilyFolder
 from core.text import Text
 
 
@@ -38,13 +39,12 @@ class Network(Protocol):
 
 @dataclass(frozen=True)
 class Family:
-    """claims(folder): whether a folder is of this family. check(folder): raises `core.folder.ModelError` for one that
-    is not whole. load(folder, dtype): its parts, checked; raises the same. text(encoders, device): see `Text`.
-    call(unet): see `Network`. planes(unet, latent): what the U-Net reads of a client's planes, for latents of shape
-    (c, h, w); its call finds them among the embedding's others, by name."""
+    """folder: which folders it has, and when they are whole. load(folder, dtype): the parts of one, checked; raises
+    `core.folder.ModelError`. text(encoders, device): see `Text`. call(unet): see `Network`. planes(unet, latent): what
+    the U-Net reads of a client's planes, for latents of shape (c, h, w); its call finds them among the embedding's
+    others, by name."""
 
-    claims: Callable[[Path], bool]
-    check: Callable[[Path], None]
+    folder: FamilyFolder
     load: Callable[[Path, torch.dtype], Parts]
     text: Callable[[Sequence[Encoder], torch.device], Text]
     call: Callable[[Any], Any]

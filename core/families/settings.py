@@ -123,7 +123,7 @@ TEXT_ENCODER: Settings = {
 }
 
 SCHEDULER: Settings = {
-    **_honoured("num_train_timesteps beta_start beta_end beta_schedule prediction_type"),
+    **_honoured("num_train_timesteps beta_start beta_end"),
     # How a sampler of its own would walk: which timesteps it takes and how it goes from one to the next. Here the
     # stages are the user's, on the 50-point grid, and the sampler is LCM's.
     **_harmless(
@@ -138,6 +138,9 @@ SCHEDULER: Settings = {
     **_harmless("dynamic_thresholding_ratio sample_max_value flow_shift time_shift_type"),
     **_only("thresholding rescale_betas_zero_snr use_flow_sigmas use_dynamic_shifting", False, None),
     **_only("trained_betas timestep_values shift_terminal tau_func", None),
+    # The names of `core.denoiser.PREDICTIONS`, and of the schedules that `core.schedule` can follow.
+    **_only("prediction_type", "epsilon", "v_prediction", "sample"),
+    **_only("beta_schedule", "scaled_linear", "linear"),
     **_only("variance_type", None, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
     **_only("timestep_type", "discrete"),
     **_only("predict_epsilon", True, None),

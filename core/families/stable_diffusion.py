@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,42 +11,13 @@ import torch
 from core.autoencoders import AUTOENCODERS
 from core.denoiser import UnetCall
 from core.families.family import Encoder, Family, Parts
-from core.families.settings import AUTOENCODERS as AUTOENCODER_SETTINGS
-from core.families.settings import SCHEDULER, TEXT_ENCODER, UNET, Settings, check_settings
-from core.folder import ModelError, check_weights, network, part, read_json
+from core.families.folders import STABLE_DIFFUSION
+from core.folder import ModelError, network, part, read_json
 from core.libraries import CLIPTextModel, CLIPTokenizer, UNet2DConditionModel
 from core.text import TextConditioner
 
-_VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 _LEAST_SCALE_WIDTH = 4
 """Of the embedding that tells a U-Net the guidance scale: two frequencies."""
-
-
-def check_parts(folder: Path, unet: Settings, encoders: Mapping[str, str]) -> None:
-    """Raise `ModelError` unless `folder` is a whole diffusers model folder. unet: the settings that its U-Net may have.
-    encoders: the folders of the text encoders, each with that of its tokenizer."""
-    for name in ("unet", "vae", *encoders, *encoders.values(), "scheduler"):
-        if not (folder / name).is_dir():
-            raise ModelError(f"{folder} has no folder {name!r}; it is not a whole model in the diffusers layout")
-    for name, settings in (("unet", unet), ("vae", None), *((encoder, TEXT_ENCODER) for encoder in encoders)):
-        path = folder / name / "config.json"
-        config = read_json(path)
-        check_settings(path, config, settings or _settings_of_autoencoder(config))
-        check_weights(folder / name)
-    path = folder / "scheduler" / "scheduler_config.json"
-    check_settings(path, read_json(path), SCHEDULER)
-    # A tokenizer without its words loads as an empty one, and every prompt would mean nothing.
-    for tokenizer in encoders.values():
-        if not any(all((folder / tokenizer / name).is_file() for name in names) for names in _VOCABULARIES):
-            raise ModelError(f"{folder / tokenizer} holds no vocabulary; restore the model folder")
-
-
-def _settings_of_autoencoder(config: dict[str, Any]) -> Settings:
-    """The settings that the kind of autoencoder may have. Raises `ModelError` for a kind that is not supported."""
-    kind = config.get("_class_name", "AutoencoderKL")
-    if kind not in tuple(AUTOENCODERS):
-        raise ModelError(f"autoencoder {kind!r} is not supported; use one of {', '.join(AUTOENCODERS)}")
-    return AUTOENCODER_SETTINGS[kind]
 
 
 def check_shape(folder: Path, unet: Any, vae: Any, encoders: Sequence[Encoder], shape: str) -> None:
@@ -71,7 +42,7 @@ def check_shape(folder: Path, unet: Any, vae: Any, encoders: Sequence[Encoder], 
 
 
 def unet_and_autoencoder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Of a folder that `check_parts` let pass."""
+    """Of a folder that was found whole."""
     kind = read_json(folder / "vae" / "config.json").get("_class_name", "AutoencoderKL")
     unet = network(folder / "unet", UNet2DConditionModel, torch_dtype=dtype, low_cpu_mem_usage=False)
     return unet, network(folder / "vae", AUTOENCODERS[kind].kind, torch_dtype=dtype, low_cpu_mem_usage=False)
@@ -82,9 +53,6 @@ def text_encoder(folder: Path, encoder: str, kind: Any, tokenizer: str, dtype: t
     return Encoder(network(folder / encoder, kind, dtype=dtype), part(folder / tokenizer, CLIPTokenizer))
 
 
-_ENCODERS = {"text_encoder": "tokenizer"}
-
-
 def _load(folder: Path, dtype: torch.dtype) -> Parts:
     unet, vae = unet_and_autoencoder(folder, dtype)
     encoder = text_encoder(folder, "text_encoder", CLIPTextModel, "tokenizer", dtype)
@@ -93,8 +61,7 @@ def _load(folder: Path, dtype: torch.dtype) -> Parts:
 
 
 FAMILY = Family(
-    claims=lambda folder: True,
-    check=lambda folder: check_parts(folder, UNET, _ENCODERS),
+    folder=STABLE_DIFFUSION,
     load=_load,
     text=lambda encoders, device: TextConditioner(encoders[0].tokenizer, encoders[0].network, device),
     call=UnetCall,

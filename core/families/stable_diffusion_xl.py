@@ -15,8 +15,8 @@ from torch import Tensor
 
 from core.denoiser import UnetCall
 from core.families.family import Encoder, Family, Parts
-from core.families.settings import UNET_XL
-from core.families.stable_diffusion import check_parts, check_shape, text_encoder, unet_and_autoencoder
+from core.families.folders import STABLE_DIFFUSION_XL
+from core.families.stable_diffusion import check_shape, text_encoder, unet_and_autoencoder
 from core.folder import ModelError, read_json
 from core.libraries import CLIPTextModel, CLIPTextModelWithProjection
 from core.text import Embedding, TextConditioner, encoded
@@ -27,7 +27,6 @@ PIXELS = 8
 """Of a latent cell's side."""
 SIZES = 6
 """Height and width of the original, top and left of the crop, height and width of the picture."""
-_ENCODERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 
 
 class TwoEncoders(TextConditioner):
@@ -59,10 +58,6 @@ class UnetCallXl(UnetCall):
         return {"text_embeds": pooled, "time_ids": torch.cat(sizes, dim=-1)}
 
 
-def _check(folder: Path) -> None:
-    check_parts(folder, UNET_XL, _ENCODERS)
-
-
 def _load(folder: Path, dtype: torch.dtype) -> Parts:
     if dtype == torch.float16 and read_json(folder / "vae" / "config.json").get("force_upcast"):
         raise ModelError(
@@ -84,8 +79,7 @@ def _load(folder: Path, dtype: torch.dtype) -> Parts:
 
 
 FAMILY = Family(
-    claims=lambda folder: (folder / "text_encoder_2").is_dir(),
-    check=_check,
+    folder=STABLE_DIFFUSION_XL,
     load=_load,
     text=TwoEncoders,
     call=UnetCallXl,

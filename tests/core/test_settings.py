@@ -11,6 +11,7 @@ from diffusers import LatentConsistencyModelPipeline, UNet2DConditionModel
 
 from core.autoencoders import AUTOENCODERS as KINDS
 from core.backend import BACKENDS, executions
+from core.denoiser import PREDICTIONS
 from core.families.family import Encoder, Parts
 from core.families.settings import AUTOENCODERS, SCHEDULER, TEXT_ENCODER, UNET, check_settings
 from core.folder import ModelError
@@ -18,7 +19,7 @@ from core.guidance import guidance_embedding
 from core.libraries import CLIPTextConfig
 from core.model import assemble
 from core.params import Params
-from core.schedule import SCHEDULERS
+from core.schedule import SCHEDULERS, NoiseSchedule
 from core.stream import StreamConfig
 from tests.random_model import SCHEDULER as NOISE
 from tests.random_model import SIZE_PX, random_parts
@@ -45,6 +46,13 @@ def test_a_schedule_that_is_left_out_is_that_of_its_scheduler() -> None:
         theirs = signature(getattr(diffusers, name))
         if theirs:  # the one that needs another package has no signature here
             assert (schedule, low, high) == tuple(theirs[key] for key in ("beta_schedule", "beta_start", "beta_end"))
+
+
+def test_what_is_checked_before_anything_is_loaded_is_what_can_be_run() -> None:
+    assert SCHEDULER["prediction_type"].values == tuple(PREDICTIONS)
+    for name in SCHEDULER["beta_schedule"].values:
+        NoiseSchedule.from_config({"_class_name": "LCMScheduler", "beta_schedule": name})
+    assert set(AUTOENCODERS) == set(KINDS)
 
 
 @pytest.mark.parametrize("table", [UNET, *AUTOENCODERS.values(), TEXT_ENCODER, SCHEDULER])

@@ -172,7 +172,7 @@ def test_a_cut_file_is_named(tmp_path: Path) -> None:
 
 def test_xl_in_float16_is_refused_as_its_autoencoder_overflows(tmp_path: Path) -> None:
     path = tiny_pipelines.single_file("sdxl", PIPELINES["sdxl"](), tmp_path / "xl.safetensors")
-    from core.families import FAMILIES
+    from core.families.table import FAMILIES
 
     with pytest.raises(ModelError, match="--dtype bfloat16"):
         single_file.load(path, torch.float16, FAMILIES)

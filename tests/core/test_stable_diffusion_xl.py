@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from core.backend import BACKENDS
-from core.families import FAMILIES, family_of
+from core.families.table import FAMILIES, family_of
 from core.folder import ModelError
 from core.model import Model, check_folder, load_model
 from core.params import Params

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from bridge.commands.fetch import wanted
-from core.hub import cached, located
+from core.hub import cached, hub_name, located
 from core.tiny import WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -242,6 +242,33 @@ def test_of_the_weights_the_half_precision_ones_are_taken_where_there_are_any() 
             "safety_checker/model.safetensors",
         }
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("https://huggingface.co/stabilityai/sd-turbo", "stabilityai/sd-turbo"),
+        ("https://huggingface.co/stabilityai/sd-turbo/tree/main?not-for-all=1", "stabilityai/sd-turbo"),
+        ("hf.co/stabilityai/sd-turbo/", "stabilityai/sd-turbo"),
+        ("stabilityai/sd-turbo", "stabilityai/sd-turbo"),
+        ("models/sd-turbo", "models/sd-turbo"),
+        ("https://example.org/stabilityai/sd-turbo", "https://example.org/stabilityai/sd-turbo"),
+    ],
+)
+def test_the_address_of_a_models_page_stands_for_its_name(given: str, name: str) -> None:
+    assert hub_name(given) == name
+
+
+def test_a_model_in_the_cache_is_found_by_its_page_and_a_folder_below_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    there = tmp_path / "hub" / "models--some--one" / "snapshots" / "a"
+    (there / "unet").mkdir(parents=True)
+    assert located("https://huggingface.co/some/one") == there
+    assert located("~/models/turbo") == tmp_path / "models" / "turbo"
 
 
 def test_a_cache_folder_stands_for_the_snapshot_that_was_downloaded_last(tmp_path: Path) -> None:

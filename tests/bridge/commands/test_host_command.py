@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -154,11 +155,6 @@ def test_a_second_host_on_one_channel_is_refused(channel: str, capsys: pytest.Ca
     assert said.count("\n") == 1
 
 
-def test_a_name_that_cannot_be_a_channel(capsys: pytest.CaptureFixture[str]) -> None:
-    assert host.main(["--channel", "a/b"]) == 1
-    assert capsys.readouterr().err.startswith("host: channel 'a/b.out': use 1 to 48 letters")
-
-
 def test_a_model_that_is_not_there_ends_the_host_with_one_line(channel: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bridge", "host", "--channel", channel, "--model", str(tmp_path / "none"), "--no-page"]
@@ -203,6 +199,10 @@ def test_the_host_ends_tidily(number: signal.Signals, channel: str) -> None:
     [
         (["--model", "no/where/at/all"], "there is no model folder no/where/at/all; "),
         (["--model", "LORA"], "is a LoRA: "),
+        (["--model", "HALF"], "has no folder 'tokenizer'"),
+        (["--model", "DAMAGED"], "diffusion_pytorch_model.safetensors is damaged"),
+        (["--model", "STRANGE"], "the setting 'quantum_width' is not known here"),
+        (["--model", "https://huggingface.co/nobody/has-this"], "run.py fetch nobody/has-this"),
         (["--device", "vulkan"], "device 'vulkan' is not available here; use one of "),
         (["--backend", "magic"], "back end 'magic' cannot be had on "),
         (["--dtype", "float8"], "dtype 'float8' is unknown; use one of "),
@@ -220,11 +220,19 @@ def test_mistakes_are_told_before_anything_is_loaded(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "adapter_config.json").write_text("{}")
+    for name in ("LORA", "HALF", "DAMAGED", "STRANGE"):
+        shutil.copytree(WEIGHTS, tmp_path / name)
+    shutil.rmtree(tmp_path / "LORA" / "unet")
+    (tmp_path / "LORA" / "adapter_config.json").write_text("{}")
+    shutil.rmtree(tmp_path / "HALF" / "tokenizer")
+    os.truncate(tmp_path / "DAMAGED" / "unet" / "diffusion_pytorch_model.safetensors", 1000)
+    config = tmp_path / "STRANGE" / "vae" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "quantum_width": 3}))
     begun: list[object] = []
     monkeypatch.setattr(loading, "_load", lambda *about: begun.append(about))
     monkeypatch.setattr(Client, "start", begun.append)
-    words = [word.replace("LORA", str(tmp_path)) for word in words]
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    words = [str(tmp_path / word) if (tmp_path / word).is_dir() else word for word in words]
     given = ["--channel", channel, "--port", "0", "--osc-port", "0", *words]
     assert command.main(given if command is host else [*given, "--no-browser"]) == 1
     shown = capfd.readouterr()

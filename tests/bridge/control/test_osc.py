@@ -1,4 +1,3 @@
-import contextlib
 import socket
 import struct
 import time
@@ -12,7 +11,7 @@ from pythonosc.osc_message_builder import OscMessageBuilder
 
 import bridge.control.osc
 from bridge.control.live import LiveParams
-from bridge.control.osc import MESSAGES_BURST, MESSAGES_PER_S, OscError, OscPortInUse, OscServer
+from bridge.control.osc import OscError, OscPortInUse, OscServer
 from bridge.control.statistics import Statistics
 from core.params import SPECS, Params
 
@@ -219,6 +218,8 @@ def test_what_is_refused_is_answered_and_changes_nothing(sent, fix, peer, live):
         ((1984,), "1984"),
         (("half", 0.5, True), "half 0.5 true"),
         (("one text",), "one text"),
+        (([["neon", 2], "style"],), "neon 2 style"),
+        (("\ufeffneon",), "neon"),
     ],
 )
 def test_a_text_may_come_in_words_and_numbers(words, prompt, peer, live):
@@ -228,12 +229,49 @@ def test_a_text_may_come_in_words_and_numbers(words, prompt, peer, live):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "value"), [("steps", "4", 4), ("strength", "0.5", 0.5), ("paused", "1", True), ("seed", "7.0", 7)]
+    ("name", "text", "value"),
+    [("steps", "4", 4), ("strength", "0.5", 0.5), ("paused", "1", True), ("seed", "7.0", 7)]
+    + [("strength", "0,25", 0.25), ("steps", " 3,0 ", 3), ("strength", ",5", 0.5)],
 )
 def test_a_number_may_come_as_text(name, text, value, peer, live):
     peer.send(f"/{name}", text)
     assert peer.settle() == []
     assert getattr(live.current, name) == value
+
+
+@pytest.mark.parametrize("value", [1.9999998, 2.0000002, 2.00005])
+def test_a_fader_need_not_hit_a_whole_number_to_the_last_bit(value, peer, live):
+    peer.send("/steps", value)
+    assert peer.settle() == []
+    assert live.current.steps == 2
+    peer.send("/paused", 0.99999994)
+    assert peer.settle() == []
+    assert live.current.paused is True
+
+
+@pytest.mark.parametrize("text", ["self-negative", "Self-Negative", "SELF_NEGATIVE", " self negative "])
+def test_a_choice_may_be_written_in_other_ways(text, peer, live):
+    peer.send("/guidance", text)
+    assert peer.settle() == []
+    assert live.current.guidance == "self-negative"
+
+
+@pytest.mark.parametrize("address", ["/prompt", "/Prompt", "/PROMPT/", "/prompt "])
+def test_an_address_may_have_capitals_and_a_slash_at_its_end(address, peer, live):
+    peer.send(address, "neon")
+    assert peer.settle() == []
+    assert live.current.prompt == "neon"
+
+
+@pytest.mark.parametrize(("address", "near"), [("/promt", "/prompt"), ("/guidance-scale", "/guidance_scale")])
+def test_an_address_that_nearly_is_one_is_named(address, near, peer, live):
+    assert peer.refused(address, "x") == f"unknown address; did you mean {near}?"
+
+
+def test_stages_may_come_as_whole_numbers_with_a_point(peer, live):
+    peer.send("/t_index", "18.0, 26.")
+    assert peer.settle() == []
+    assert live.current.t_index == (18, 26)
 
 
 def test_text_of_other_makes_is_read(peer, live):

@@ -23,7 +23,7 @@ from bridge import sources
 from bridge.commands.source import feed
 from bridge.commands.words import parse_size
 from bridge.ring import Frame, Kind, RingReader, RingWriter, State
-from bridge.sources import PictureSource, SourceError, StreamSource, VideoSource, WorldSource, fit, open_source
+from bridge.sources import PictureSource, SourceError, StreamSource, VideoSource, WorldSource, fit, media, open_source
 
 ROOT = Path(__file__).resolve().parents[3]
 SIZE = (32, 24)
@@ -270,6 +270,27 @@ def test_animated_pictures_move_in_their_own_time(tmp_path: Path, name: str) -> 
     assert abs(colour_of(open_source(str(alone), SIZE, 30.0).read(0.0)[0])[0] - 10) <= 16
 
 
+@pytest.mark.parametrize("name", ["long.webp", "long.png"])
+def test_a_long_animation_is_decoded_in_parts_and_bounded_in_memory(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    levels = list(range(10, 240, 23))
+    animation = cv2.Animation()
+    animation.frames = [np.full((24, 32, 4), (level, level, level, 255), np.uint8) for level in levels]
+    animation.durations = np.full(len(levels), 100, np.int32)
+    assert cv2.imwriteanimation(str(tmp_path / name), animation, [cv2.IMWRITE_WEBP_QUALITY, 101])
+    for decoded in (1, 24 * 32 * 4 * 3, 1 << 20):
+        monkeypatch.setattr(media, "DECODED_BYTES", decoded)
+        source = open_source(str(tmp_path / name), SIZE, 30.0)
+        shown = [colour_of(source.read(0.05 + 0.1 * k)[0])[0] for k in range(len(levels) + 1)]
+        assert np.abs(np.array(shown) - [*levels, levels[0]]).max() <= 3
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(media, "KEPT_BYTES", 4 * 3 * SIZE[0] * SIZE[1])
+    source = open_source(str(tmp_path / name), SIZE, 30.0)
+    assert abs(colour_of(source.read(0.45)[0])[0] - levels[0]) <= 3
+    assert "its first 4 pictures are shown; make a video of it" in capfd.readouterr().err
+
+
 def test_linear_light_is_shown_as_light(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "half.hdr"), np.full((24, 32, 3), 0.2140, np.float32))
     shown = colour_of(open_source(str(tmp_path / "half.hdr"), SIZE, 30.0).read(0.0)[0])
@@ -318,6 +339,27 @@ def test_a_network_camera_is_shown_and_opened_again(
         assert "gives no more pictures; trying again" in said and "is back" in said and "secret" not in said
     finally:
         source.close()
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_film_in_the_network_keeps_its_own_speed_however_fast_it_comes(video: Path) -> None:
+    class Files(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *about: object) -> None:
+            super().__init__(*about, directory=str(video.parent))  # type: ignore[arg-type]
+
+        def log_message(self, *about: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Files)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        near = open_source(f"http://127.0.0.1:{server.server_port}/{video.name}", SIZE, 30.0)
+        here = open_source(str(video), SIZE, 30.0)
+        for time_s in (0.0, 0.05, 0.12, 0.5, 0.55, 1.31):
+            assert np.array_equal(near.read(time_s)[0][Kind.COLOUR], here.read(time_s)[0][Kind.COLOUR])
+        near.close()
+    finally:
         server.shutdown()
         server.server_close()
 
