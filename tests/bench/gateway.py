@@ -1,13 +1,13 @@
 """frameloom bench gateway: from publication in the ring to a texel read back from a texture in headless Chromium.
 
-A writer process publishes 512x512 frames at 60 per second; every frame carries its number and the time of its
-publication as a barcode, which the page reads back from the texture with WebGL, so nothing is counted that was not on
-the GPU. The page's clock is compared with the gateway's over the socket. In turn, in the same browser: the three.js
-texture fed by JPEG (what is recommended), the same fed by raw RGBA, and what one would do without us, an <img> with
-Motion JPEG uploaded at every animation frame. The host's page and the projector output the same way, read back from
-their canvas; both once more while seven further channels of the gateway are written and looked at by others. How long
-the page takes to its first paint. Then 32 viewers of one channel in a process of their own: how often a frame is
-encoded for them, and what a further viewer that stops reading does to the others.
+A writer process publishes 512x512 frames at 60 per second in each of eight channels; every frame carries its number and
+the time of its publication as a barcode, which the page reads back from the texture with WebGL, so nothing is counted
+that was not on the GPU. The page's clock is compared with the gateway's over the socket. In turn, in the same browser,
+with one channel looked at: the host's page and the projector output, read back from their canvas; the three.js texture
+fed by JPEG (what is recommended), the same fed by raw RGBA, and what one would do without us, an <img> with Motion JPEG
+uploaded at every animation frame. Then page and projector output once more while others look at the seven further
+channels. How long the page takes to its first paint. Then 32 viewers of one channel in a process of their own: how
+often a frame is encoded for them, and what a further viewer that stops reading does to the others.
 """
 
 from __future__ import annotations
@@ -307,10 +307,10 @@ async def measure(
             ("texture, raw RGBA", f"{base}examples/three.html?codec=rgba", TEXTURE.replace("DRAWING", "false")),
             ("texture, JPEG, scene drawn too", f"{base}examples/three.html", TEXTURE.replace("DRAWING", "true")),
             ("<img>, Motion JPEG", f"{base}vendor/three.min.js", MJPEG.replace("CHANNEL", json.dumps(channel))),
-            (f"page, {CHANNELS} channels", base, page),
-            (f"projector output, {CHANNELS} channels", f"{base}out/", projector),
+            (f"page, {CHANNELS} channels looked at", base, page),
+            (f"projector output, {CHANNELS} channels looked at", f"{base}out/", projector),
         ):
-            with looked_at(others) if f"{CHANNELS} channels" in name else contextlib.nullcontext():
+            with looked_at(others) if name.endswith("looked at") else contextlib.nullcontext():
                 seen = await in_the_page(browser, url, script, frames)
             results[name] = {
                 **spread(seen["ages"]),
