@@ -152,17 +152,19 @@ class Visits:
 
     async def _record(self, viewer: Visitor, message: dict[str, Any]) -> None:
         recordings, do = viewer.room.about.recordings, message.get("do")
+        about = {"id": message["id"]} if isinstance(message.get("id"), int) else {}
         if recordings is None:
-            viewer.reply("error", message=f"{viewer.side.channel} is not recorded from here; use: {PROGRAM} record")
+            reason = f"{viewer.side.channel} is not recorded from here; use: {PROGRAM} record"
+            viewer.reply("error", message=reason, **about)
         elif do not in ("start", "stop"):
-            viewer.reply("error", message='record: send "do": "start" or "stop"')
+            viewer.reply("error", message='record: send "do": "start" or "stop"', **about)
         else:
             try:
                 await asyncio.to_thread(recordings.start if do == "start" else recordings.stop)
             except (RecordingRefused, OSError) as error:
-                viewer.reply("error", message=clip(str(error)))
+                viewer.reply("error", message=clip(str(error)), **about)
             else:
-                viewer.reply("ok", revision=0)
+                viewer.reply("ok", revision=0, **about)
 
     def _set(self, viewer: Visitor, message: dict[str, Any], values: dict[str, Any], name: str | None) -> None:
         about: dict[str, Any] = {} if name is None else {"name": name[:100]}

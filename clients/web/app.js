@@ -11,6 +11,7 @@ import { SharePage } from "./page/share.js";
 import { Undo } from "./page/undo.js";
 import { styleOf, unknownWords, withStyle } from "./page/words.js";
 import { shortened } from "./prompts.js";
+import { runningFor } from "./recordings.js";
 import { PACKET } from "./ring_layout.js";
 
 const RETRY_MS = [500, 1000, 2000, 4000];
@@ -360,9 +361,7 @@ function showRecording(recording) {
   const ran = button.getAttribute("aria-pressed") === "true";
   button.hidden = recording === null;
   if (recording === null) return;
-  const seconds = Math.floor(recording.seconds);
-  const time = `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
-  button.textContent = recording.active ? `Stop ${time}` : "Record";
+  button.textContent = recording.active ? `Stop ${runningFor(recording.seconds)}` : "Record";
   button.title = recording.active ? recording.file : "Input, output, parameters and times, into a file on the host's machine";
   button.setAttribute("aria-pressed", String(recording.active));
   if (ran && !recording.active && recording.message) notice(recording.message);

@@ -93,7 +93,8 @@ function isLoopback(url) {
  * only: elsewhere jpeg is taken; upright: row 0 at the top, for a canvas instead of WebGL.
  *
  * onframe(bitmap, header): a new picture, upside down for WebGL unless `upright`. The next credit goes out when it returns; the bitmap is
- * the callee's to close. onstate(state, message): see `state`. onparams(values): the parameters in force.
+ * the callee's to close. onstate(state, message): see `state`. onparams(values): the parameters in force. `statistics` is
+ * the host's latest report, null before the first.
  */
 export class Feed {
   constructor(url, channel, { side = "out", codec = "jpeg", upright = false } = {}) {
@@ -107,6 +108,7 @@ export class Feed {
     /** The state for people; empty when all is well. */
     this.message = "connecting";
     this.values = {};
+    this.statistics = null;
     this.frames = 0;
     this.onframe = null;
     this.onstate = null;
@@ -155,6 +157,11 @@ export class Feed {
 
   setPrompt(text) {
     return this.set("prompt", text);
+  }
+
+  /** Begin (true) or end a recording of the channel on the host's machine. Rejects with a sentence. */
+  record(on) {
+    return this._ask({ type: "record", do: on ? "start" : "stop" });
   }
 
   close() {
@@ -266,7 +273,8 @@ export class Feed {
     else if (message.type === "params") {
       this.values = message.values;
       this.onparams?.(message.values);
-    } else if (message.type === "ok" || message.type === "clock") this._answer(message.id, "resolve", message);
+    } else if (message.type === "stats") this.statistics = message;
+    else if (message.type === "ok" || message.type === "clock") this._answer(message.id, "resolve", message);
     else if (message.type === "error") this._answer(message.id, "reject", new Error(message.message));
   }
 

@@ -17,6 +17,7 @@ import {
 import { address } from "../frameloom-feed.js";
 import { FrameloomTexture } from "../frameloom-three.js";
 import { shortened } from "../prompts.js";
+import { runningFor } from "../recordings.js";
 
 const GROUND = "#14171c";
 const SCREEN_M = 2; // height of a picture
@@ -247,6 +248,8 @@ function showPanel() {
   const prompt = byId("prompt");
   if (document.activeElement !== prompt) prompt.value = texture.feed.values.prompt ?? "";
   byId("prompting").hidden = !about.host;
+  byId("snapshot").href = address(location.href, "snapshot.jpg", { channel: about.name, side: screen.side });
+  showRecording(screen);
   const box = byId("examples");
   if (box.dataset.channel !== about.name) {
     const labels = shortened(about.examples);
@@ -262,6 +265,28 @@ function showPanel() {
       }),
     );
     fit();
+  }
+}
+
+// The button says how long it records; how a recording ended is told once.
+function showRecording({ about, texture }) {
+  const button = byId("record");
+  const recording = texture.feed.statistics?.recording ?? null;
+  const ran = button.dataset.runs === about.name;
+  button.hidden = recording === null;
+  button.dataset.runs = recording?.active ? about.name : "";
+  if (recording === null) return;
+  button.setAttribute("aria-pressed", String(recording.active));
+  button.textContent = recording.active ? `Stop ${runningFor(recording.seconds)}` : "Record";
+  button.title = recording.active ? recording.file : "Input, output, parameters and times, into a file on the host's machine";
+  if (ran && !recording.active && recording.message) tell(recording.message);
+}
+
+async function toggleRecording() {
+  try {
+    await screens[chosen].texture.feed.record(byId("record").getAttribute("aria-pressed") !== "true");
+  } catch (error) {
+    tell(error.message, true);
   }
 }
 
@@ -448,6 +473,7 @@ byId("prompting").addEventListener("submit", (event) => {
   event.preventDefault();
   setPrompt(byId("prompt").value);
 });
+byId("record").onclick = toggleRecording;
 byId("send-drawing").onclick = () => give("drawing");
 byId("send-camera").onclick = () => give("camera");
 renderer.setAnimationLoop(draw);

@@ -123,9 +123,12 @@ time.sleep(600)
     until(ended)
 
 
-@pytest.mark.skipif(
+in_browser = pytest.mark.skipif(
     BROWSER is None, reason="no Chromium on this machine (Debian: apt install chromium); the page cannot be tried"
 )
+
+
+@in_browser
 def test_the_button_records(stage):
     async def scenario():
         async with chromium.Browser(BROWSER) as browser:
@@ -136,6 +139,43 @@ def test_the_button_records(stage):
             await asyncio.to_thread(until, lambda: stage.recordings._file.exists())
             await page.evaluate("document.querySelector('#record').click()")
             await page.until("document.querySelector('#notice').textContent.startsWith('recorded into')")
+            assert page.problems == []
+
+    asyncio.run(asyncio.wait_for(scenario(), 4 * PATIENCE_S))
+    assert RecordingReader(stage.recordings._file).about["channel"] == stage.channel
+
+
+@in_browser
+@pytest.mark.parametrize("view", [{"width": 800, "height": 600}, {"width": 390, "height": 844, "mobile": True}])
+def test_the_scene_records_and_keeps_a_picture(stage, view):
+    """The screen in front, whichever side of the channel it shows."""
+
+    async def scenario():
+        async with chromium.Browser(BROWSER) as browser:
+            page = await browser.page(f"{stage.gateway.url}scene/", **view)
+            await page.until("globalThis.scene?.screens.length === 2")
+            await page.until("document.querySelector('#record').hidden === false")
+            await page.evaluate("document.querySelector('#record').click()")
+            await page.until("document.querySelector('#record').textContent.startsWith('Stop 0:0')")
+            await asyncio.to_thread(until, lambda: stage.recordings._file.exists())
+            # A second page cannot begin another one, and is told.
+            refused = "scene.screens[0].texture.feed.record(true).then(() => '', (error) => error.message)"
+            assert "recorded already" in await page.evaluate(refused)
+            await page.evaluate("scene.choose(0)")
+            await page.until("document.querySelector('#record').textContent.startsWith('Stop 0:0')")
+            await page.evaluate("document.querySelector('#record').click()")
+            await page.until("document.querySelector('#told').textContent.startsWith('recorded into')")
+            shown = await page.evaluate("""(async () => {
+                const answer = await fetch(document.querySelector('#snapshot').href);
+                const bitmap = await createImageBitmap(await answer.blob());
+                const buttons = [...document.querySelectorAll('#panel button, #panel a')];
+                const inside = buttons.filter((b) => b.checkVisibility()).every((b) => {
+                    const r = b.getBoundingClientRect();
+                    return b.closest('#examples') || (r.left >= 0 && r.right <= innerWidth && r.bottom <= innerHeight);
+                });
+                return { width: bitmap.width, side: new URL(answer.url).searchParams.get('side'), inside };
+            })()""")
+            assert shown["width"] > 1 and shown["side"] == "in" and shown["inside"]
             assert page.problems == []
 
     asyncio.run(asyncio.wait_for(scenario(), 4 * PATIENCE_S))
