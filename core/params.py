@@ -359,6 +359,12 @@ class Params:
         step=0.05,
         acts_with=("temporal", ("engine", "flow")),
     )
+    motion_noise: bool = _param(
+        False,
+        "bool",
+        "Noise moves with the scene, so that texture does not stick to the screen.",
+        acts_with=("temporal", ("engine", "flow")),
+    )
     reuse: bool = _param(
         False,
         "bool",

@@ -160,6 +160,9 @@ namespace Frameloom
         [Tooltip("Sharpens what was moved, against the blur of moving it."), Range(0f, 1f)]
         public float motionSharpen = 0.1f;
 
+        [Tooltip("Noise moves with the scene, so that texture does not stick to the screen.")]
+        public bool motionNoise = false;
+
         [Tooltip("Do not compute again what is unchanged, for cameras that stand still; a card computes everything.")]
         public bool reuse = false;
 
@@ -203,6 +206,7 @@ namespace Frameloom
             to.Add("/motion_latent", motionLatent);
             to.Add("/motion_tolerance", motionTolerance);
             to.Add("/motion_sharpen", motionSharpen);
+            to.Add("/motion_noise", motionNoise);
             to.Add("/reuse", reuse);
             to.Add("/reuse_tolerance", reuseTolerance);
             to.Add("/paused", paused);
@@ -275,6 +279,8 @@ namespace Frameloom
                 to.Add("/motion_tolerance", motionTolerance);
             if (motionSharpen != sent.motionSharpen)
                 to.Add("/motion_sharpen", motionSharpen);
+            if (motionNoise != sent.motionNoise)
+                to.Add("/motion_noise", motionNoise);
             if (reuse != sent.reuse)
                 to.Add("/reuse", reuse);
             if (reuseTolerance != sent.reuseTolerance)
@@ -317,6 +323,7 @@ namespace Frameloom
             motionLatent = other.motionLatent;
             motionTolerance = other.motionTolerance;
             motionSharpen = other.motionSharpen;
+            motionNoise = other.motionNoise;
             reuse = other.reuse;
             reuseTolerance = other.reuseTolerance;
             paused = other.paused;
