@@ -15,6 +15,7 @@ before it, x to the right, y down.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -237,6 +238,15 @@ class _Flow:
         # As in Sundaram et al., ECCV 2010, equation 5, with its constants.
         lost = round_trip.square().sum(-1) > 0.01 * (back.square().sum(-1) + forth.square().sum(-1)) + 0.5
         return back.masked_fill(lost[..., None], float("nan"))
+
+
+def estimated_motion(frame_NHWC: Tensor) -> Tensor:
+    """(N - 1, H, W, 2), pixels from each frame but the first back to the one before, by the optical flow that `temporal
+    flow` uses, at full size; not a number where it is not consistent. frame: uint8 (N, H, W, 3)."""
+    cv2 = opencv()
+    grey = [torch.from_numpy(cv2.cvtColor(f.contiguous().numpy(), cv2.COLOR_RGB2GRAY)) for f in frame_NHWC]
+    flow = _Flow()
+    return torch.stack([flow.back(now, then) for then, now in itertools.pairwise(grey)])
 
 
 def _likeness(difference_F3HW: Tensor, tolerance: float) -> Tensor:
