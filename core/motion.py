@@ -15,6 +15,7 @@ before it, x to the right, y down.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -46,18 +47,20 @@ class Warp(NamedTuple):
 
 class Guide(NamedTuple):
     """What the frames of one turn know of those before them. serial: of the first of them; frames are numbered one by
-    one as they are encoded. latent, picture: None where nothing is known. params: what they came in with."""
+    one as they are encoded. latent, picture: None where nothing is known. params: what they came in with.
+    noise: at every stage, (S, F, c, h, w), where it moves with the world (`core.moving_noise`)."""
 
     serial: int
     frames: int
     latent: Warp | None
     picture: Warp | None
     params: Params
+    noise: Tensor | None = None
 
 
 def planes_of(params: Params) -> tuple[str, ...]:
     """The client's planes that are of use under these parameters."""
-    return ("motion", "depth") if params.temporal == "engine" else ()
+    return ("motion", "depth", "mask") if params.temporal == "engine" else ()
 
 
 def identity_grid(height: int, width: int, device: torch.device) -> Tensor:
@@ -72,6 +75,17 @@ def moved(x_FcHW: Tensor, grid_FHW2: Tensor, mode: str = "bilinear") -> Tensor:
     return nnf.grid_sample(x_FcHW, grid_FHW2, mode=mode, padding_mode="border", align_corners=False)
 
 
+class _Before(NamedTuple):
+    """What is kept of a frame for the next one: source (1, 3, H, W), depth and mask (1, 1, H, W), grey for the flow,
+    and the client's number."""
+
+    source: Tensor
+    depth: Tensor | None
+    mask: Tensor | None
+    grey: Tensor | None
+    number: int
+
+
 class Follower:
     """Makes guides of frames as they come. size, latent: (height, width) of pictures and latents."""
 
@@ -84,8 +98,7 @@ class Follower:
         self._scale = torch.tensor([2.0 / size[1], 2.0 / size[0]], device=device)
         self._flow = _Flow()
         self._serial = 0
-        self._before: tuple[Tensor, Tensor | None, Tensor | None, int] | None = None
-        """Of the frame before: source (1, 3, H, W), depth (1, 1, H, W), grey for the flow, and the client's number."""
+        self._before: _Before | None = None
 
     def forget(self) -> None:
         """The next frame has nothing before it."""
@@ -99,22 +112,22 @@ class Follower:
         """
         frames = frame_FHWC.shape[0]
         source = self._sized(frame_FHWC[..., :3].to(self._device).permute(0, 3, 1, 2).to(torch.float32), "bilinear")
-        depth = self._depth(planes, frames)
+        depth, mask = (self._single(planes, name, frames) for name in ("depth", "mask"))
         grey = self._flow.grey(frame_FHWC) if params.temporal == "flow" else None
         before, last = self._before, self._serial
-        self._before = (
-            source[-1:],
-            None if depth is None else depth[-1:],
-            None if grey is None else grey[-1:],
-            numbers[-1],
-        )
+
+        def kept(at: slice, number: int) -> _Before:
+            own = [None if plane is None else plane[at] for plane in (depth, mask, grey)]
+            return _Before(source[at], own[0], own[1], own[2], number)
+
+        self._before = kept(slice(-1, None), numbers[-1])
         if before is None:
-            before = (source[:1], None if depth is None else depth[:1], None if grey is None else grey[:1], numbers[0])
-        gaps = [b - a for a, b in zip((before[3], *numbers), numbers, strict=False)]
+            before = kept(slice(0, 1), numbers[0])
+        gaps = [b - a for a, b in zip((before.number, *numbers), numbers, strict=False)]
         usable = [0 < gap <= LONGEST_GAP for gap in gaps]
         # Frames that do not follow one another get serial numbers that do not, either.
         self._serial = last + frames
-        motion = self._motion(planes, before[2], grey, gaps, params)
+        motion = self._motion(planes, before.grey, grey, gaps, params)
         if motion is None or not any(usable):
             return Guide(last + 1, frames, None, None, params)
         followed = torch.tensor(usable, dtype=torch.float32).to(self._device).view(-1, 1, 1, 1)
@@ -122,11 +135,13 @@ class Follower:
         step = torch.where(known[..., None], motion, 0.0) * self._scale
         grid = self._here + step
         inside = known & (grid.abs() <= 1.0).all(-1)
-        earlier = torch.cat((before[0], source[:-1]))
+        earlier = torch.cat((before.source, source[:-1]))
         there = moved(earlier, grid)
         weight = _likeness(source - there, params.motion_tolerance) * inside[:, None]
-        if depth is not None and before[1] is not None:
-            weight = weight * _same_depth(depth, torch.cat((before[1], depth[:-1])), grid)
+        if depth is not None and before.depth is not None:
+            weight = weight * _same_depth(depth, torch.cat((before.depth, depth[:-1])), grid)
+        if mask is not None and before.mask is not None:
+            weight = weight * _within(mask, torch.cat((before.mask, mask[:-1])), grid)
         # Of what came from inside the picture alone: a fast pan is no cut.
         shared = inside[:, None].to(torch.float32)
         unlike = ((source - there).square() * shared).flatten(1).mean(1) / shared.flatten(1).mean(1).clamp_min(1e-3)
@@ -147,13 +162,14 @@ class Follower:
         more = {"antialias": True} if mode == "bilinear" else {}
         return nnf.interpolate(x_FcHW, self._size, mode=mode, **more)
 
-    def _depth(self, planes: Mapping[str, Tensor], frames: int) -> Tensor | None:
-        plane = planes.get("depth")
+    def _single(self, planes: Mapping[str, Tensor], name: str, frames: int) -> Tensor | None:
+        """A plane of one channel, float32 (F, 1, H, W), where it came."""
+        plane = planes.get(name)
         if plane is None:
             return None
         plane = plane.squeeze(-1) if plane.ndim == 4 else plane
         if plane.ndim != 3 or plane.shape[0] != frames:
-            raise PixelError(f"depth of shape {tuple(plane.shape)} cannot be used; send ({frames}, height, width)")
+            raise PixelError(f"{name} of shape {tuple(plane.shape)} cannot be used; send ({frames}, height, width)")
         return self._sized(plane.to(self._device, torch.float32)[:, None], "nearest-exact")
 
     def _motion(
@@ -224,6 +240,15 @@ class _Flow:
         return back.masked_fill(lost[..., None], float("nan"))
 
 
+def estimated_motion(frame_NHWC: Tensor) -> Tensor:
+    """(N - 1, H, W, 2), pixels from each frame but the first back to the one before, by the optical flow that `temporal
+    flow` uses, at full size; not a number where it is not consistent. frame: uint8 (N, H, W, 3)."""
+    cv2 = opencv()
+    grey = [torch.from_numpy(cv2.cvtColor(f.contiguous().numpy(), cv2.COLOR_RGB2GRAY)) for f in frame_NHWC]
+    flow = _Flow()
+    return torch.stack([flow.back(now, then) for then, now in itertools.pairwise(grey)])
+
+
 def _likeness(difference_F3HW: Tensor, tolerance: float) -> Tensor:
     """(F, 1, H, W): 1 up to half the tolerance in levels (0..255), 0 from one and a half on. Over 3 x 3 pixels, as an
     edge between two pixels moves by parts of one."""
@@ -236,9 +261,15 @@ def _same_depth(depth_F1HW: Tensor, before_F1HW: Tensor, grid_FHW2: Tensor) -> T
     finite) is as far away as nothing."""
     nothing = 1e6
     now, then = (torch.where(torch.isfinite(z) & (z > 0.0), z, nothing) for z in (depth_F1HW, before_F1HW))
-    nearest, farthest = (-nnf.max_pool2d(-then, 3, 1, 1), nnf.max_pool2d(then, 3, 1, 1))
-    low, high = (moved(z, grid_FHW2, "nearest") for z in (nearest, farthest))
-    return ((now >= low * (1.0 - DEPTH_TOLERANCE)) & (now <= high * (1.0 + DEPTH_TOLERANCE))).to(torch.float32)
+    return _within(now, then, grid_FHW2, DEPTH_TOLERANCE)
+
+
+def _within(now_F1HW: Tensor, before_F1HW: Tensor, grid_FHW2: Tensor, tolerance: float = 0.0) -> Tensor:
+    """(F, 1, H, W): 1 where a value lies between the lowest and the highest around the place that it came from, give or
+    take a share of them. Masks: numbers of objects, or mattes, whose edges lie between inside and outside."""
+    lowest, highest = (-nnf.max_pool2d(-before_F1HW, 3, 1, 1), nnf.max_pool2d(before_F1HW, 3, 1, 1))
+    low, high = (moved(z, grid_FHW2, "nearest") for z in (lowest, highest))
+    return ((now_F1HW >= low * (1.0 - tolerance)) & (now_F1HW <= high * (1.0 + tolerance))).to(torch.float32)
 
 
 class _Carried:

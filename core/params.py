@@ -409,6 +409,12 @@ class Params:
         high=MAX_MODEL_CHARS,
         slow=True,
     )
+    motion_noise: bool = _param(
+        False,
+        "bool",
+        "Noise moves with the scene, so that texture does not stick to the screen.",
+        acts_with=("temporal", ("engine", "flow")),
+    )
     reuse: bool = _param(
         False,
         "bool",

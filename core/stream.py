@@ -30,6 +30,7 @@ from core.guidance import POSITIVE, ROLES, Guidance, Row, Scales, active_guidanc
 from core.input import Input
 from core.matched import Draws, Matcher
 from core.motion import GUIDED, Estimates, Follower, Guide, Pictures, planes_of
+from core.moving_noise import MovingNoise
 from core.params import MAX_LORAS, MAX_STEPS, ParamError, Params
 from core.pixels import PixelError
 from core.reuse import KeptPasses, tolerance_of
@@ -79,11 +80,20 @@ class Pass:
     inputs: RowInputs
     draws: Draws | None = None
 
-    def noise_for(self, carried: Carried) -> Tensor:
-        """The noise (S, F, c, h, w) that these stages start with: their own, or what the stage before left."""
+    def noise_for(self, carried: Carried, guides: Sequence[Guide | None] = ()) -> Tensor:
+        """The noise (S, F, c, h, w) that these stages start with: their own, that of their frames where it moves with
+        them, or what the stage before left."""
         own = self.noise_SFchw
         if self.draws is not None and carried.draw is not None:
             own = self.draws.chosen(carried.draw)
+        moving = {
+            i: guide.noise[self.rows[0].stage + i]
+            for i, guide in enumerate(guides)
+            # A frame that came in under fewer steps knows of those alone.
+            if guide is not None and guide.noise is not None and self.rows[0].stage + i < len(guide.noise)
+        }
+        if moving:
+            own = torch.stack([moving.get(i, own[i]) for i in range(len(own))])
         if carried.noise is None:
             return own
         return torch.cat((own[:1], carried.noise[1:])) if self.rows[0].stage == 0 else carried.noise
@@ -201,6 +211,7 @@ class Stream(Generic[Tag]):
         self._follower = Follower((config.height, config.width), latent_shape[1:], device)
         self._estimates = Estimates()
         self._pictures = Pictures()
+        self._moving_noise = MovingNoise(latent_shape[1:], device)
         self._matcher = Matcher()
         self._following = False
         self._kept: KeptPasses[Carried] = KeptPasses()
@@ -400,7 +411,18 @@ class Stream(Generic[Tag]):
         entering = _ENTERING[plan.params.task](entering, plan.passes[0])
         cut_F = self._cuts(entering.estimate[0], plan)
         entering = self._marked(self._matched(entering, cut_F, plan), cut_F, plan.params)
+        entering = self._with_moving_noise(entering, plan)
         return _ADVANCE[plan.params.mode](self, entering, tag, plan)
+
+    def _with_moving_noise(self, entering: Carried, plan: Plan) -> Carried:
+        """With noise in the guide, where the parameters want it to move and it is not new in every frame."""
+        guide: Guide | None = entering.guide or None
+        if guide is None or not plan.params.motion_noise or plan.params.seed < 0:
+            self._moving_noise.forget()
+            return entering
+        own_SFchw = torch.cat([turn.noise_SFchw for turn in plan.passes])
+        noise = self._moving_noise.of(own_SFchw, plan.params.seed, guide)
+        return entering._replace(guide=guide._replace(noise=noise))
 
     def _cuts(self, latent_Fchw: Tensor, plan: Plan) -> Tensor | None:
         """(F,) bool: where the picture is about as unlike the one before as strangers are, by mean square difference
@@ -496,7 +518,7 @@ class Stream(Generic[Tag]):
 
     def _denoise(self, carried: Carried, turn: Pass, plan: Plan, guides: Sequence[Guide | None]) -> Carried:
         k = turn.coefficients
-        x = k.a * carried.estimate + k.b * turn.noise_for(carried)
+        x = k.a * carried.estimate + k.b * turn.noise_for(carried, guides)
         # What the denoiser or the sampler remembers, and planes, are other inputs in every turn.
         alone = not turn.inputs.bank and not carried.planes and not carried.history
         tolerance = tolerance_of(plan.params, self._device) if alone else None

@@ -4,8 +4,8 @@
     .venv/bin/python examples/03_planes.py
 
 You see, once, what is in every plane, then a line per second; on the host's page (http://127.0.0.1:8790) a small world
-of moving shapes, repainted. Change "Temporal" there: with engine, which reads motion and depth, the picture is steady;
-with off every picture is painted by itself and flickers. No model that comes with frameloom reads the mask yet.
+of moving shapes, repainted. Change "Temporal" there: with engine, which reads motion, depth and the mask (what was
+another object is not carried over), the picture is steady; with off every picture is painted by itself and flickers.
 """
 
 import argparse

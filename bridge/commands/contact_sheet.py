@@ -29,11 +29,12 @@ INK = (228, 228, 232)
 
 @dataclass(frozen=True)
 class Pair:
-    """One frame and what became of it: uint8 (height, width, 3) RGB each, sizes may differ."""
+    """One frame and what became of it: uint8 (height, width, 3) RGB each, sizes may differ. more: what goes below."""
 
     input: Array
     output: Array
     label: str
+    more: tuple[Array, ...] = ()
 
 
 def write_sheet(path: Path, pairs: Sequence[Pair], title: str) -> None:
@@ -49,16 +50,17 @@ def write_sheet(path: Path, pairs: Sequence[Pair], title: str) -> None:
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
         raise ValueError(f"a sheet cannot be a {path.suffix} file; use {', '.join(filter(None, FORMATS))}")
-    rows, columns = pairs[0].input.shape[:2]
-    scale = max(1.0, TILE_PX / columns)
-    scale = min(scale, WIDEST_PX / columns)
-    tile = (max(1, round(columns * scale)), max(1, round(rows * scale)))
+    tall, wide = pairs[0].input.shape[:2]
+    scale = max(1.0, TILE_PX / wide)
+    scale = min(scale, WIDEST_PX / wide)
+    tile = (max(1, round(wide * scale)), max(1, round(tall * scale)))
     font = ImageFont.load_default(FONT_PX)
     line_px = FONT_PX + 3
     head_px = MARGIN_PX + line_px + MARGIN_PX
     label_px = LABEL_LINES * line_px
     width = MARGIN_PX + len(pairs) * (tile[0] + MARGIN_PX)
-    height = head_px + label_px + 2 * (tile[1] + MARGIN_PX)
+    rows = 2 + max(len(pair.more) for pair in pairs)
+    height = head_px + label_px + rows * (tile[1] + MARGIN_PX)
     sheet = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN_PX, MARGIN_PX), _printable(title), INK, font)
@@ -68,7 +70,7 @@ def write_sheet(path: Path, pairs: Sequence[Pair], title: str) -> None:
         lines = textwrap.wrap(_printable(pair.label), max(8, int(tile[0] / (0.55 * FONT_PX))))[:LABEL_LINES]
         for at, line in enumerate(lines):
             draw.text((x, head_px + at * line_px), line, INK, font)
-        for at, picture in enumerate((pair.input, pair.output)):
+        for at, picture in enumerate((pair.input, pair.output, *pair.more)):
             image = Image.fromarray(np.ascontiguousarray(picture[..., :3]))
             y = head_px + label_px + at * (tile[1] + MARGIN_PX)
             sheet.paste(image.resize(tile, Image.Resampling.BICUBIC), (x, y))

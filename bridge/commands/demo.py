@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from bridge.commands.beside import ROWS, beside
 from bridge.commands.contact_sheet import FORMATS, Pair, write_sheet
 from bridge.commands.host import (
     ServeError,
@@ -109,6 +110,9 @@ class Pairing:
 
     def __init__(self, channel: str, due: list[int]) -> None:
         self.pairs: list[Pair] = []
+        self.before: list[Pair] = []
+        """Of each pair the one of the output before it."""
+        self._last: Pair | None = None
         self.fed = threading.Event()
         """Set when the first input came."""
         self._due = due
@@ -143,12 +147,17 @@ class Pairing:
 
     def offer(self, frame: Frame, frames_out: int, prompt: str) -> None:
         """Take this output for the sheet when a pair is due and its input is still here."""
-        if len(self.pairs) == len(self._due) or frames_out < self._due[len(self.pairs)]:
+        if len(self.pairs) == len(self._due):
             return
         with self._guard:
             picture = self._inputs.get(frame.source_frame_id)
-        if picture is not None:
-            self.pairs.append(Pair(picture, frame.planes[Kind.COLOUR], prompt))
+        if picture is None:
+            return
+        pair, last = Pair(picture, frame.planes[Kind.COLOUR], prompt), self._last
+        self._last = pair
+        if frames_out >= self._due[len(self.pairs)]:
+            self.pairs.append(pair)
+            self.before.append(last or pair)
 
     def stop(self) -> None:
         self._stop.set()
@@ -206,8 +215,11 @@ def show(
         client.stop()
         serving.stop()
         pairing.stop()
-    sheet = _sheet(args, pairing.pairs, measured)
-    loaded = serving.host.loaded
+    loaded, shown = serving.host.loaded, serving.live.current
+    pairs, rows = pairing.pairs, "Above: input. Below: output."
+    if shown.temporal != "off" and loaded is not None and pairs:
+        pairs, rows = beside(loaded.model, shown, pairs, pairing.before), ROWS.format(temporal=shown.temporal)
+    sheet = _sheet(args, pairs, measured, rows)
     summary = {
         "fps": measured.fps(),
         "first_output_s": None if measured.first_output_s is None else round(measured.first_output_s, 2),
@@ -305,16 +317,14 @@ def _progress(serving: Serving, pairing: Pairing, measured: Measured) -> str:
     return f"waiting for the first picture ({now_s:.0f} s)"
 
 
-def _sheet(args: argparse.Namespace, pairs: list[Pair], measured: Measured) -> str | None:
+def _sheet(args: argparse.Namespace, pairs: list[Pair], measured: Measured, rows: str) -> str | None:
     """Write the contact sheet; its path, or None with a note when that cannot be."""
     if not pairs:
         if measured.first_output_s is not None:
             say("no contact sheet: no picture came back whose input was still at hand; raise --frames")
         return None
     size = f"{args.size[0]}x{args.size[1]}"
-    title = (
-        f"frameloom demo: {args.source} at {size}, {measured.fps():.1f} frames per second. Above: input. Below: output."
-    )
+    title = f"frameloom demo: {args.source} at {size}, {measured.fps():.1f} frames per second. {rows}"
     try:
         write_sheet(args.sheet, pairs, title)
     except (OSError, ValueError) as error:
@@ -347,7 +357,8 @@ def _arguments(words: list[str] | None) -> tuple[argparse.Namespace, dict[str, A
         "--temporal",
         choices=TEMPORAL,
         default=None,
-        help="steady pictures: off (default), bank, engine (the world's own motion), flow (estimated motion)",
+        help="steady pictures: off (default), bank, engine (the world's own motion), flow (estimated motion); the sheet"
+        " shows single frames beside them",
     )
     parser.add_argument("--no-browser", action="store_true", help="open no browser")
     parser.add_argument("--prompt", action="append", default=[], help="repeat for several that take turns")

@@ -1,7 +1,8 @@
 """frameloom bench temporal: how steady the pictures are, next to what a frozen or blurred picture would win by.
 
 Clips of the procedural world at 30 frames per second, of scenes that nothing was trained on, with the world's own
-motion and depth: as they move, standing still with a camera's noise, and with a cut to another scene. The embedded
+motion and depth (`tests/bench/temporal_clips.py`): orbit, pan, a fast actor, one thing that moves before a still
+camera, a still picture with a camera's noise, a cut to another scene; and films of yours, with estimated motion. The
 model paints them in each mode with the real stream, one turn after the other. Per mode:
 
 * warp error: mean absolute difference, in levels of 0..255 as floats, between an output and the one before it, moved
@@ -9,12 +10,16 @@ model paints them in each mode with the real stream, one turn after the other. P
   what the resampling of the measurement alone comes to.
 * disoccluded: over the pixels that were not in view, how far outputs are from the per-frame output, and from the input.
 * flicker: mean absolute difference of neighbouring outputs of the still clips.
-* sharpness: mean gradient magnitude; edit: mean absolute difference of output and input; style: share of outputs that
-  a classifier trained on true renders puts in the prompted style.
+* sharpness: mean gradient magnitude; detail: deviation of what a blur over three pixels takes away, of the whole
+  deviation; edit: mean absolute difference of output and input; style: share of outputs that a classifier trained on
+  true renders puts in the prompted style.
 * recovery: outputs after a cut until the difference to the per-frame output stays at most 4 levels on average.
 * cost: milliseconds per turn, median and 99th percentile, over the moving clips, modes in turn on each.
+* reuse: the same clips of a still camera with and without it: mean milliseconds per turn, how far outputs are from
+  those of computing everything, and what part of the networks' work was done.
 
-Warp error rewards blur and standstill, so read it beside sharpness, edit and style.
+Warp error rewards blur and standstill, so read it beside sharpness, edit and style. Films and a sheet of the first
+scene go to out/temporal.
 """
 
 from __future__ import annotations
@@ -22,83 +27,36 @@ from __future__ import annotations
 import sys
 import time
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.commands.words import Parser
 from tests.bench.report import bar, emit, percentile, table
 
-SIZE_PX, FPS = 128, 30.0
-STYLES = ("neon", "toy", "comic", "pastel")
-NOISE_LEVELS = 3.0
-"""Standard deviation of the noise of the camera that films a still scene."""
+if TYPE_CHECKING:
+    from tests.bench.temporal_clips import Clip
+
 RECOVERED_LEVELS = 4.0
+JUDGE_SCENES = 48
 FIRST = 4
 """Outputs of a clip that are not judged: there is nothing before them to be steady with."""
 MODES: dict[str, dict[str, Any]] = {
     "off": {},
     "bank": {"temporal": "bank"},
-    "bank, original": {
+    "bank, original": {"temporal": "bank", "bank_sink": False, "bank_sizes": False, "bank_reset": "never"},
+    "bank, original queue": {
         "temporal": "bank",
+        "bank": "fifo",
+        "bank_frames": 4,
+        "bank_interval": 1,
         "bank_sink": False,
-        "bank_sizes": False,
         "bank_reset": "never",
     },
     "engine": {"temporal": "engine"},
-    "engine, picture alone": {"temporal": "engine", "motion_latent": 0.0},
-    "engine, latent alone": {"temporal": "engine", "motion_share": 0.0},
+    "engine, noise moves": {"temporal": "engine", "motion_noise": True},
+    "noise moves alone": {"temporal": "engine", "motion_noise": True, "motion_share": 0.0, "motion_latent": 0.0},
     "flow": {"temporal": "flow"},
 }
-
-
-@dataclass(frozen=True)
-class Clip:
-    """colour (N, H, W, 3) uint8, depth (N, H, W) metres, motion (N, H, W, 2) pixels back to the frame before, instance
-    (N, H, W). cut: the first frame of another scene, or None."""
-
-    kind: str
-    style: str
-    prompt: str
-    colour: Any
-    depth: Any
-    motion: Any
-    instance: Any
-    cut: int | None = None
-
-
-def clips(kind: str, scenes: int, frames: int) -> list[Clip]:
-    """One clip per scene."""
-    import torch
-
-    from core.tiny.evaluate import EVALUATION_SEED
-    from core.world import World
-
-    made = []
-    for scene in range(scenes):
-        worlds = [World(EVALUATION_SEED + 500 + scene), World(EVALUATION_SEED + 700 + scene)]
-        cut = frames // 2 if kind == "cut" else None
-        style = STYLES[scene % len(STYLES)]
-        planes: dict[str, list[Any]] = defaultdict(list)
-        noise = torch.Generator().manual_seed(scene)
-        for number in range(frames):
-            world = worlds[cut is not None and number >= cut]
-            still = kind == "still"
-            out = world.render(
-                1.0 if still else 1.0 + number / FPS,
-                SIZE_PX,
-                SIZE_PX,
-                planes=("colour", "depth", "motion", "instance"),
-                motion_dt_s=0.0 if still else 1.0 / FPS,
-            )
-            if still:
-                shaken = out["colour"].float() + NOISE_LEVELS * torch.randn(out["colour"].shape, generator=noise)
-                out["colour"] = shaken.round().clamp(0, 255).to(torch.uint8)
-            for name, plane in out.items():
-                planes[name].append(-plane if name == "motion" else plane)
-        whole = {name: torch.stack(values) for name, values in planes.items()}
-        made.append(Clip(kind, style, worlds[0].caption(style), **whole, cut=cut))
-    return made
 
 
 def painted(stream: Any, plan: Any, clip: Clip, times_ms: list[float] | None = None) -> dict[int, Any]:
@@ -118,9 +76,11 @@ def painted(stream: Any, plan: Any, clip: Clip, times_ms: list[float] | None = N
 def compared(clip: Clip, out: dict[int, Any], off: dict[int, Any], judge: Any) -> dict[str, list[float]]:
     """The figures of one clip's outputs, a value per output."""
     import torch
+    import torch.nn.functional as nnf
 
     from core.motion import identity_grid, moved
     from core.tiny.vocabulary import STYLES as KNOWN
+    from tests.bench.temporal_clips import SIZE_PX
 
     here = identity_grid(SIZE_PX, SIZE_PX, torch.device("cpu"))
     found: dict[str, list[float]] = defaultdict(list)
@@ -136,10 +96,11 @@ def compared(clip: Clip, out: dict[int, Any], off: dict[int, Any], judge: Any) -
         if clip.kind == "still":
             found["flicker"].append(float((now - out[number - 1]).abs().mean()))
             continue
-        grid = here + clip.motion[number][None] * (2.0 / SIZE_PX)
+        known = clip.motion[number].isfinite().all(-1)
+        grid = here + clip.motion[number].nan_to_num()[None] * (2.0 / SIZE_PX)
         then = moved(out[number - 1].permute(2, 0, 1)[None], grid)[0].permute(1, 2, 0)
         label = moved(clip.instance[number - 1][None, None].float(), grid, "nearest")[0, 0]
-        seen = (label == clip.instance[number].float()) & (grid[0].abs() <= 1.0).all(-1)
+        seen = (label == clip.instance[number].float()) & (grid[0].abs() <= 1.0).all(-1) & known
         was = moved(clip.colour[number - 1].permute(2, 0, 1)[None].float(), grid)[0].permute(1, 2, 0)
         found["warp of the input"].append(float((source - was).abs().mean(-1)[seen].mean()))
         found["warp"].append(float((now - then).abs().mean(-1)[seen].mean()))
@@ -148,9 +109,11 @@ def compared(clip: Clip, out: dict[int, Any], off: dict[int, Any], judge: Any) -
             found["disoccluded, to input"].append(float((now - source).abs().mean(-1)[~seen].mean()))
         luma = now.mean(-1)
         found["sharpness"].append(float(luma.diff(dim=0)[:, 1:].hypot(luma.diff(dim=1)[1:]).mean()))
+        blurred = nnf.avg_pool2d(luma[None, None], 3, 1, 1, count_include_pad=False)[0, 0]
+        found["detail"].append(float((luma - blurred).std() / luma.std().clamp_min(1e-3)))
         found["edit"].append(float((now - source).abs().mean()))
         if clip.style in KNOWN:
-            hit = int(judge(now.to(torch.uint8)[None]).argmax()) == KNOWN.index(clip.style)
+            hit = int(judge.styles(now.to(torch.uint8)[None])) == KNOWN.index(clip.style)
             found["style"].append(float(hit))
     return found
 
@@ -165,8 +128,10 @@ def long_run(model: Any, params: Any, frames: int) -> dict[str, float]:
     import resource
 
     from core.stream import StreamConfig
+    from tests.bench.temporal_clips import SIZE_PX
+    from tests.bench.temporal_clips import clip as made
 
-    clip = clips("moving", 1, 60)[0]
+    clip = made("orbit", 0, 60)
     stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX))
     plan = stream.plan(params)
     took: list[float] = []
@@ -188,20 +153,59 @@ def long_run(model: Any, params: Any, frames: int) -> dict[str, float]:
     }
 
 
+def reuse_of(model: Any, base: Any, clips: list[Clip]) -> dict[str, dict[str, Any]]:
+    """By kind of clip: what reuse saves and costs. Both ways take turns, clip by clip."""
+    from core.stream import StreamConfig
+    from tests.bench.temporal_clips import SIZE_PX
+
+    by: dict[str, dict[str, Any]] = {}
+    for kind in dict.fromkeys(clip.kind for clip in clips):
+        turns: dict[bool, list[float]] = {False: [], True: []}
+        apart: list[float] = []
+        work: dict[str, dict[str, int]] = {}
+        for clip in (c for c in clips if c.kind == kind):
+            outs = {}
+            for reuse in (False, True):
+                stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX))
+                plan = stream.plan(base.with_values(prompt=clip.prompt, reuse=reuse))
+                outs[reuse] = painted(stream, plan, clip, turns[reuse])
+            apart += [float((outs[True][n] - outs[False][n]).abs().mean()) for n in outs[True]]
+            for part, done in stream.reused.items():
+                into = work.setdefault(part, {})
+                for how, count in done.items():
+                    into[how] = into.get(how, 0) + count
+        mean = {reuse: sum(took) / len(took) for reuse, took in turns.items()}
+        median = {reuse: percentile(took, 50) for reuse, took in turns.items()}
+        by[kind] = {
+            "mean_ms": mean[True],
+            "faster": mean[False] / mean[True],
+            "faster_median": median[False] / median[True],
+            "levels_apart": sum(apart) / len(apart),
+            "most_levels_apart": max(apart),
+            "work": work,
+        }
+    return by
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; 0 whenever it could measure."""
     parser = Parser("bench temporal", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="four scenes of 24 frames each")
+    parser.add_argument("--quick", action="store_true", help="two scenes of 16 frames each")
     parser.add_argument("--scenes", type=int, default=None, help="scenes of each kind (default 12)")
     parser.add_argument("--frames", type=int, default=None, help="frames per clip (default 60)")
     parser.add_argument("--steps", type=int, default=2, help="denoising steps (default 2)")
+    parser.add_argument("--judge-steps", type=int, default=800, help="training of the judge (default 800)")
     parser.add_argument("--device", default=None)
     parser.add_argument("--backend", default=None)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="parameters of all modes")
     parser.add_argument("--modes", default="", help="a list by semicolons of those to run beside off (default all)")
+    parser.add_argument("--film", type=Path, action="append", default=[], help="a film or a folder of pictures, too")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/temporal"), help="films and sheets (default out/temporal)"
+    )
     args = parser.parse_args(argv)
-    scenes = args.scenes or (4 if args.quick else 12)
-    frames = args.frames or (24 if args.quick else 60)
+    scenes = args.scenes or (2 if args.quick else 12)
+    frames = args.frames or (16 if args.quick else 60)
 
     import torch
 
@@ -212,30 +216,49 @@ def main(argv: list[str] | None = None) -> int:
     from core.params import Params
     from core.stream import StreamConfig
     from core.tiny import WEIGHTS
-    from core.tiny.evaluate import StyleJudge
+    from core.tiny.evaluate import JUDGE_SEED, HeldOut, labelled
+    from core.tiny.judge import trained_judge
+    from tests.bench import temporal_pictures
+    from tests.bench.temporal_clips import KINDS, MOVING, RESTING, SIZE_PX, STYLES, film
+    from tests.bench.temporal_clips import clip as made
 
     model = load_model(Path(WEIGHTS), pick_device(args.device), torch.float32, args.backend)
     print("training the style judge on true renders ...", flush=True)
-    judge, judge_share = StyleJudge.trained()
+    judge = trained_judge([labelled(HeldOut(JUDGE_SCENES, JUDGE_SEED))], args.judge_steps)
+    renders, wanted = labelled(HeldOut(JUDGE_SCENES // 4, JUDGE_SEED + 100_000))
+    judge_share = float((judge.styles(renders) == wanted).float().mean())
     base = params_from(args.set, Params(steps=args.steps))
     picked = [m.strip() for m in args.modes.split(";") if m.strip()]
     modes = {n: v for n, v in MODES.items() if not picked or n == "off" or n in picked}
     figures: dict[str, dict[str, list[float]]] = {mode: defaultdict(list) for mode in modes}
+    by_kind: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     cuts: dict[str, list[int]] = defaultdict(list)
-    for kind in ("moving", "still", "cut"):
-        for clip in clips(kind, scenes, frames):
-            off: dict[int, Any] = {}
+    pictures: list[str] = []
+    films = [film(path, STYLES[i % len(STYLES)], frames) for i, path in enumerate(args.film)]
+    resting: list[Clip] = []
+    for kind in (*KINDS, "film"):
+        for clip in films if kind == "film" else [made(kind, scene, frames) for scene in range(scenes)]:
+            if kind in RESTING:
+                resting.append(clip)
+            if kind == "watch":
+                continue
+            outputs: dict[str, dict[int, Any]] = {}
             for mode, values in modes.items():
                 stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX))
                 plan = stream.plan(base.with_values(prompt=clip.prompt, **values))
-                times_ms = figures[mode]["turn_ms"] if kind == "moving" else None
-                out = painted(stream, plan, clip, times_ms)
-                off = off or out
-                found = compared(clip, out, off, judge)
+                times_ms = figures[mode]["turn_ms"] if kind in MOVING else None
+                out = outputs[mode] = painted(stream, plan, clip, times_ms)
+                found = compared(clip, out, outputs["off"], judge)
                 for name, series in found.items():
-                    figures[mode][name] += series
+                    # A film's motion is an estimate: it stands by itself.
+                    if kind != "film":
+                        figures[mode][name] += series
+                    if name == "warp":
+                        by_kind[kind][mode] += series
                 if clip.cut is not None:
                     cuts[mode].append(recovered(found["after cut"]))
+            if kind in (*MOVING, "film") and len(pictures) < 2 * (len(modes) + 1):
+                pictures += temporal_pictures.write(args.out, clip, outputs)
         print(f"{kind} clips done", flush=True)
     results: dict[str, Any] = {
         "judge_on_truth": judge_share,
@@ -244,20 +267,36 @@ def main(argv: list[str] | None = None) -> int:
         "steps": args.steps,
         "backend": model.execution.backend,
         "dtype": dtype_name(model.execution.dtype),
+        "set": args.set,
     }
-    names = ("warp", "flicker", "sharpness", "edit", "style", "disoccluded", "disoccluded, to input")
+    names = ("warp", "flicker", "sharpness", "detail", "edit", "style", "disoccluded", "disoccluded, to input")
     by: dict[str, dict[str, float]] = {}
     for mode, series in figures.items():
         by[mode] = {name: sum(series[name]) / len(series[name]) for name in names if series[name]}
         by[mode] |= {f"turn_p{q}_ms": percentile(series["turn_ms"], q) for q in (50, 99)}
         by[mode]["recovery_frames"] = max(cuts[mode])
     results["modes"] = by
+    results["warp_by_clip"] = {
+        kind: {mode: sum(series) / len(series) for mode, series in of.items()} for kind, of in by_kind.items()
+    }
     own = figures["off"]["warp of the input"]
     results["warp_of_the_input"] = sum(own) / len(own)
     print(f"warp error of the input itself: {results['warp_of_the_input']:.3f}")
     header = [*names, "turn_p50_ms", "turn_p99_ms", "recovery_frames"]
     table(["mode", *header], [[mode, *(by[mode].get(name, float("nan")) for name in header)] for mode in by])
+    table(
+        ["warp error by clip", *by],
+        [[kind, *(of[mode] for mode in by)] for kind, of in results["warp_by_clip"].items()],
+    )
     bars = _bars(by)
+    results["reuse"] = reuse_of(model, base, resting)
+    shown = ("mean_ms", "faster", "faster_median", "levels_apart", "most_levels_apart")
+    table(["reuse", *shown], [[kind, *(of[name] for name in shown)] for kind, of in results["reuse"].items()])
+    for kind, of in results["reuse"].items():
+        bars.append(bar(f"reuse: {kind} clips, times as fast", of["faster"], 1.5))
+        bars.append(
+            bar(f"reuse: {kind} clips, levels from computing everything", of["levels_apart"], 2.0, at_most=True)
+        )
     if "engine" in by:
         results["long"] = long_run(model, base.with_values(temporal="engine"), 200 if args.quick else 1000)
         growth = results["long"]
@@ -267,6 +306,7 @@ def main(argv: list[str] | None = None) -> int:
     results["bank_bytes_sd15_512px_4_rows_fp16"] = sd15_bank_bytes(bytes_of)
     million = results["bank_bytes_sd15_512px_4_rows_fp16"] / 1e6
     bars.append(bar("merged bank of an SD 1.5-shaped U-Net, 512 px, 4 rows, fp16, MB", million, 280.0, at_most=True))
+    print("to look at: " + ", ".join(pictures))
     emit("temporal", results, bars)
     return 0
 

@@ -57,10 +57,11 @@ def flicker(out: dict[int, torch.Tensor]) -> float:
     return sum(float((out[n] - out[n - 1]).abs().mean()) for n in list(out)[2:]) / len(list(out)[2:])
 
 
-def follow(follower: Follower, frames, motion, numbers=None, params=BASE, depth=None):
+def follow(follower: Follower, frames, motion, numbers=None, params=BASE, depth=None, mask=None):
     for i, frame in enumerate(frames):
         planes = {} if motion is None else {"motion": motion}
         planes |= {} if depth is None else {"depth": depth[i][None]}
+        planes |= {} if mask is None or mask[i] is None else {"mask": mask[i][None]}
         guide = follower.guide(frame[None], planes, (numbers[i] if numbers else i + 1,), params)
     return guide
 
@@ -164,6 +165,23 @@ def test_depth_finds_what_colour_does_not_tell_apart():
     assert follow(fresh(), grey, zero, depth=sky).picture.weight.min() == 1.0
 
 
+def test_a_mask_keeps_what_belongs_to_another_object_from_being_carried_over():
+    grey = torch.full((2, PX, PX, 3), 128, dtype=torch.uint8)
+    mask = torch.full((2, PX, PX), 7, dtype=torch.uint8)
+    mask[0, :, :32] = 8  # numbers of objects that are neighbours; one was there, and is gone
+    zero = torch.zeros(1, PX, PX, 2)
+    weight = follow(fresh(), grey, zero, mask=mask).picture.weight[0, 0]
+    assert weight[:, :30].max() == 0.0 and weight[:, 34:].min() == 1.0
+    half = mask[:, ::2, ::2, None]
+    assert torch.equal(follow(fresh(), grey, zero, mask=half).picture.weight[0, 0] > 0.5, weight > 0.5)
+    for sometimes in ([None, mask[1]], [mask[0], None]):
+        assert follow(fresh(), grey, zero, mask=sometimes).picture.weight.min() == 1.0
+    # An object that moves with its mask stays trusted, but for what came in from outside.
+    soft = (texture(seed=3)[0, :, :, 0].float() // 64 * 64).to(torch.uint8)
+    masks = torch.stack([soft[:, n * 2 : n * 2 + PX] for n in range(2)])
+    assert follow(fresh(), pan(2), right(2.0), mask=masks).picture.weight[0, 0, :, : PX - 3].min() > 0.99
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 6e4])
 def test_absurd_motion_is_left_out_where_it_is(model, value):
     motion = torch.zeros(1, PX, PX, 2)
@@ -189,6 +207,8 @@ def test_planes_of_another_size_are_scaled_and_of_another_kind_are_refused():
             follow(fresh(), pan(1), wrong)
     with pytest.raises(PixelError, match="depth of shape"):
         fresh().guide(pan(1), {"motion": right(0.0), "depth": torch.zeros(1, PX, PX, 2)}, (1,), BASE)
+    with pytest.raises(PixelError, match="mask of shape"):
+        fresh().guide(pan(1), {"motion": right(0.0), "mask": torch.zeros(2, PX, PX)}, (1,), BASE)
 
 
 def test_flow_finds_a_pan_by_itself():

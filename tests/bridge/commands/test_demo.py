@@ -149,6 +149,7 @@ def test_a_demo_with_an_end(tmp_path: Path) -> None:
 def test_the_embedded_model_repaints_what_it_gets(tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
     words = ("--model", "embedded", "--size", "128", "--fps", "10", "--frames", "10", "--sheet", str(sheet))
+    words += ("--temporal", "engine")
     with running("--prompt", "neon style, red sphere, blue box", "--set", "steps=1", *words) as child:
         out, err = child.communicate(timeout=2 * PATIENCE_S)
         assert child.returncode == 0, err
@@ -157,11 +158,15 @@ def test_the_embedded_model_repaints_what_it_gets(tmp_path: Path) -> None:
     assert told["device"] in ("cpu", "cuda", "mps")
     with Image.open(sheet) as picture:
         pixels = np.asarray(picture).astype(int)
-    lower = pixels[-MARGIN_PX - TILE_PX : -MARGIN_PX, MARGIN_PX : MARGIN_PX + TILE_PX]
-    upper = pixels[-2 * (MARGIN_PX + TILE_PX) : -2 * MARGIN_PX - TILE_PX, MARGIN_PX : MARGIN_PX + TILE_PX]
+    # Input, single frames, steady ones, what changed in both.
+    ends = [pixels.shape[0] - MARGIN_PX - n * (MARGIN_PX + TILE_PX) for n in (4, 3, 2, 1, 0)]
+    rows = [pixels[end - TILE_PX : end, MARGIN_PX : MARGIN_PX + TILE_PX] for end in ends]
     # The world comes in flat grey; what goes out has colours.
-    assert np.ptp(upper, axis=2).max() < 10
-    assert np.ptp(lower, axis=2).mean() > 10
+    assert np.ptp(rows[0], axis=2).max() < 10
+    assert np.ptp(rows[1], axis=2).mean() > 10 and np.ptp(rows[2], axis=2).mean() > 10
+    assert np.abs(rows[1] - rows[2]).mean() < 30, "the same frame, painted in two ways"
+    for change in rows[3:]:
+        assert np.ptp(change, axis=2).max() == 0
 
 
 @pytest.mark.skipif(not POSIX, reason="sends a POSIX signal")
@@ -455,6 +460,8 @@ def test_an_output_is_paired_with_the_frame_it_was_made_from(channel: str) -> No
         (20, 235, "prompt 2"),
         (30, 225, "prompt 3"),
     ]
+    # Each with the output before it; the first has none but itself.
+    assert [p.output[0, 0, 0] for p in pairing.before] == [235, 225]
 
 
 def test_inputs_are_kept_within_bounds(channel: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -473,16 +480,16 @@ def test_inputs_are_kept_within_bounds(channel: str, monkeypatch: pytest.MonkeyP
 def test_a_sheet_without_a_name_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     grey = np.full((8, 8, 3), 90, np.uint8)
     args = argparse.Namespace(size=(8, 8), source="world", sheet=Path(""))
-    assert demo._sheet(args, [Pair(grey, grey, "x")], Measured()) is None
+    assert demo._sheet(args, [Pair(grey, grey, "x")], Measured(), "rows") is None
     assert "give another path with --sheet" in capsys.readouterr().err
 
 
 def test_a_sheet_without_pictures_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = argparse.Namespace(sheet=tmp_path / "sheet.png", size=(8, 8), source="world")
     measured = Measured()
-    assert demo._sheet(args, [], measured) is None and "sheet" not in capsys.readouterr().err
+    assert demo._sheet(args, [], measured, "rows") is None and "sheet" not in capsys.readouterr().err
     measured.note_output(1)
-    assert demo._sheet(args, [], measured) is None
+    assert demo._sheet(args, [], measured, "rows") is None
     assert "raise --frames" in capsys.readouterr().err
 
 
@@ -490,7 +497,7 @@ def test_a_sheet_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pyte
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     args = argparse.Namespace(sheet=tmp_path / "file" / "sheet.png", size=(8, 8), source="world")
     picture = np.zeros((8, 8, 3), np.uint8)
-    assert demo._sheet(args, [Pair(picture, picture, "")], Measured()) is None
+    assert demo._sheet(args, [Pair(picture, picture, "")], Measured(), "rows") is None
     said = capsys.readouterr().err
     assert "cannot be written (" in said and "give another path with --sheet" in said
     assert said.count("\n") == 1

@@ -169,6 +169,9 @@ namespace Frameloom
         [Tooltip("The model that paints: as started, embedded, or one of the host's folder of models (--models), by its name."), TextArea]
         public string model = "as started";
 
+        [Tooltip("Noise moves with the scene, so that texture does not stick to the screen.")]
+        public bool motionNoise = false;
+
         [Tooltip("Do not compute again what is unchanged, for cameras that stand still; a card computes everything.")]
         public bool reuse = false;
 
@@ -227,6 +230,7 @@ namespace Frameloom
             to.Add("/motion_tolerance", motionTolerance);
             to.Add("/motion_sharpen", motionSharpen);
             to.Add("/model", model);
+            to.Add("/motion_noise", motionNoise);
             to.Add("/reuse", reuse);
             to.Add("/reuse_tolerance", reuseTolerance);
             to.Add("/lora_1", lora1);
@@ -309,6 +313,8 @@ namespace Frameloom
                 to.Add("/motion_sharpen", motionSharpen);
             if (model != sent.model)
                 to.Add("/model", model);
+            if (motionNoise != sent.motionNoise)
+                to.Add("/motion_noise", motionNoise);
             if (reuse != sent.reuse)
                 to.Add("/reuse", reuse);
             if (reuseTolerance != sent.reuseTolerance)
@@ -362,6 +368,7 @@ namespace Frameloom
             motionTolerance = other.motionTolerance;
             motionSharpen = other.motionSharpen;
             model = other.model;
+            motionNoise = other.motionNoise;
             reuse = other.reuse;
             reuseTolerance = other.reuseTolerance;
             lora1 = other.lora1;
