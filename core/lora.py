@@ -89,6 +89,9 @@ class Changed(nn.Module):
         super().__init__()
         self.base = base
         self.scales = scales
+        self.down: Tensor
+        self.up: Tensor
+        self.pick_LK: Tensor
         like: Tensor = base.weight  # type: ignore[assignment]
         down = torch.cat([change.down for change in changes]).to(like)
         # One column per rank, and in it the LoRA that it is of.
@@ -114,7 +117,11 @@ class Changed(nn.Module):
         weights_RK = self.scales.now.to(x.dtype) @ self.pick_LK
         if isinstance(self.base, nn.Conv2d):
             low = nnf.conv2d(
-                x, self.down, stride=self.base.stride, padding=self.base.padding, dilation=self.base.dilation
+                x,
+                self.down,
+                stride=self.base.stride,
+                padding=self.base.padding,  # type: ignore[arg-type]
+                dilation=self.base.dilation,
             )
             return out + nnf.conv2d(low * weights_RK[:, :, None, None], self.up)
         low = nnf.linear(x, self.down)

@@ -105,7 +105,7 @@ class Host:
     @property
     def specs(self) -> tuple[Spec, ...]:
         """The live parameters, as they act on this model."""
-        return specs_for(str(self.config.model), self.config.lora_names)
+        return specs_for(str(self.config.model), self.config.lora_names, [source for source, _ in self.config.controls])
 
     @property
     def model_name(self) -> str:

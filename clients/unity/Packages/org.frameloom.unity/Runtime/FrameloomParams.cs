@@ -160,6 +160,18 @@ namespace Frameloom
         [Tooltip("Sharpens what was moved, against the blur of moving it."), Range(0f, 1f)]
         public float motionSharpen = 0.1f;
 
+        [Tooltip("Weight of the first LoRA that the host was started with (--lora)."), Range(-2f, 2f)]
+        public float lora1 = 1f;
+
+        [Tooltip("Weight of the second LoRA that the host was started with (--lora)."), Range(-2f, 2f)]
+        public float lora2 = 1f;
+
+        [Tooltip("Weight of the third LoRA that the host was started with (--lora)."), Range(-2f, 2f)]
+        public float lora3 = 1f;
+
+        [Tooltip("Weight of the fourth LoRA that the host was started with (--lora)."), Range(-2f, 2f)]
+        public float lora4 = 1f;
+
         [Tooltip("Hold the last picture and let the device sleep.")]
         public bool paused = false;
 
@@ -197,6 +209,10 @@ namespace Frameloom
             to.Add("/motion_latent", motionLatent);
             to.Add("/motion_tolerance", motionTolerance);
             to.Add("/motion_sharpen", motionSharpen);
+            to.Add("/lora_1", lora1);
+            to.Add("/lora_2", lora2);
+            to.Add("/lora_3", lora3);
+            to.Add("/lora_4", lora4);
             to.Add("/paused", paused);
         }
 
@@ -267,6 +283,14 @@ namespace Frameloom
                 to.Add("/motion_tolerance", motionTolerance);
             if (motionSharpen != sent.motionSharpen)
                 to.Add("/motion_sharpen", motionSharpen);
+            if (lora1 != sent.lora1)
+                to.Add("/lora_1", lora1);
+            if (lora2 != sent.lora2)
+                to.Add("/lora_2", lora2);
+            if (lora3 != sent.lora3)
+                to.Add("/lora_3", lora3);
+            if (lora4 != sent.lora4)
+                to.Add("/lora_4", lora4);
             if (paused != sent.paused)
                 to.Add("/paused", paused);
         }
@@ -305,6 +329,10 @@ namespace Frameloom
             motionLatent = other.motionLatent;
             motionTolerance = other.motionTolerance;
             motionSharpen = other.motionSharpen;
+            lora1 = other.lora1;
+            lora2 = other.lora2;
+            lora3 = other.lora3;
+            lora4 = other.lora4;
             paused = other.paused;
         }
 
