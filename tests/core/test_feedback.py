@@ -123,7 +123,7 @@ def test_masks_of_every_kind_and_size() -> None:
     size = (SIZE_PX, SIZE_PX)
     shares = torch.full((1, SIZE_PX, SIZE_PX), 0.25)
     for mask in (shares, shares[..., None], shares[:, ::2, ::2], (shares * 255).to(torch.uint8)):
-        assert torch.allclose(behind(frame, mask, size, like).share_F1HW, torch.tensor(0.25), atol=2e-3)
+        assert torch.allclose(behind(frame, mask, size, like).share_F1HW, torch.tensor(0.25), atol=4e-3)
     wild = behind(frame, torch.tensor([[[float("nan"), 2.0], [-1.0, float("inf")]]]), (2, 2), like)
     assert wild.share_F1HW.flatten().tolist() == [0.0, 1.0, 0.0, 1.0]
     with pytest.raises(PixelError, match="a mask of shape"):
