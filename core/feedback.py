@@ -38,9 +38,10 @@ class Feedback:
         self._before = latent_Fchw[-1:].clone() if params.feedback > 0.0 else None
 
     def _grid_for(self, latent_Fchw: Tensor, params: Params) -> Tensor:
+        height, width = latent_Fchw.shape[-2:]
         how = (params.feedback_zoom, params.feedback_rotate, params.feedback_x, params.feedback_y)
-        if self._grid is None or self._grid[0] != how or self._grid[1].shape[1:3] != latent_Fchw.shape[-2:]:
-            self._grid = (how, grid(*latent_Fchw.shape[-2:], *how, device=latent_Fchw.device))
+        if self._grid is None or self._grid[0] != how or self._grid[1].shape[1:3] != (height, width):
+            self._grid = (how, grid(height, width, *how, latent_Fchw.device))
         return self._grid[1]
 
 
