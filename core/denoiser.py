@@ -26,7 +26,7 @@ from core.lora import LORA, Scales, scaled, scales_of
 from core.params import Params
 from core.schedule import NoiseSchedule
 from core.text import Embedding
-from core.tree import mapped, stack
+from core.tree import mapped
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,23 @@ class PromptText:
 class RowInputs(NamedTuple):
     """What the rows of a U-Net call read beside latents and timesteps; a tree, so `core.tree.part` of it is that of
     some rows. embedding (R, ...), keys_values (k_RHND, v_RHND) per layer: of the prompts. planes: what a client sent
-    with its picture, (R, ...) by the names of `Denoiser.planes`. bank: `core.bank.BankInputs`, or () without a bank."""
+    with its picture, (R, ...) by the names of `Denoiser.planes`. bank: `core.bank.BankInputs`, or () without a bank.
+    strengths: of the ControlNets, (R, n), or () where none acts."""
 
     embedding: Embedding
     keys_values: tuple[tuple[Tensor, Tensor], ...] = ()
     planes: Mapping[str, Tensor] = {}
     bank: Any = ()
+    strengths: Any = ()
 
 
 class Plane(NamedTuple):
-    """How a denoiser takes a plane. shape: of what it reads of one frame. read: plane (F, H, W, ...) to (F, *shape)."""
+    """How a denoiser takes a plane. shape: of what it reads of one frame. read: plane (F, H, W, ...) to (F, *shape).
+    source: the plane's name, "colour" for the picture; empty where it is that under which the denoiser has it."""
 
     shape: tuple[int, ...]
     read: Callable[[Tensor], Tensor]
+    source: str = ""
 
 
 class Denoiser(Protocol):
@@ -209,8 +213,10 @@ class UnetCall(nn.Module):
         embedding: Embedding,
         keys_values: tuple[tuple[Tensor, Tensor], ...],
         bank: Reader | None = None,
+        residuals: tuple[tuple[Tensor, ...], Tensor] | None = None,
     ) -> Tensor:
-        """The network's output (R, c, h, w). embedding: (R, ...). keys_values: (k_RHND, v_RHND) per layer, or empty."""
+        """The network's output (R, c, h, w). embedding: (R, ...). keys_values: (k_RHND, v_RHND) per layer, or empty.
+        residuals: to be added to its own, of the way down and of the middle."""
         more: dict[str, Any] = {"prepared": keys_values} if keys_values else {}
         if bank is not None:
             more["bank"] = bank
@@ -222,6 +228,8 @@ class UnetCall(nn.Module):
                 encoder_hidden_states=embedding.tokens,
                 added_cond_kwargs=self.added(x_Rchw, embedding),
                 cross_attention_kwargs=more or None,
+                down_block_additional_residuals=None if residuals is None else residuals[0],
+                mid_block_additional_residual=None if residuals is None else residuals[1],
                 return_dict=False,
             )[0]
 
@@ -231,7 +239,8 @@ class UnetCall(nn.Module):
 
 
 class BankedCall(nn.Module):
-    """`UnetCall` with a bank: (output, `core.bank.Fresh` per self-attention layer)."""
+    """`UnetCall`, or `core.control.ControlledCall`, with a bank: (output, `core.bank.Fresh` per self-attention
+    layer)."""
 
     def __init__(self, call: Any) -> None:
         super().__init__()
@@ -244,18 +253,30 @@ class BankedCall(nn.Module):
         embedding: Embedding,
         keys_values: tuple[tuple[Tensor, Tensor], ...],
         bank: Read,
+        *control: Any,
     ) -> tuple[Tensor, tuple[Any, ...]]:
         reader = Reader(bank)
-        return self.call(x_Rchw, t_R, embedding, keys_values, reader), tuple(reader.fresh)
+        return self.call(x_Rchw, t_R, embedding, keys_values, *control, bank=reader), tuple(reader.fresh)
 
 
 @dataclass(frozen=True)
 class Banks:
-    """How a denoiser comes by a bank. layers: the self-attention layers that can read one. call(example): the
-    `BankedCall` as a back end runs it, for a bank (2 rows) like the example."""
+    """How a denoiser comes by a bank. layers: the self-attention layers that can read one. call(example, *control): the
+    `BankedCall` as a back end runs it, for a bank (2 rows) like the example, and ControlNets where they act."""
 
     layers: tuple[Layer, ...]
-    call: Callable[[Read], Call]
+    call: Callable[..., Call]
+
+
+@dataclass(frozen=True)
+class Steering:
+    """The ControlNets of a denoiser. planes: what they read of a frame, in their order. example: of `controls` for two
+    rows. call: `core.control.ControlledCall` as a back end runs it. controls(pictures, strengths): what it reads."""
+
+    planes: Mapping[str, Plane]
+    example: Any
+    call: Callable[[], Call]
+    controls: Callable[[tuple[Tensor, ...], Tensor], Any]
 
 
 class UnetDenoiser:
@@ -266,7 +287,7 @@ class UnetDenoiser:
     cache_text: project keys and values of a prompt once instead of once per call (StreamDiffusion, arXiv 2312.12491,
     appendix A.2); False is the plain twin. scale_width: of the embedding by which the network is told the guidance
     scale; 0 for a network that does not ask. planes: see `Denoiser`; the network finds them among the others of an
-    embedding. loras: see `UnetCall`.
+    embedding. loras: see `UnetCall`. steering: its ControlNets, or None; they read planes of their own.
     """
 
     def __init__(
@@ -283,12 +304,17 @@ class UnetDenoiser:
         planes: Mapping[str, Plane] = MappingProxyType({}),
         banks: Callable[[], Banks] | None = None,
         loras: Scales | None = None,
+        steering: Steering | None = None,
     ) -> None:
-        self.planes = planes
         self._network = call
+        self._network_planes = tuple(planes)
+        self._control_planes = () if steering is None else tuple(steering.planes)
+        self.planes: Mapping[str, Plane] = {**planes, **({} if steering is None else steering.planes)}
         self._loras = loras
+        self._steering = steering
+        self._steered = None if steering is None else functools.cache(steering.call)
         self._banks = None if banks is None else functools.cache(banks)
-        self._banked: dict[Form, Call] = {}
+        self._banked: dict[tuple[Form, bool], Call] = {}
         self._orders: dict[int, Tensor] = {}
         self._cross = cross
         self._convert = PREDICTIONS[prediction]
@@ -315,18 +341,15 @@ class UnetDenoiser:
     @torch.inference_mode()
     def rows(self, prompts: Sequence[PromptText], rows: Sequence[Row] = (), params: Params | None = None) -> RowInputs:
         """See `Denoiser.rows`."""
-        # Until a frame brings planes of its own.
-        planes = {
-            name: torch.zeros(len(prompts), *plane.shape, device=self._a_T.device)
-            for name, plane in self.planes.items()
-        }
-        laid_out = RowInputs(stack([p.embedding for p in prompts]), stack([p.keys_values for p in prompts]), planes)
-        inputs = self.told(laid_out, 1.0)
+        texts = (stack([p.embedding for p in prompts]), stack([p.keys_values for p in prompts]))
+        inputs = self.told(RowInputs(*texts, self._blank(prompts)), 1.0)
+        inputs = inputs._replace(strengths=self._strengths(rows, params))
+        steered = isinstance(inputs.strengths, Tensor)
         form = None if params is None or self._banks is None else Form.of(params)
         if params is None or form is None:
-            self._network.prepare(len(prompts))
+            (self._steered() if steered and self._steered else self._network).prepare(len(prompts))
             return inputs
-        self._with_bank(form, params).prepare(len(prompts))
+        self._with_bank(form, params, steered).prepare(len(prompts))
         groups = [list(ROLES).index(row.role) for row in rows]
         return inputs._replace(bank=form.inputs(params, groups, self._a_T.device))
 
@@ -340,16 +363,35 @@ class UnetDenoiser:
         others = {**inputs.embedding.others, SCALE: told}
         return inputs._replace(embedding=inputs.embedding._replace(others=others))
 
-    def _with_bank(self, form: Form, params: Params) -> Call:
+    def _blank(self, prompts: Sequence[PromptText]) -> dict[str, Tensor]:
+        """What is read of planes until a frame brings some."""
+        device = self._a_T.device
+        return {name: torch.zeros(len(prompts), *plane.shape, device=device) for name, plane in self.planes.items()}
+
+    def _strengths(self, rows: Sequence[Row], params: Params | None) -> Any:
+        """Of the ControlNets for each row; () where none acts on any."""
+        if params is None or not self._control_planes:
+            return ()
+        strengths = [params.control_strengths(row.stage, len(self._control_planes)) for row in rows]
+        return torch.tensor(strengths, device=self._a_T.device) if any(map(any, strengths)) else ()
+
+    def _controls(self, inputs: RowInputs) -> tuple[Any, ...]:
+        """What a call reads of the ControlNets, where one acts."""
+        if self._steering is None or not isinstance(inputs.strengths, Tensor):
+            return ()
+        return (self._steering.controls(tuple(inputs.planes[name] for name in self._control_planes), inputs.strengths),)
+
+    def _with_bank(self, form: Form, params: Params, steered: bool) -> Call:
         assert self._banks is not None
-        if form not in self._banked:
+        if (form, steered) not in self._banked:
             banks, device = self._banks(), self._a_T.device
             example = read(
                 form.empty(banks.layers, 2, device, self._dtype), form.inputs(params, (0, 0), device), len(banks.layers)
             )
-            self._banked[form] = banks.call(example)
+            control = (self._steering.example,) if steered and self._steering else ()
+            self._banked[form, steered] = banks.call(example, *control)
             self._orders.update({layer.tokens: partitions(layer.tokens, device) for layer in banks.layers})
-        return self._banked[form]
+        return self._banked[form, steered]
 
     @torch.inference_mode()
     def memory(self, rows: Sequence[Row], params: Params | None = None) -> Any:
@@ -364,7 +406,9 @@ class UnetDenoiser:
         if isinstance(bank.cut, Tensor):
             memory = emptied(memory, bank.cut)
         given = read(memory, bank, len(self._banks().layers))  # type: ignore[misc]
-        out, fresh = self._banked[bank.form](x_Rchw, t_R, inputs.embedding, inputs.keys_values, given)
+        control = self._controls(inputs)
+        call = self._banked[bank.form, bool(control)]
+        out, fresh = call(x_Rchw, t_R, inputs.embedding, inputs.keys_values, given, *control)
         if memory.rolling and isinstance(bank.write, Tensor):
             memory = written(memory, fresh, bank.write, bank.form, self._orders)
         return out, memory
@@ -372,12 +416,14 @@ class UnetDenoiser:
     @torch.inference_mode()
     def __call__(self, x_Rchw: Tensor, t_R: Tensor, inputs: RowInputs, memory: Any = None) -> tuple[Tensor, Any]:
         """See `Denoiser.__call__`."""
-        if inputs.planes:
-            read = {name: plane.to(self._dtype) for name, plane in inputs.planes.items()}
+        if self._network_planes:
+            read = {name: inputs.planes[name].to(self._dtype) for name in self._network_planes}
             embedding = inputs.embedding
             inputs = inputs._replace(embedding=embedding._replace(others={**embedding.others, **read}))
         if memory is None:
-            out = self._network(x_Rchw, t_R, inputs.embedding, inputs.keys_values)
+            control = self._controls(inputs)
+            network = self._steered() if control and self._steered else self._network
+            out = network(x_Rchw, t_R, inputs.embedding, inputs.keys_values, *control)
         else:
             out, memory = self._remembering(x_Rchw, t_R, inputs, memory)
         a, b = (table[t_R].view(-1, 1, 1, 1) for table in (self._a_T, self._b_T))

@@ -26,8 +26,9 @@ class Carried(NamedTuple):
     points from (`core.guidance`). noise: what the next stage adds to the estimate; None where every stage has noise of
     its own (`core.sampler`). marks: (S, F, 2), 1 where there is a frame, and 1 where it is the first after a cut.
     planes: what the denoiser reads of the client's planes (`core.denoiser`). guide: `core.motion.Guide` of frames that
-    come in, or (); beyond that it goes with the tag. draw: (S, F, stages), which draw of noise the frame takes at every
-    stage (`core.matched`). history: what the sampler knows of the stages before, its own tree (`core.sampler`).
+    come in, or (); beyond that it goes with the tag. behind: `core.masked.Behind`, or (), likewise. draw: (S, F,
+    stages), which draw of noise the frame takes at every stage (`core.matched`). history: what the sampler knows of the
+    stages before, its own tree (`core.sampler`).
     """
 
     estimate: Tensor
@@ -38,6 +39,7 @@ class Carried(NamedTuple):
     guide: Any = ()
     draw: Tensor | None = None
     history: Any = ()
+    behind: Any = ()
 
 
 class Flight(Generic[Tag]):

@@ -12,6 +12,7 @@ from diffusers.loaders.single_file_utils import (
 )
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from huggingface_hub.errors import StrictDataclassError
@@ -25,6 +26,7 @@ __all__ = [
     "CLIPTextModelWithProjection",
     "CLIPTokenizer",
     "ConfigMixin",
+    "ControlNetModel",
     "ModelMixin",
     "StrictDataclassError",
     "UNet2DConditionModel",

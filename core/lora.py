@@ -93,6 +93,9 @@ class Changed(nn.Module):
         super().__init__()
         self.base = base
         self.scales = scales
+        self.down: Tensor
+        self.up: Tensor
+        self.pick_LK: Tensor
         like: Tensor = base.weight  # type: ignore[assignment]
         down = torch.cat([change.down for change in changes]).to(like)
         # One column per rank, and in it the LoRA that it is of.

@@ -19,7 +19,8 @@ from core.autoencoders import AUTOENCODERS, Autoencoder
 from core.backend import BACKENDS, Call, Execution, executions
 from core.bank import Layer, Read
 from core.codec import Codec, DecodeVae
-from core.denoiser import SCALE, BankedCall, Banks, UnetDenoiser, prepared
+from core.control import Control, ControlledCall, Controls, load_all, planes_of
+from core.denoiser import SCALE, BankedCall, Banks, Steering, UnetDenoiser, prepared
 from core.device import memory_format
 from core.families import single_file
 from core.families.family import Family, Parts
@@ -49,6 +50,7 @@ class Model:
     execution: Execution
     family: Family
     call: Any
+    controls: tuple[Control, ...] = ()
     loras: tuple[str, ...] = ()
     """The names of the LoRAs that change it, in the order of their parameters."""
     forms: dict[tuple[Any, ...], Any] = field(default_factory=dict)
@@ -67,7 +69,16 @@ class Model:
             return replace(self, execution=execution, calls={})
         # By torch's own `to`: that of diffusers warns of layers to be kept in float32, of which there are none here.
         unet, vae = (nn.Module.to(copy.deepcopy(part), execution.weights_dtype) for part in (self.unet, self.vae))
-        return replace(self, unet=unet, vae=vae, execution=execution, call=self.family.call(unet), forms={}, calls={})
+        return replace(
+            self,
+            unet=unet,
+            vae=vae,
+            execution=execution,
+            call=self.family.call(unet),
+            controls=tuple(control.cast(execution.weights_dtype) for control in self.controls),
+            forms={},
+            calls={},
+        )
 
     @property
     def native_size(self) -> int:
@@ -159,6 +170,7 @@ class Model:
         pairs = prepared(self.call.cross, embedding, self.call.loras) if cache_text else ()
         t = torch.zeros(2, dtype=torch.long, device=self.device)
         example = (torch.zeros(2, *latent, device=self.device), t, embedding, pairs)
+        steered = ControlledCall(self.call, [control.network for control in self.controls])
         return UnetDenoiser(
             self._call(self.call, *example),
             self.call.cross,
@@ -170,8 +182,21 @@ class Model:
             scale_width=scale_width,
             planes=planes,
             loras=self.call.loras,
-            banks=lambda: Banks(self._layers(example), lambda bank: self._call(BankedCall(self.call), *example, bank)),
+            banks=lambda: Banks(
+                self._layers(example),
+                lambda bank, *control: self._call(
+                    BankedCall(steered if control else self.call), *example, bank, *control
+                ),
+            ),
+            steering=self._steering(steered, example) if self.controls else None,
         )
+
+    def _steering(self, steered: ControlledCall, example: tuple[Any, ...]) -> Steering:
+        height, width = (side * self.latent_scale for side in example[0].shape[-2:])
+        planes = planes_of(self.controls, (height, width), self.device)
+        pictures = tuple(torch.zeros(2, *plane.shape, device=self.device) for plane in planes.values())
+        control = Controls(pictures, torch.zeros(2, len(planes), device=self.device))
+        return Steering(planes, control, lambda: self._call(steered, *example, control), Controls)
 
     @torch.inference_mode()
     def _layers(self, example: tuple[Any, ...]) -> tuple[Layer, ...]:
@@ -204,11 +229,13 @@ def load_model(
     store: Path | None = None,
     prediction: str | None = None,
     loras: Sequence[Path] = (),
+    controls: Sequence[tuple[str, Path]] = (),
 ) -> Model:
     """Load a model folder in the diffusers layout, or a single file, from disk; nothing is downloaded.
 
     dtype, backend, store: see `core.backend.executions`; the first of them is taken. prediction: see `check_folder`.
-    loras: files of LoRAs that change it. Raises `ModelError`, and `BackendError` for what cannot be had.
+    loras: files of LoRAs that change it. controls: folders of ControlNets, each with what it is shown
+    (`core.control.SOURCES`). Raises `ModelError`, and `BackendError` for what cannot be had.
     """
     execution = executions(device, backend, dtype, store=store)[0]
     folder = Path(folder)
@@ -218,8 +245,9 @@ def load_model(
         family, parts, scheduler = single_file.load(folder, execution.weights_dtype, FAMILIES, prediction)
     else:
         family, parts, scheduler = _load_folder(folder, execution.weights_dtype)
+    nets = load_all(controls, parts.unet, execution.weights_dtype)
     try:
-        return assemble(folder, parts, scheduler, execution, family, files)
+        return assemble(folder, parts, scheduler, execution, family, files, nets)
     except ScheduleError as error:
         raise ModelError(f"{folder}: {error}") from None
 
@@ -237,17 +265,18 @@ def assemble(
     execution: Execution,
     family: Family | None = None,
     loras: Sequence[LoraFile] = (),
+    controls: Sequence[Control] = (),
 ) -> Model:
     """Put parts of the execution's `weights_dtype` together: moved to its device, frozen.
 
     scheduler: what scheduler_config.json holds. family: Stable Diffusion's when None. loras: that change the parts.
-    Raises `ScheduleError`, and `ModelError` for LoRAs of another model.
+    controls: of the dtype of the others. Raises `ScheduleError`, and `ModelError` for LoRAs of another model.
     """
     family = family or FAMILIES["stable-diffusion"]
     encoders = [encoder.network for encoder in parts.encoders]
     if loras:
         apply(loras, {"unet": parts.unet, **dict(zip(("text_encoder", "text_encoder_2"), encoders, strict=False))})
-    for network in (parts.unet, parts.vae, *encoders):
+    for network in (parts.unet, parts.vae, *encoders, *(control.network for control in controls)):
         network.to(execution.device).eval().requires_grad_(False)
         if execution.device.type == "cuda":
             nn.Module.to(network, memory_format=memory_format(execution.device))  # type: ignore[call-overload]
@@ -258,6 +287,7 @@ def assemble(
         vae=parts.vae,
         text=LoraText(text, encoders, len(loras), execution.device) if loras else text,
         loras=tuple(file.name for file in loras),
+        controls=tuple(controls),
         noise=NoiseSchedule.from_config(scheduler),
         prediction=scheduler.get("prediction_type", "epsilon"),
         execution=execution,

@@ -24,6 +24,9 @@ MAX_STEPS = 8
 MAX_DRAWS = 16
 MAX_PROMPT_CHARS = 2000
 MAX_LORAS = 4
+MAX_CONTROLS = 2
+CONTROL_SOURCES = ("depth", "normal", "mask", "canny", "colour")
+"""What a ControlNet may be shown: planes of the client's, edges of its picture, or its picture."""
 
 GUIDANCE_READS: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -175,6 +178,11 @@ def _kinds_that_read(name: str) -> tuple[str, ...]:
 
 def _param(default: Any, kind: str, help: str, **about: Any) -> Any:
     return field(default=default, metadata={"kind": kind, "help": help, **about})
+
+
+def _control(which: str, what: str, default: float, high: float) -> Any:
+    help = f"{what} the {which} ControlNet that the host was started with (--control)."
+    return _param(default, "float", help, low=0.0, high=high, step=0.05, slow=True)
 
 
 def _lora(which: str) -> Any:
@@ -431,6 +439,42 @@ class Params:
         step=0.5,
         acts_with=("reuse", (True,)),
     )
+    masked: bool = _param(
+        False,
+        "bool",
+        "Repaint only where the client's mask plane is white; a frame without one is repainted as a whole.",
+    )
+    feedback: float = _param(
+        0.0,
+        "float",
+        "Share of the incoming picture that is the last painting, moved as the next parameters say.",
+        low=0.0,
+        high=0.95,
+        step=0.05,
+        acts_with=("task", ("img2img",)),
+    )
+    feedback_zoom: float = _param(1.0, "float", "Zoom of the last painting, per frame.", low=0.5, high=2.0, step=0.01)
+    feedback_rotate: float = _param(
+        0.0,
+        "float",
+        "Turn of the last painting, counter-clockwise, per frame.",
+        unit="degrees",
+        low=-45.0,
+        high=45.0,
+        step=0.5,
+    )
+    feedback_x: float = _param(
+        0.0, "float", "Move of the last painting to the right, in widths, per frame.", low=-0.5, high=0.5, step=0.01
+    )
+    feedback_y: float = _param(
+        0.0, "float", "Move of the last painting upwards, in heights, per frame.", low=-0.5, high=0.5, step=0.01
+    )
+    control_1: float = _control("first", "Strength of", 1.0, 2.0)
+    control_1_start: float = _control("first", "Share of the steps before those of", 0.0, 1.0)
+    control_1_end: float = _control("first", "Share of the steps after which there are none of", 1.0, 1.0)
+    control_2: float = _control("second", "Strength of", 1.0, 2.0)
+    control_2_start: float = _control("second", "Share of the steps before those of", 0.0, 1.0)
+    control_2_end: float = _control("second", "Share of the steps after which there are none of", 1.0, 1.0)
     lora_1: float = _lora("first")
     lora_2: float = _lora("second")
     lora_3: float = _lora("third")
@@ -454,6 +498,17 @@ class Params:
         """The weights of the first so many LoRAs."""
         return tuple(getattr(self, name) for name in LORAS[:count])
 
+    def control_strengths(self, stage: int, count: int) -> tuple[float, ...]:
+        """Of the first so many ControlNets at a stage: none where it does not lie as a whole between start and end, as
+        diffusers has it."""
+        stages = len(self.stages())
+        strengths = []
+        for name in CONTROLS[:count]:
+            start, end = (getattr(self, f"{name}_{edge}") for edge in ("start", "end"))
+            acts = start <= stage / stages and (stage + 1) / stages <= end
+            strengths.append(getattr(self, name) if acts else 0.0)
+        return tuple(strengths)
+
     def stages(self) -> tuple[int, ...]:
         """The t-indices that a frame passes, first (noisiest) to last.
 
@@ -476,8 +531,13 @@ def _spec_of(f: Field[Any]) -> Spec:
 SPECS: dict[str, Spec] = {f.name: _spec_of(f) for f in fields(Params)}
 
 
+CONTROLS = tuple(f"control_{number}" for number in range(1, MAX_CONTROLS + 1))
+"""The parameters with the ControlNets' strengths, in the order in which they are given."""
+
 LORAS = tuple(name for name in SPECS if name.startswith("lora_"))
 """The parameters with the LoRAs' weights, in the order in which they are given."""
+
+_EDGES = ("start", "end")
 
 GUIDANCE_TOLD = 8.0
 """The guidance scale that models distilled with one (LCM) are shown with, by their authors' examples."""
@@ -509,14 +569,19 @@ def _setting(folder: Path, part: str, name: str) -> Any:
     return config.get(name) if isinstance(config, dict) else None
 
 
-def specs_for(model: str, loras: Sequence[str] = ()) -> tuple[Spec, ...]:
-    """What the outside may know of the parameters where a host runs this model, changed by LoRAs of these names. One
-    that is told the guidance scale is so with every kind of guidance."""
+def specs_for(model: str, loras: Sequence[str] = (), controls: Sequence[str] = ()) -> tuple[Spec, ...]:
+    """What the outside may know of the parameters where a host runs this model, changed by LoRAs of these names and
+    steered by these ControlNets. One that is told the guidance scale is so with every kind of guidance."""
     named = {
         spec: replace(SPECS[spec], title=f"LoRA {name}", help=f"Weight of the LoRA {name}.", main=True)
         for spec, name in zip(LORAS, loras, strict=False)
     }
-    specs = tuple(named.get(spec.name, spec) for spec in SPECS.values() if spec.name in named or spec.name not in LORAS)
+    for spec, name in zip(CONTROLS, controls, strict=False):
+        title = f"Control by {name}"
+        named[spec] = replace(SPECS[spec], title=title, help=f"Strength of the ControlNet by {name}.", main=True)
+        named |= {f"{spec}_{edge}": replace(SPECS[f"{spec}_{edge}"], title=f"{title}: {edge}") for edge in _EDGES}
+    own = (*LORAS, *(f"{name}{edge}" for name in CONTROLS for edge in ("", *(f"_{edge}" for edge in _EDGES))))
+    specs = tuple(named.get(spec.name, spec) for spec in SPECS.values() if spec.name in named or spec.name not in own)
     if model in ("embedded", "passthrough") or not is_told_guidance(located(model)):
         return specs
     scale = replace(SPECS["guidance_scale"], default=GUIDANCE_TOLD, acts_with=None)

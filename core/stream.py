@@ -25,13 +25,16 @@ from core.bank import BankInputs, Form
 from core.codec import Codec, packed
 from core.denoiser import Denoiser, PromptText, RowInputs
 from core.device import downloaded, settle
+from core.feedback import Feedback
 from core.flight import Carried, Flight, Tag
 from core.guidance import POSITIVE, ROLES, Guidance, Row, Scales, active_guidance
 from core.input import Input
+from core.masked import PLANE as MASK
+from core.masked import Behind, behind
 from core.matched import Draws, Matcher
 from core.motion import GUIDED, Estimates, Follower, Guide, Pictures, planes_of
 from core.moving_noise import MovingNoise
-from core.params import MAX_LORAS, MAX_STEPS, ParamError, Params
+from core.params import MAX_CONTROLS, MAX_LORAS, MAX_STEPS, ParamError, Params
 from core.pixels import PixelError
 from core.reuse import KeptPasses, tolerance_of
 from core.sampler import SAMPLERS, Denoised
@@ -39,6 +42,9 @@ from core.schedule import Coefficients, NoiseSchedule
 from core.similarity import SimilarityFilter
 from core.text import CACHED_PROMPTS, Text
 from core.tree import cat, mapped, part
+
+COLOUR = "colour"
+"""Among the planes that a denoiser may read: the picture."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +139,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Latents(Generic[Tag]):
-    """Finished latents (F, c, h, w), the tag of the frames they belong to, and what is known of their motion.
-    tolerance: for `core.reuse`."""
+    """Finished latents (F, c, h, w), the tag of the frames they belong to, what is known of their motion, and what
+    stays of the pictures that came in. tolerance: for `core.reuse`."""
 
     latent_Fchw: Tensor
     tag: Tag
     guide: Guide | None = None
+    behind: Behind | None = None
     tolerance: float | None = None
 
 
@@ -207,12 +214,13 @@ class Stream(Generic[Tag]):
         self._uncut = torch.tensor([1.0, 0.0], device=device).repeat(1, config.frame_buffer, 1)
         self._as_drawn = torch.zeros((1, config.frame_buffer, config.max_steps), dtype=torch.int64, device=device)
         blank = self._entering(torch.zeros(self._shape, device=device), {})
-        self._flight: Flight[tuple[Tag, Guide | None]] = Flight(config.max_steps, blank)
+        self._flight: Flight[tuple[Tag, Guide | None, Behind | None]] = Flight(config.max_steps, blank)
         self._follower = Follower((config.height, config.width), latent_shape[1:], device)
         self._estimates = Estimates()
         self._pictures = Pictures()
         self._moving_noise = MovingNoise(latent_shape[1:], device)
         self._matcher = Matcher()
+        self._feedback = Feedback()
         self._following = False
         self._kept: KeptPasses[Carried] = KeptPasses()
         self._memory: dict[tuple[Row, ...], Any] = {}
@@ -270,13 +278,15 @@ class Stream(Generic[Tag]):
         prompts = {role: self._prompt(getattr(params, text), weights) for role, text in ROLES.items()}
         if params.prompt_mix > 0.0:
             prompts[POSITIVE] = _between(prompts[POSITIVE], self._prompt(params.prompt_to, weights), params.prompt_mix)
-        layouts: dict[tuple[str, ...], RowInputs] = {}
+        layouts: dict[tuple[Any, ...], RowInputs] = {}
 
         def one_pass(of: range) -> Pass:
             rows = guidance.rows(of, frames)
             roles = tuple(row.role for row in rows)
-            if roles not in layouts:
-                layouts[roles] = self._denoiser.rows([prompts[role] for role in roles], rows, params)
+            # ControlNets may act at one stage and not at another.
+            key = rows if self._denoiser.planes else roles
+            if key not in layouts:
+                layouts[key] = self._denoiser.rows([prompts[role] for role in roles], rows, params)
             slots = [(row.stage - of.start) * frames + row.frame for row in rows]
             as_they_lie = slots == list(range(len(of) * frames))
             return Pass(
@@ -286,7 +296,7 @@ class Stream(Generic[Tag]):
                 tuple((role, roles.count(role)) for role in dict.fromkeys(roles)),
                 None if as_they_lie else torch.tensor(slots, device=self._device),
                 coefficients.t_S[[row.stage for row in rows]],
-                layouts[roles],
+                layouts[key],
                 Draws.of(of, drawn_kSFchw) if len(drawn_kSFchw) > 1 else None,
             )
 
@@ -344,7 +354,8 @@ class Stream(Generic[Tag]):
     @property
     def planes(self) -> tuple[str, ...]:
         """The names of the planes beside colour that `encode` has a use for."""
-        return tuple(self._denoiser.planes)
+        sources = (plane.source or name for name, plane in self._denoiser.planes.items())
+        return tuple(dict.fromkeys(source for source in sources if source != COLOUR))
 
     @property
     def reused(self) -> dict[str, dict[str, int]]:
@@ -357,7 +368,7 @@ class Stream(Generic[Tag]):
 
     def reads(self, plan: Plan) -> tuple[str, ...]:
         """The names of the planes beside colour that `encode` has a use for under `plan`."""
-        own = planes_of(plan.params)
+        own = (*planes_of(plan.params), *((MASK,) if plan.params.masked else ()))
         return self.planes + tuple(name for name in own if name not in self.planes)
 
     @torch.inference_mode()
@@ -383,7 +394,10 @@ class Stream(Generic[Tag]):
             )
         guide = self._guide(frame_FHWC, planes, plan, numbers)
         tolerance = None if plan is None else tolerance_of(plan.params, self._device)
-        entering = self._entering(self._codec.encode(frame_FHWC, tolerance), planes)
+        entering = self._entering(self._codec.encode(frame_FHWC, tolerance), {**planes, COLOUR: frame_FHWC})
+        if plan is not None and plan.params.masked and MASK in planes:
+            size = (self.config.height, self.config.width)
+            entering = entering._replace(behind=behind(frame_FHWC, planes[MASK], size, entering.estimate))
         return entering if guide is None else entering._replace(guide=guide)
 
     def _guide(
@@ -408,11 +422,16 @@ class Stream(Generic[Tag]):
         if plan.params.seed < 0:
             for turn in plan.passes:
                 turn.noise_SFchw.normal_(generator=self._random)
+        if plan.params.task == "img2img":
+            mixed = self._feedback.mixed(entering.estimate[0], plan.params)[None]
+            entering = entering._replace(estimate=mixed, anchor=mixed)
         entering = _ENTERING[plan.params.task](entering, plan.passes[0])
         cut_F = self._cuts(entering.estimate[0], plan)
         entering = self._marked(self._matched(entering, cut_F, plan), cut_F, plan.params)
-        entering = self._with_moving_noise(entering, plan)
-        return _ADVANCE[plan.params.mode](self, entering, tag, plan)
+        finished = _ADVANCE[plan.params.mode](self, self._with_moving_noise(entering, plan), tag, plan)
+        if finished is not None:
+            self._feedback.finished(finished.latent_Fchw, plan.params)
+        return finished
 
     def _with_moving_noise(self, entering: Carried, plan: Plan) -> Carried:
         """With noise in the guide, where the parameters want it to move and it is not new in every frame."""
@@ -465,7 +484,10 @@ class Stream(Generic[Tag]):
     def decode(self, finished: Latents[Tag]) -> Picture[Tag]:
         """Pictures of finished latents."""
         levels = self._codec.levels(finished.latent_Fchw, finished.tolerance)
-        return Picture(packed(self._pictures.steadied(levels, finished.guide)), finished.tag)
+        levels = self._pictures.steadied(levels, finished.guide)
+        if finished.behind is not None:
+            levels = finished.behind.behind(levels)
+        return Picture(packed(levels), finished.tag)
 
     def step(
         self,
@@ -489,8 +511,8 @@ class Stream(Generic[Tag]):
             self._unmarked,
             {
                 name: (
-                    plane.read(planes[name])
-                    if name in planes
+                    plane.read(planes[plane.source or name])
+                    if (plane.source or name) in planes
                     else torch.zeros((self.config.frame_buffer, *plane.shape), device=self._device)
                 )[None]
                 for name, plane in self._denoiser.planes.items()
@@ -501,8 +523,9 @@ class Stream(Generic[Tag]):
 
     def _advance_batch(self, entering: Carried, tag: Tag, plan: Plan) -> Latents[Tag] | None:
         guide = entering.guide or None
-        carried = self._flight.enter(plan.stages, (tag, guide), entering._replace(guide=()))
-        guides = [None if held is None else held[0][1] for held in self._flight.tags]
+        held = (tag, guide, entering.behind or None)
+        carried = self._flight.enter(plan.stages, held, entering._replace(guide=(), behind=()))
+        guides = [None if slot is None else slot[0][1] for slot in self._flight.tags]
         after = self._denoise(carried, plan.passes[0], plan, guides)
         leaving = self._flight.move_on(after)
         tolerance = tolerance_of(plan.params, self._device)
@@ -511,10 +534,12 @@ class Stream(Generic[Tag]):
     def _advance_alone(self, entering: Carried, tag: Tag, plan: Plan) -> Latents[Tag] | None:
         self._flight.clear()  # frames in flight are older than the one that leaves in this turn
         guide = entering.guide or None
-        carried = entering._replace(guide=())
+        carried = entering._replace(guide=(), behind=())
         for turn in plan.passes:
             carried = self._denoise(carried, turn, plan, [guide])
-        return Latents(carried.estimate[0], tag, guide, tolerance_of(plan.params, self._device))
+        return Latents(
+            carried.estimate[0], tag, guide, entering.behind or None, tolerance_of(plan.params, self._device)
+        )
 
     def _denoise(self, carried: Carried, turn: Pass, plan: Plan, guides: Sequence[Guide | None]) -> Carried:
         k = turn.coefficients
@@ -622,7 +647,9 @@ def _same_passes(a: Params, b: Params) -> bool:
         mix = (p.prompt_mix, p.prompt_to if p.prompt_mix > 0.0 else "")
         share = _seed_share(p)
         seed = (p.seed, p.noise_draws, share, p.seed_to if share > 0.0 else 0)
-        return p.stages(), seed, p.mode, p.prompt, mix, p.negative_prompt, bank, p.loras(MAX_LORAS)
+        control = [p.control_strengths(stage, MAX_CONTROLS) for stage in range(len(p.stages()))]
+        added = (p.loras(MAX_LORAS), control)
+        return p.stages(), seed, p.mode, p.prompt, mix, p.negative_prompt, bank, added
 
     return read(a) == read(b)
 

@@ -22,6 +22,7 @@ from bridge.commands.words import (
     MAX_PORT,
     Parser,
     parse_channel,
+    parse_control,
     parse_folder,
     parse_host_name,
     parse_origin,
@@ -39,7 +40,7 @@ from bridge.interop.endpoints import add_endpoint_options, open_endpoints
 from bridge.recording.process import RecordingProcess
 from bridge.ring.errors import RingError
 from bridge.terminal import PROGRAM, say, say_warnings, status, status_every_s
-from core.params import MAX_LORAS, SPECS, SWITCH_WORDS, ParamError, Params, params_for
+from core.params import CONTROL_SOURCES, MAX_CONTROLS, MAX_LORAS, SPECS, SWITCH_WORDS, ParamError, Params, params_for
 
 NEW_TOKEN = "new"
 """The word of the command line that asks for a random token."""
@@ -272,6 +273,14 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=f"a LoRA that changes the model; repeat for up to {MAX_LORAS}, each with a live weight",
     )
+    parser.add_argument(
+        "--control",
+        type=parse_control,
+        action="append",
+        default=[],
+        metavar="WHAT=FOLDER",
+        help=f"a ControlNet and what it is shown: {', '.join(CONTROL_SOURCES)}; repeat for up to {MAX_CONTROLS}",
+    )
     parser.add_argument("--device", default=None, help="auto (default), cpu, cuda or mps")
     parser.add_argument("--dtype", default=None, help="auto (default), float32, float16 or bfloat16")
     parser.add_argument(
@@ -355,6 +364,7 @@ def host_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> d
         "models_folder": args.models,
         "prediction": args.prediction,
         "loras": tuple(args.lora),
+        "controls": tuple(args.control),
         "device": args.device,
         "dtype": args.dtype,
         "backend": args.backend,

@@ -13,6 +13,7 @@ from bridge.control.access import name_of, origin_of
 from bridge.ring.errors import InvalidChannel
 from bridge.ring.segment import MAX_CHANNEL_BYTES, check_name
 from bridge.terminal import PROGRAM
+from core.params import CONTROL_SOURCES
 
 MAX_FPS = 1000.0
 MAX_PORT = 65535
@@ -71,6 +72,14 @@ def parse_seed(text: str) -> int:
     if not re.fullmatch(r"\d{1,9}", text):
         raise argparse.ArgumentTypeError(f"{text!r}: use a whole number from 0 to 999999999")
     return int(text)
+
+
+def parse_control(text: str) -> tuple[str, Path]:
+    """`depth=FOLDER` to (what a ControlNet is shown, its folder). Raises `argparse.ArgumentTypeError`."""
+    source, separator, folder = text.partition("=")
+    if not separator or not folder or source not in CONTROL_SOURCES:
+        raise argparse.ArgumentTypeError(f"{text!r}: write WHAT=FOLDER with one of {', '.join(CONTROL_SOURCES)}")
+    return source, Path(folder)
 
 
 def parse_port(text: str) -> int:

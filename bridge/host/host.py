@@ -110,7 +110,10 @@ class Host:
     def specs(self) -> tuple[Spec, ...]:
         """The live parameters, as they act on this model; which one it is, only where there are others."""
         names = tuple(choices(self.config))
-        specs = specs_for(str(self._model), self.config.lora_names if self._model == self.config.model else ())
+        # What was given to change the first model changes that one.
+        own = self._model == self.config.model
+        controls = [source for source, _ in self.config.controls]
+        specs = specs_for(str(self._model), *((self.config.lora_names, controls) if own else ()))
         if len(names) == 1:
             return tuple(spec for spec in specs if spec.name != "model")
         return tuple(replace(spec, kind="choice", choices=names) if spec.name == "model" else spec for spec in specs)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from bridge.host.config import HostConfig, HostError
-from core.params import MAX_LORAS, Params
+from core.params import CONTROL_SOURCES, MAX_CONTROLS, MAX_LORAS, Params
 from core.words import Words
 
 
@@ -87,7 +87,16 @@ def check(config: HostConfig) -> None:
     for path in config.loras:
         if not path.exists():
             raise HostError(f"there is no LoRA file {path}; give a .safetensors file")
+    if len(config.controls) > MAX_CONTROLS:
+        raise HostError(f"{len(config.controls)} ControlNets are given; {MAX_CONTROLS} at once is the most")
+    for source, folder in config.controls:
+        if source not in CONTROL_SOURCES:
+            raise HostError(f"{source!r} is no picture for a ControlNet; use one of {', '.join(CONTROL_SOURCES)}")
+        if not folder.is_dir():
+            raise HostError(f"there is no folder {folder} of a ControlNet; give one in the diffusers layout")
     if config.model == "passthrough":
+        if config.controls:
+            raise HostError("passthrough has no model that a ControlNet could steer; give --model too")
         if config.loras:
             raise HostError("passthrough has no model that a LoRA could change; give --model too, or leave out --lora")
         return
@@ -137,7 +146,7 @@ def _load(config: HostConfig, params: Params) -> Loaded:
     everything = tuning.everything()
     folder = WEIGHTS if config.model == "embedded" else located(str(config.model))
     device, ways = _ways(config)
-    given: dict[str, Any] = {"prediction": config.prediction, "loras": config.loras}
+    given: dict[str, Any] = {"prediction": config.prediction, "loras": config.loras, "controls": config.controls}
     try:
         words = words_of(folder) if config.model == "embedded" else read_words(folder)
         if device.type == "cpu":

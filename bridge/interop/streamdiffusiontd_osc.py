@@ -42,22 +42,21 @@ MAX_GRID = 1000
 ABSENT = {
     "/prompt_interpolation_method": "prompts are not blended here; of a list the heaviest is taken",
     "/seed_interpolation_method": "seeds are not blended here; of a list the heaviest is taken",
-    "/controlnets": "there are no control networks here",
-    "/use_controlnet": "there are no control networks here",
     "/ipadapter_config": "there is no image prompt (IP-Adapter) here",
     "/ipadapter_scale": "there is no image prompt (IP-Adapter) here",
     "/ipadapter_enable": "there is no image prompt (IP-Adapter) here",
     "/ipadapter_update": "there is no image prompt (IP-Adapter) here",
-    "/latent_feedback_strength": "there is no latent feedback here",
+    **dict.fromkeys(
+        ("/controlnets", "/use_controlnet", "/controlnet_weight", "/controlnet/scale"),
+        "ControlNets are given at the start (--control WHAT=FOLDER); their strengths are /control_1 and /control_2",
+    ),
+    "/lora_weights": "LoRAs are given at the start (--lora FILE); their weights are /lora_1 to /lora_4",
     **dict.fromkeys(
         (
             "/gaussian_prompt",
             "/slerp",
             "/Interval1",
             "/textual_inversion_dict",
-            "/lora_weights",
-            "/controlnet_weight",
-            "/controlnet/scale",
             "/ipadapter/scale",
             "/feedback_safe",
             "/use_cached_attn",
@@ -93,7 +92,8 @@ class Dialect:
             "/prompt": self._prompt,
             "/negative_prompt": self._prompt,
             "/seed": self._seed,
-            "/delta": self._delta,
+            "/delta": self._at_most("delta"),
+            "/latent_feedback_strength": self._at_most("feedback"),
             "/prompt_list": self._prompts,
             "/seed_list": self._seeds,
             "/t_list": self._t_list,
@@ -122,11 +122,17 @@ class Dialect:
     def _seed(self, address: str, arguments: list[Any]) -> Answer:
         return Answer({"seed": _seed_of(value_of(SPECS["seed"], arguments))})
 
-    def _delta(self, address: str, arguments: list[Any]) -> Answer:
-        delta, most = value_of(SPECS["delta"], arguments), SPECS["delta"].high or 0.0
-        if not _is_number(delta) or delta <= most:
-            return Answer({"delta": delta})
-        return Answer({"delta": most}, error=self._once(address, f"{most:g} is used, the largest there is here"))
+    def _at_most(self, name: str) -> Alias:
+        """A parameter whose range ends earlier here."""
+        most = SPECS[name].high or 0.0
+
+        def act(address: str, arguments: list[Any]) -> Answer:
+            value = value_of(SPECS[name], arguments)
+            if not _is_number(value) or value <= most:
+                return Answer({name: value})
+            return Answer({name: most}, error=self._once(address, f"{most:g} is used, the largest there is here"))
+
+        return act
 
     def _weighted(self, address: str, arguments: list[Any]) -> list[tuple[Any, float]]:
         """The items of a JSON list of [item, weight] that weigh something, the heaviest alone where none does, in their

@@ -69,6 +69,16 @@ UNET_XL: Settings = {
     **_only("addition_embed_type", "text_time"),
 }
 
+CONTROL: Settings = {
+    **UNET_XL,
+    **_honoured("conditioning_embedding_out_channels"),
+    **_only("addition_embed_type", None, "text_time"),
+    **_only("conditioning_channels", 3),
+    **_only("controlnet_conditioning_channel_order", "rgb"),
+    **_only("global_pool_conditions", False),
+}
+"""Of a ControlNet."""
+
 _AUTOENCODER: Settings = {
     **_honoured("latent_channels scaling_factor shift_factor"),
     # The networks take the dtype that the host computes in, and pictures are not cut into tiles.

@@ -229,6 +229,8 @@ def test_names_of_the_original_code_are_those_that_trainers_for_xl_write(tmp_pat
     assert torch.allclose(painted(ours, params, frames)[0], painted(plain, params, frames)[0], atol=1e-5)
 
 
+# torch's compiler warns of parts of torch itself.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_back_end_follows_without_making_its_network_anew(
     backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -288,7 +290,7 @@ def test_texts_are_encoded_again_only_where_a_lora_changes_the_encoder(tmp_path:
     assert counts == {"all": 6, "unet": 2}
 
 
-def test_a_hundred_changes_leave_nothing_behind(tmp_path: Path) -> None:
+def test_many_changes_leave_nothing_behind(tmp_path: Path) -> None:
     import gc
 
     pipeline = PIPELINES["sd15"]()
@@ -300,10 +302,11 @@ def test_a_hundred_changes_leave_nothing_behind(tmp_path: Path) -> None:
         for i in changes:
             stream.plan(Params(lora_1=i / 100 - 1.0))
         gc.collect()
-        return sum(isinstance(one, Tensor) for one in gc.get_objects())
+        return sum(type(one) is Tensor for one in gc.get_objects())
 
-    first = tensors_after(range(100))
-    assert tensors_after(range(100, 200)) <= first
+    # More than are kept for changing back (`core.text.CACHED_PROMPTS`).
+    first = tensors_after(range(80))
+    assert tensors_after(range(80, 160)) <= first
 
 
 def without(*ends: str) -> Callable[[dict[str, Tensor]], None]:

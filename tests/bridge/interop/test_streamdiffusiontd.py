@@ -481,6 +481,12 @@ def test_what_the_projects_own_server_takes_is_taken(peer: Peer, live: LiveParam
         peer.send("/delta", 5.0)
     assert peer.settle() == [("/error", "/delta", "2 is used, the largest there is here")]
     assert live.current.delta == 2.0
+    peer.send("/latent_feedback_strength", 0.25)
+    assert peer.settle() == []
+    assert live.current.feedback == 0.25
+    peer.send("/latent_feedback_strength", 1.0)
+    assert peer.settle() == [("/error", "/latent_feedback_strength", "0.95 is used, the largest there is here")]
+    assert live.current.feedback == 0.95
 
 
 def test_stages_count_on_the_projects_grid(peer: Peer, live: LiveParams) -> None:

@@ -178,6 +178,42 @@ namespace Frameloom
         [Tooltip("How far an input may differ, on average over a latent cell, to count as unchanged; 0 for not at all. In levels."), Range(0f, 32f)]
         public float reuseTolerance = 4f;
 
+        [Tooltip("Repaint only where the client's mask plane is white; a frame without one is repainted as a whole.")]
+        public bool masked = false;
+
+        [Tooltip("Share of the incoming picture that is the last painting, moved as the next parameters say."), Range(0f, 0.95f)]
+        public float feedback = 0f;
+
+        [Tooltip("Zoom of the last painting, per frame."), Range(0.5f, 2f)]
+        public float feedbackZoom = 1f;
+
+        [Tooltip("Turn of the last painting, counter-clockwise, per frame. In degrees."), Range(-45f, 45f)]
+        public float feedbackRotate = 0f;
+
+        [Tooltip("Move of the last painting to the right, in widths, per frame."), Range(-0.5f, 0.5f)]
+        public float feedbackX = 0f;
+
+        [Tooltip("Move of the last painting upwards, in heights, per frame."), Range(-0.5f, 0.5f)]
+        public float feedbackY = 0f;
+
+        [Tooltip("Strength of the first ControlNet that the host was started with (--control)."), Range(0f, 2f)]
+        public float control1 = 1f;
+
+        [Tooltip("Share of the steps before those of the first ControlNet that the host was started with (--control)."), Range(0f, 1f)]
+        public float control1Start = 0f;
+
+        [Tooltip("Share of the steps after which there are none of the first ControlNet that the host was started with (--control)."), Range(0f, 1f)]
+        public float control1End = 1f;
+
+        [Tooltip("Strength of the second ControlNet that the host was started with (--control)."), Range(0f, 2f)]
+        public float control2 = 1f;
+
+        [Tooltip("Share of the steps before those of the second ControlNet that the host was started with (--control)."), Range(0f, 1f)]
+        public float control2Start = 0f;
+
+        [Tooltip("Share of the steps after which there are none of the second ControlNet that the host was started with (--control)."), Range(0f, 1f)]
+        public float control2End = 1f;
+
         [Tooltip("Weight of the first LoRA that the host was started with (--lora)."), Range(-2f, 2f)]
         public float lora1 = 1f;
 
@@ -233,6 +269,18 @@ namespace Frameloom
             to.Add("/motion_noise", motionNoise);
             to.Add("/reuse", reuse);
             to.Add("/reuse_tolerance", reuseTolerance);
+            to.Add("/masked", masked);
+            to.Add("/feedback", feedback);
+            to.Add("/feedback_zoom", feedbackZoom);
+            to.Add("/feedback_rotate", feedbackRotate);
+            to.Add("/feedback_x", feedbackX);
+            to.Add("/feedback_y", feedbackY);
+            to.Add("/control_1", control1);
+            to.Add("/control_1_start", control1Start);
+            to.Add("/control_1_end", control1End);
+            to.Add("/control_2", control2);
+            to.Add("/control_2_start", control2Start);
+            to.Add("/control_2_end", control2End);
             to.Add("/lora_1", lora1);
             to.Add("/lora_2", lora2);
             to.Add("/lora_3", lora3);
@@ -319,6 +367,30 @@ namespace Frameloom
                 to.Add("/reuse", reuse);
             if (reuseTolerance != sent.reuseTolerance)
                 to.Add("/reuse_tolerance", reuseTolerance);
+            if (masked != sent.masked)
+                to.Add("/masked", masked);
+            if (feedback != sent.feedback)
+                to.Add("/feedback", feedback);
+            if (feedbackZoom != sent.feedbackZoom)
+                to.Add("/feedback_zoom", feedbackZoom);
+            if (feedbackRotate != sent.feedbackRotate)
+                to.Add("/feedback_rotate", feedbackRotate);
+            if (feedbackX != sent.feedbackX)
+                to.Add("/feedback_x", feedbackX);
+            if (feedbackY != sent.feedbackY)
+                to.Add("/feedback_y", feedbackY);
+            if (control1 != sent.control1)
+                to.Add("/control_1", control1);
+            if (control1Start != sent.control1Start)
+                to.Add("/control_1_start", control1Start);
+            if (control1End != sent.control1End)
+                to.Add("/control_1_end", control1End);
+            if (control2 != sent.control2)
+                to.Add("/control_2", control2);
+            if (control2Start != sent.control2Start)
+                to.Add("/control_2_start", control2Start);
+            if (control2End != sent.control2End)
+                to.Add("/control_2_end", control2End);
             if (lora1 != sent.lora1)
                 to.Add("/lora_1", lora1);
             if (lora2 != sent.lora2)
@@ -371,6 +443,18 @@ namespace Frameloom
             motionNoise = other.motionNoise;
             reuse = other.reuse;
             reuseTolerance = other.reuseTolerance;
+            masked = other.masked;
+            feedback = other.feedback;
+            feedbackZoom = other.feedbackZoom;
+            feedbackRotate = other.feedbackRotate;
+            feedbackX = other.feedbackX;
+            feedbackY = other.feedbackY;
+            control1 = other.control1;
+            control1Start = other.control1Start;
+            control1End = other.control1End;
+            control2 = other.control2;
+            control2Start = other.control2Start;
+            control2End = other.control2End;
             lora1 = other.lora1;
             lora2 = other.lora2;
             lora3 = other.lora3;

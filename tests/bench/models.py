@@ -1,0 +1,316 @@
+"""Other people's models: how near to diffusers' pipelines, what live changes cost, and memory and time per stage.
+
+Nearness and live changes are measured on small random models in the published layouts (`tests.tiny_pipelines`), time
+and memory on random weights of the published sizes, which --quick leaves out. Weights that were trained change none of
+these figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bridge.terminal import PROGRAM
+from tests.bench.report import bar, emit, percentile, table
+
+NEAR = 1e-3
+CHANGES = 500
+GROWTH_MIB = 8.0
+FREE_FACTOR = 1.3
+"""Of a model's weights, what has to be free before one of full size is made."""
+
+FULL_SIZE: dict[str, dict[str, Any]] = {
+    "sd15": {
+        "block_out_channels": (320, 640, 1280, 1280),
+        "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        "cross_attention_dim": 768,
+        "attention_head_dim": 8,
+    },
+    "sd21": {
+        "block_out_channels": (320, 640, 1280, 1280),
+        "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        "cross_attention_dim": 1024,
+        "attention_head_dim": (5, 10, 20, 20),
+        "use_linear_projection": True,
+    },
+    "sdxl": {
+        "block_out_channels": (320, 640, 1280),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2, 10),
+        "cross_attention_dim": 2048,
+        "attention_head_dim": (5, 10, 20),
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+}
+"""The U-Nets, as their published config.json describe them."""
+WEIGHTS_GIB = {"sd15": 3.5, "sd21": 3.5, "sdxl": 10.5}
+"""Of U-Net and autoencoder in float32."""
+
+
+def near_diffusers(folder: Path) -> dict[str, float]:
+    """The largest difference of latents from diffusers' own pipeline, by what was compared."""
+    from core.params import Params
+    from core.stream import StreamConfig
+    from tests import tiny_pipelines
+    from tests.core import test_control as nets
+    from tests.core import test_lora as loras
+    from tests.core.test_single_file import PREDICTION, load
+    from tests.random_model import random_frames
+    from tests.tiny_pipelines import PIPELINES, SIDE_PX, theirs
+
+    frame = random_frames(1)
+    far: dict[str, float] = {}
+    for name, make in PIPELINES.items():
+        pipeline = make()
+        path = tiny_pipelines.single_file(name, pipeline, folder / name / "model.safetensors")
+        model = load(path, prediction=PREDICTION.get(name))
+        params = Params(prompt="a house", steps=2, strength=0.8, mode="latency", guidance="full", guidance_scale=2.0)
+        ours, timesteps = loras.painted(model, params, frame)
+        latent = loras.entering(pipeline, frame[0])
+        far[f"{name}, single file"] = float((ours - theirs(pipeline, latent, params, timesteps)).abs().max())
+        if name == "sd21":
+            continue
+        pipeline.save_pretrained(folder / name / "model")
+        made = loras.layers(pipeline, 1)
+        file = loras.saved(loras.kohya(made), folder / name / "style.safetensors")
+        changed = loras.BASE.with_values(lora_1=0.7)
+        ours, timesteps = loras.painted(loras.load(folder / name / "model", file), changed, frame)
+        merged = loras.merged(pipeline, (made, 0.7 * loras.ALPHA / loras.RANK))
+        far[f"{name}, LoRA"] = float((ours - theirs(merged, latent, changed, timesteps)).abs().max())
+        net = nets.controlnet(pipeline, 31)
+        net.save_pretrained(folder / name / "first")
+        stream = nets.load(folder / name, ("depth", "first")).stream(StreamConfig(SIDE_PX, SIDE_PX))
+        near = 1.0 / nets.depth_plane()
+        picture = (near / near.max())[:, None].repeat(1, 3, 1, 1)
+        steered = nets.BASE.with_values(control_1=0.8)
+        ours = nets.painted(stream, steered, frame, {"depth": nets.depth_plane()})
+        expected = nets.theirs(pipeline, net, latent, picture, steered, controlnet_conditioning_scale=0.8)
+        far[f"{name}, ControlNet"] = float((ours - expected).abs().max())
+    return far
+
+
+def _values(name: str) -> Callable[[int], Any]:
+    """What a parameter is set to in its i-th change, each another than the one before."""
+    words = ("a red ball", "a blue box", "a green house")
+    values: dict[str, Callable[[int], Any]] = {
+        "prompt": lambda i: f"{words[i % 3]} {i}",
+        "seed": lambda i: i,
+        "guidance_scale": lambda i: 1.5 + (i % 50) / 50,
+        "lora_1": lambda i: (i % 100) / 100,
+        "control_1": lambda i: 0.1 + (i % 90) / 100,
+        "feedback": lambda i: (i % 90) / 100,
+        "masked": lambda i: bool(i % 2),
+        "strength": lambda i: 0.3 + (i % 60) / 100,
+    }
+    return values[name]
+
+
+LIVE = ("prompt", "seed", "guidance_scale", "lora_1", "control_1", "feedback", "masked", "strength")
+
+
+def live_changes(folder: Path, changes: int) -> dict[str, dict[str, float]]:
+    """Per parameter: the frame time without changes and while another thread plans a change every second frame, in ms,
+    and by how many MiB the process grew from a fifth of the changes on."""
+    from core.params import Params
+    from core.stream import StreamConfig
+    from tests.core import test_control as nets
+    from tests.random_model import random_frames
+    from tests.tiny_pipelines import SIDE_PX
+
+    # Left there by `near_diffusers`.
+    home = folder / "sd15"
+    model = nets.load(home, ("depth", "first"), loras=[home / "style.safetensors"])
+    planes = {"depth": nets.depth_plane(), "mask": torch.zeros(1, SIDE_PX, SIDE_PX)}
+    frames = random_frames(8)
+    base = Params(prompt="a house", steps=2, strength=0.6, guidance="full", guidance_scale=1.5)
+    return {
+        name: _changed(model.stream(StreamConfig(SIDE_PX, SIDE_PX)), base, name, changes, frames, planes)
+        for name in LIVE
+    }
+
+
+def _changed(
+    stream: Any, base: Any, name: str, changes: int, frames: torch.Tensor, planes: dict[str, torch.Tensor]
+) -> dict[str, float]:
+    plan = stream.plan(base)
+    ends, turn = threading.Event(), threading.Event()
+    grown: list[float] = []
+    numbers = iter(range(10**9))
+
+    def change() -> None:
+        nonlocal plan
+        try:
+            for i in range(changes):
+                if i == changes // 5:
+                    gc.collect()
+                    grown.append(_rss_mib())
+                turn.wait(60)
+                turn.clear()
+                plan = stream.plan(base.with_values(**{name: _values(name)(i)}))
+            gc.collect()
+            grown.append(_rss_mib())
+        finally:
+            ends.set()
+
+    def frame_ms() -> float:
+        number = next(numbers)
+        began = time.perf_counter()
+        stream.step(frames[number % len(frames)][None], number, plan, planes, [number])
+        return (time.perf_counter() - began) * 1e3
+
+    for _ in range(5):
+        frame_ms()
+    still = [frame_ms() for _ in range(30)]
+    thread = threading.Thread(target=change)
+    thread.start()
+    moving: list[float] = []
+    while not ends.is_set():
+        if len(moving) % 2 == 0:
+            turn.set()
+        moving.append(frame_ms())
+    thread.join()
+    return {
+        "frame_ms": statistics.median(still),
+        "slowest_still_ms": max(still),
+        "frame_while_changing_ms": statistics.median(moving),
+        "p99_while_changing_ms": percentile(moving, 99),
+        "slowest_while_changing_ms": max(moving),
+        "frames_meanwhile": len(moving),
+        "grown_mib": grown[1] - grown[0],
+    }
+
+
+def _rss_mib() -> float:
+    """Of this process; 0 where the system does not say it in this way."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    except OSError:
+        return 0.0
+
+
+def _free_gib() -> float | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 2**20
+    except (OSError, StopIteration):
+        return None
+
+
+@torch.inference_mode()
+def full_size(name: str, side_px: int, calls: int) -> dict[str, Any]:
+    """Milliseconds of the stages, and the weights' GiB, of random networks of the published size in float32."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    free = _free_gib()
+    if free is None or free < FREE_FACTOR * WEIGHTS_GIB[name]:
+        said = "unknown" if free is None else f"{free:.1f} GiB"
+        return {"left_out": f"needs {FREE_FACTOR * WEIGHTS_GIB[name]:.1f} GiB free; {said} are"}
+    cells = side_px // 8
+    parts = {
+        "unet": lambda: UNet2DConditionModel(sample_size=cells, layers_per_block=2, **FULL_SIZE[name]),
+        "vae": lambda: AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+        ),
+    }
+    networks = {}
+    for part, make in parts.items():
+        # As fast as it can be: what is in the weights takes no part in how long a call is.
+        with torch.device("meta"):
+            network = make()
+        networks[part] = network.to_empty(device="cpu").eval()
+        for weight in networks[part].parameters():
+            weight.normal_(0.0, 0.02)
+    unet, vae = networks["unet"], networks["vae"]
+    text = torch.randn(1, 77, FULL_SIZE[name]["cross_attention_dim"])
+    added = {"text_embeds": torch.randn(1, 1280), "time_ids": torch.zeros(1, 6)} if name == "sdxl" else None
+    x, picture = torch.randn(1, 4, cells, cells), torch.randn(1, 3, side_px, side_px)
+    stages: dict[str, Callable[[], Any]] = {
+        "encode": lambda: vae.encode(picture, return_dict=False),
+        "unet": lambda: unet(x, torch.tensor([499]), text, added_cond_kwargs=added, return_dict=False),
+        "decode": lambda: vae.decode(x, return_dict=False),
+    }
+    result: dict[str, Any] = {
+        "side_px": side_px,
+        "weights_gib": sum(w.numel() * 4 for net in networks.values() for w in net.parameters()) / 2**30,
+    }
+    for stage, call in stages.items():
+        took = []
+        for _ in range(calls):
+            began = time.perf_counter()
+            call()
+            took.append((time.perf_counter() - began) * 1e3)
+        result[f"{stage}_ms"] = min(took)
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure; 0 whatever the bars say."""
+    parser = argparse.ArgumentParser(prog=f"{PROGRAM} bench models", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer changes, no networks of full size")
+    parser.add_argument("--size", type=int, default=512, help="side in pixels of the full-size runs (default 512)")
+    args = parser.parse_args(argv)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    warnings.simplefilter("ignore")
+    changes = CHANGES // 5 if args.quick else CHANGES
+    with tempfile.TemporaryDirectory() as folder:
+        far = near_diffusers(Path(folder))
+        table(
+            ("against diffusers' pipeline", "largest difference"),
+            [(name, f"{value:.1e}") for name, value in far.items()],
+        )
+        live = live_changes(Path(folder), changes)
+    rows = [
+        (
+            name,
+            f["frame_ms"],
+            f["frame_while_changing_ms"],
+            f["p99_while_changing_ms"],
+            f["slowest_while_changing_ms"],
+            f["grown_mib"],
+        )
+        for name, f in live.items()
+    ]
+    table(("changed live", "frame ms", "while changing", "p99", "slowest", "grown MiB"), rows)
+    sizes = {} if args.quick else {name: full_size(name, args.size, 2) for name in FULL_SIZE}
+    for name, figures in sizes.items():
+        print(name, figures.get("left_out") or {key: round(value, 1) for key, value in figures.items()})
+    bars = [bar(f"difference from diffusers: {name}", value, NEAR, at_most=True) for name, value in far.items()]
+    linux = platform.system() == "Linux"
+    for name, figures in live.items():
+        # Beyond a frame of the undisturbed stream; the planner's thread has its share of the processor in it.
+        still = figures["frame_ms"]
+        stall = (figures["p99_while_changing_ms"] - still) / still
+        bars.append(bar(f"{name}: frames that a change holds the stream up, p99", stall, 1.0, at_most=True))
+        grown = figures["grown_mib"] if linux else None
+        bars.append(bar(f"{name}: MiB grown over {changes} changes", grown, GROWTH_MIB, at_most=True))
+    emit("models", {"far": far, "live": live, "changes": changes, "full_size": sizes}, bars)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
