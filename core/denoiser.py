@@ -26,7 +26,7 @@ from core.lora import LORA, Scales, scaled, scales_of
 from core.params import Params
 from core.schedule import NoiseSchedule
 from core.text import Embedding
-from core.tree import mapped
+from core.tree import mapped, stack
 
 
 @dataclass(frozen=True)
