@@ -108,7 +108,7 @@ class Model:
         step = self.size_multiple
         if config.width % step or config.height % step or config.width < step or config.height < step:
             raise ModelError(f"size {config.width}x{config.height} does not suit this model: use multiples of {step}")
-        latent = self.latent_shape(config.width, config.height)
+        _, rows, columns = latent = self.latent_shape(config.width, config.height)
 
         def blank(*shape: int) -> Tensor:
             return torch.zeros(shape, device=self.device)
