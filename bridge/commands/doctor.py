@@ -26,8 +26,8 @@ import numpy as np
 
 from bridge.commands.channel_doctor import check_channel
 from bridge.commands.host import set_library_habits
+from bridge.commands.ports import OSC_PORT, PAGE_PORT
 from bridge.commands.report import Check, Report
-from bridge.control.ports import OSC_PORT, PAGE_PORT
 from bridge.ring import Kind, RingError, RingReader, RingWriter, now_ns
 from bridge.terminal import PROGRAM
 

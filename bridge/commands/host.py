@@ -16,11 +16,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from bridge.commands.ports import OSC_PORT, PAGE_PORT, started
 from bridge.commands.signals import StopRequest
 from bridge.commands.words import MAX_PORT, parse_port, parse_size
 from bridge.control.access import is_loopback, new_token
 from bridge.control.live import LiveParams
-from bridge.control.ports import OSC_PORT, PAGE_PORT, started
 from bridge.control.presets import Presets
 from bridge.control.shelf import Shelf, users_folder
 from bridge.control.statistics import Statistics

@@ -10,9 +10,9 @@ import threading
 import time
 from pathlib import Path
 
+from bridge.commands.ports import PAGE_PORT
 from bridge.commands.signals import StopRequest
 from bridge.commands.words import add_json_option, parse_seconds
-from bridge.control.ports import PAGE_PORT
 from bridge.terminal import PROGRAM, print_result, say, say_warnings, status, status_every_s
 
 STATUS_S = 10.0

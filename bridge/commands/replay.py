@@ -11,9 +11,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from bridge.commands.ports import OSC_PORT
 from bridge.commands.signals import StopRequest
 from bridge.commands.words import add_json_option, parse_port
-from bridge.control.ports import OSC_PORT
 from bridge.terminal import PROGRAM, print_result, say, say_warnings
 
 
