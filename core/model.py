@@ -110,6 +110,10 @@ class Model:
         w = min(w, max(step, 2 * area // h // step * step))
         return w, min(h, max(step, 2 * area // w // step * step))
 
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """(c, h, w) of the latents of pictures of that size. A U-Net may read channels beside these."""
+        return int(self.vae.config.latent_channels), height // self.latent_scale, width // self.latent_scale
+
     def stream(
         self,
         config: StreamConfig,
@@ -121,8 +125,7 @@ class Model:
         step = self.size_multiple
         if config.width % step or config.height % step or config.width < step or config.height < step:
             raise ModelError(f"size {config.width}x{config.height} does not suit this model: use multiples of {step}")
-        rows, columns = config.height // self.latent_scale, config.width // self.latent_scale
-        latent = (int(self.vae.config.latent_channels), rows, columns)
+        _, rows, columns = latent = self.latent_shape(config.width, config.height)
 
         def blank(*shape: int) -> Tensor:
             return torch.zeros(shape, device=self.device)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from bridge.control.ports import OSC_PORT, PAGE_PORT
 from bridge.terminal import say
 
-PAGE_PORT = 8790
-"""TCP, of the pages."""
-OSC_PORT = 9000
-"""UDP, of OSC."""
+__all__ = ["OSC_PORT", "PAGE_PORT", "started"]
 
 
 class Server(Protocol):

@@ -40,6 +40,7 @@ from pythonosc.osc_message_builder import OscMessageBuilder
 from bridge.control.access import is_loopback, is_name
 from bridge.control.limits import OncePer, TokenBucket
 from bridge.control.live import LiveParams
+from bridge.control.ports import OSC_PORT
 from bridge.control.statistics import PERCENTILES, Statistics
 from core.params import SPECS, SWITCH_WORDS, ParamError, Spec
 
@@ -150,7 +151,7 @@ class OscServer:
         live: LiveParams,
         statistics: Statistics,
         host: str = "127.0.0.1",
-        port: int = 9000,
+        port: int = OSC_PORT,
         *,
         aliases: Mapping[str, Alias] | None = None,
         commands: Mapping[str, Alias] | None = None,
@@ -413,7 +414,7 @@ def _bind(host: str, port: int) -> socket.socket:
         if error.errno in (errno.EADDRINUSE, errno.EACCES) and port >= 1024:
             raise OscPortInUse(
                 f"OSC port {port} on {host} is taken by another program; "
-                f"choose another port (--osc-port {port + 1 if port < 65535 else 9000}) or end that program"
+                f"choose another port (--osc-port {port + 1 if port < 65535 else OSC_PORT}) or end that program"
             ) from error
         raise OscError(
             f"OSC cannot listen on {host} port {port}: {error.strerror or error}; "

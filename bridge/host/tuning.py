@@ -373,8 +373,7 @@ class _Trial:
         )
 
     def _unet(self, model: Any, deadline_s: float) -> Figure:
-        scale = model.latent_scale
-        latent = (int(model.unet.config.in_channels), self._config.height // scale, self._config.width // scale)
+        latent = model.latent_shape(self._config.width, self._config.height)
         rows = len(self._params.stages())
         denoiser = model.denoiser(latent)
         text = denoiser.rows([denoiser.prompt(model.text.embed(self._params.prompt))] * rows)

@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from bridge.control.access import Access, host_name, is_loopback, is_name
+from bridge.control.ports import PAGE_PORT
 from bridge.page import limits
 from bridge.page.audience import Audience
 from bridge.page.code import code_of
@@ -61,7 +62,7 @@ class Gateway:
         self,
         channels: Sequence[Channel],
         host: str = "127.0.0.1",
-        port: int = 8790,
+        port: int = PAGE_PORT,
         *,
         token: str | None = None,
         allowed_origins: Iterable[str] = (),
@@ -351,7 +352,8 @@ def _listen(host: str, port: int) -> socket.socket:
         if error.errno in (errno.EADDRINUSE, errno.EACCES) and port >= 1024:
             raise GatewayPortInUse(
                 f"port {port} on {host} is taken by another program; "
-                f"choose another port (--port {port + 1 if port < 65535 else 8790}, or 0 for any) or end that program"
+                f"choose another port (--port {port + 1 if port < 65535 else PAGE_PORT}, or 0 for any) or end that"
+                " program"
             ) from error
         raise GatewayError(
             f"the page cannot listen on {host} port {port}: {error.strerror or error}; "
