@@ -161,8 +161,8 @@ def messages(size: dict[str, int], chance: random.Random) -> Found:
         report.bar("host dead after hostile messages", float(found["host_died"]), 0, at_most=True),
         report.bar("page shows a picture after hostile messages", float(found["picture_after"]), 1),
         report.bar(
-            "frame rate among hostile messages, of the one before",
-            shares["while"] / max(1e-9, shares["before"]),
+            "frame rate among hostile messages, of that beside as many that are thrown away",
+            shares["while"] / max(1e-9, shares["beside it"]),
             FRAME_RATE,
         ),
         report.bar("host grown among hostile messages, MB", found["grown_mb"], 64, at_most=True),
