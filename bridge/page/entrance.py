@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from bridge.control.access import Access
+from bridge.control.limits import TokenBucket
 from bridge.page import limits
 from bridge.page.audience import Audience
 from bridge.page.http import WSCloseCode, web
@@ -12,6 +15,7 @@ from bridge.page.room import Room
 
 TOKEN_WANTED = "the token is missing or wrong; open the whole address that the host printed at its start"
 _FULL = "{} viewers already; close one of them"
+_TOO_MANY = "too many viewers come at once; try again in a second"
 # Close codes from 4000 are the application's own.
 CLOSE_BAD_REQUEST = 4400
 CLOSE_TOKEN = 4401
@@ -26,6 +30,7 @@ class Entrance:
         self.access = access
         self.first = first
         self._audience = audience
+        self._visits = TokenBucket(limits.VISITS_PER_S, limits.VISITS_BURST)
 
     def room_of(self, request: web.Request) -> Room:
         """The channel that a plain request names."""
@@ -66,6 +71,9 @@ class Entrance:
     async def open(self, request: web.Request, max_bytes: int) -> web.WebSocketResponse:
         """A WebSocket whose messages have so many bytes at most."""
         self.check_origin(request)
+        if self._visits.take(0.0) > limits.VISIT_WAIT_S:
+            raise web.HTTPServiceUnavailable(text=_TOO_MANY)
+        await asyncio.sleep(self._visits.take(1.0))
         # Pictures do not deflate.
         ws = web.WebSocketResponse(heartbeat=limits.HEARTBEAT_S, compress=False, max_msg_size=max_bytes)
         await ws.prepare(request)

@@ -2,6 +2,11 @@
 
 MAX_VIEWERS = 64
 """WebSockets, streams, WebRTC connections and senders together."""
+VISITS_PER_S = 20.0
+VISITS_BURST = 2.0 * MAX_VIEWERS
+"""WebSockets that are opened, of all viewers together; each costs some milliseconds of the interpreter."""
+VISIT_WAIT_S = 1.0
+"""So long one waits for its turn; who would have to wait longer is refused."""
 MAX_IN_FLIGHT = 2
 MAX_MESSAGE_BYTES = 256 * 1024
 """Larger than any message with a meaning, so that a prompt of 100 kB is answered and not cut off."""

@@ -161,8 +161,8 @@ def messages(size: dict[str, int], chance: random.Random) -> Found:
         report.bar("host dead after hostile messages", float(found["host_died"]), 0, at_most=True),
         report.bar("page shows a picture after hostile messages", float(found["picture_after"]), 1),
         report.bar(
-            "frame rate among hostile messages, of the one before",
-            shares["while"] / max(1e-9, shares["before"]),
+            "frame rate among hostile messages, of that beside as many that are thrown away",
+            shares["while"] / max(1e-9, shares["beside it"]),
             FRAME_RATE,
         ),
         report.bar("host grown among hostile messages, MB", found["grown_mb"], 64, at_most=True),
@@ -196,7 +196,6 @@ def soaked(size: dict[str, int], chance: random.Random) -> Found:
     return found, [
         report.bar("soak: seconds", found["seconds"], 3600),
         report.bar("soak: host or recorder ended", float(found["ended_by_itself"]), 0, at_most=True),
-        report.bar("soak: frames out per frame in", found["frames_out_per_frame_in"], FRAME_RATE),
         *(
             report.bar(f"soak: {name} grown from a quarter of the time to the end, MB", grown, 16, at_most=True)
             for name, grown in found["grown_mb"].items()
@@ -252,8 +251,12 @@ def main(words: list[str] | None = None) -> int:
     bars: Bars = []
     for name in chosen:
         print(f"-- {name}", file=sys.stderr, flush=True)
-        # Each with a chance of its own: a section alone does what it does among the others.
-        results[name], more = SECTIONS[name](size, random.Random(o.seed))
+        try:
+            # Each with a chance of its own: a section alone does what it does among the others.
+            results[name], more = SECTIONS[name](size, random.Random(o.seed))
+        except KeyboardInterrupt:
+            print("stopped: only whole sections are told", file=sys.stderr, flush=True)
+            break
         bars += more
         print(flush=True)
     report.emit("faults", results, bars)

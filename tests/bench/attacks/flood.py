@@ -356,6 +356,18 @@ def websocket_attack(port: int, channel: str, messages: int, chance: random.Rand
     return run
 
 
+def swallowing(port: int) -> None:
+    """A server that agrees to every visit and throws away what it is sent."""
+    with socket.create_server(("127.0.0.1", port)) as listening:
+        while True:
+            line, _ = listening.accept()
+            with line, contextlib.suppress(ConnectionError):
+                line.recv(4096)
+                line.sendall(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+                while line.recv(1 << 16):
+                    pass
+
+
 def picture_comes(port: int) -> bool:
     """Whether an ordinary visit is shown a picture."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=HANG_S) as line:
@@ -368,35 +380,53 @@ def picture_comes(port: int) -> bool:
 
 
 def websocket_flood(messages: int, chance: random.Random) -> dict[str, Any]:
-    """Frames out for each frame in, before, while and after; memory; whether the page still shows pictures."""
-    channel, other, port = fresh_channel(), fresh_channel(), free_port(socket.SOCK_STREAM)
+    """Frames out for each frame in: before, beside a flood that is thrown away, among hostile messages, and after.
+
+    Memory from the first visits on; and whether the page still shows pictures.
+    """
+    channel, other = fresh_channel(), fresh_channel()
+    port, unread = free_port(socket.SOCK_STREAM), free_port(socket.SOCK_STREAM)
     with (
         tempfile.TemporaryDirectory() as folder,
         fed(channel),
         RingReader(f"{channel}.out") as reader,
+        attacker(lambda _: swallowing(unread)),
         host(channel, "--channel", other, "--osc-port", "0", "--port", str(port), "--presets", folder) as process,
     ):
         try:
             started = first_frame(reader)
-            parts = {"before": passed(reader, lambda s: s < 5.0)}
             # What the first visits load stays.
             with attacker(websocket_attack(port, other, messages // 20, chance)) as sent:
                 passed(reader, lambda s: sent.words[0] < messages // 20 and s < 60.0)
-            began_kb, more = resident_kb(process.pid), messages - messages // 20
-            with attacker(websocket_attack(port, other, more, chance)) as sent:
-                began = time.monotonic()
-                parts["while"] = passed(
-                    reader, lambda s: sent.words[0] < more and s < 60.0 + messages / 50 and process.poll() is None
-                )
-                seconds = time.monotonic() - began
-                total, visits, refused = (int(word) for word in sent.words[:3])
-            parts["after"] = passed(reader, lambda s: s < 3.0)
+            began_kb, total, visits, refused, seconds = resident_kb(process.pid), int(sent.words[0]), 0, 0, 0.0
+            parts = {"before": [passed(reader, lambda s: s < 3.0)], "beside it": [], "while": []}
+            for turn in range(TURNS):
+                # A chance of its own: no turn says what another said.
+                own = random.Random(chance.random())
+                with attacker(websocket_attack(unread, other, LIFE, own)):
+                    parts["beside it"].append(passed(reader, lambda s: s < 3.0))
+                wanted = (messages - total) // (TURNS - turn)
+                with attacker(websocket_attack(port, other, LIFE, own)) as sent:
+                    began = time.monotonic()
+                    parts["while"].append(
+                        passed(
+                            reader,
+                            lambda s, sent=sent, wanted=wanted: (
+                                process.poll() is None and (s < 3.0 or (sent.words[0] < wanted and s < 600.0))
+                            ),
+                        )
+                    )
+                    seconds += time.monotonic() - began
+                    total, visits, refused = (
+                        known + int(word) for known, word in zip((total, visits, refused), sent.words[:3], strict=True)
+                    )
+            parts["after"] = [passed(reader, lambda s: s < 3.0)]
             return {
-                "messages": total + messages // 20,
+                "messages": total,
                 "visits": visits,
                 "visits_refused": refused,
-                "per_second": round(total / seconds),
-                "frames_out_per_frame_in": {name: share([part]) for name, part in parts.items()},
+                "per_second": round((total - messages // 20) / seconds),
+                "frames_out_per_frame_in": {name: share(counted) for name, counted in parts.items()},
                 "grown_mb": round((resident_kb(process.pid) - began_kb) / 1024, 1),
                 "picture_after": picture_comes(port),
                 "host_died": not started or process.poll() is not None,

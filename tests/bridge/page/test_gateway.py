@@ -242,6 +242,35 @@ def test_a_hostile_origin_cannot_open_the_websocket(gateway, live, origin):
     run(check())
 
 
+def test_a_crowd_of_visits_takes_turns_and_the_rest_is_refused(channel, live, monkeypatch):
+    monkeypatch.setattr(bridge.page.limits, "VISITS_PER_S", 5.0)
+    monkeypatch.setattr(bridge.page.limits, "VISITS_BURST", 3.0)
+    gateway = Gateway([Channel(channel, live, Statistics())], port=0)
+    gateway.start()
+
+    async def visit():
+        try:
+            async with visiting(gateway) as viewer:
+                await viewer.text("hello")
+        except aiohttp.WSServerHandshakeError as refusal:
+            return refusal.status
+        return 101
+
+    async def check():
+        began = time.monotonic()
+        statuses = await asyncio.gather(*(visit() for _ in range(30)))
+        assert set(statuses) == {101, 503}
+        # Three at once, those that wait up to a second, and what the time of the crowd itself brings.
+        assert 8 <= statuses.count(101) <= 4 + 5 * (1 + time.monotonic() - began)
+        await asyncio.sleep(1.5)
+        assert await visit() == 101
+
+    try:
+        run(check())
+    finally:
+        gateway.stop()
+
+
 def test_our_own_page_and_allowed_origins_can(channel, live):
     gateway = Gateway([Channel(channel, live, Statistics())], port=0, allowed_origins=["https://Stage.example/"])
     gateway.start()
