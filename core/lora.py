@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import local
 from typing import Any, NamedTuple
 
 import torch
@@ -51,7 +51,7 @@ _OTHER_KINDS = {
 }
 
 
-class Scales(threading.local):
+class Scales(local):
     """The weights of the LoRAs for the rows that a network is called with: (R, L), or None. Each thread has its own, as
     several may call one network at once."""
 

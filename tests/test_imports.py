@@ -83,7 +83,14 @@ def test_core_never_imports_bridge() -> None:
 
 def test_core_has_no_sockets_threads_or_command_line() -> None:
     banned = {"socket", "threading", "multiprocessing", "argparse", "asyncio", "mmap"}
-    guilty = {(str(p), name) for p in sources("core") for name in imports(p) if name.split(".")[0] in banned}
+    # What each of the callers' threads has of its own starts none.
+    allowed = "threading.local"
+    guilty = {
+        (str(p), name)
+        for p in sources("core")
+        for name in imports(p)
+        if name.split(".")[0] in banned and name != allowed
+    }
     assert not guilty
 
 
