@@ -250,8 +250,9 @@ def test_a_second_ctrl_c_ends_a_demo_that_is_still_loading(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(not POSIX, reason="closes a POSIX pipe")
-def test_a_log_that_goes_away_ends_nothing(picture: str) -> None:
-    with running("--source", picture, "--prompt", "a", "--frames", "40", "--sheet", os.devnull + "/x") as child:
+def test_a_log_that_goes_away_ends_nothing(picture: str, tmp_path: Path) -> None:
+    sheet = str(tmp_path / "sheet.png")
+    with running("--source", picture, "--prompt", "a", "--frames", "40", "--sheet", sheet) as child:
         assert child.stderr is not None and child.stdout is not None
         child.stderr.readline()
         child.stderr.close()

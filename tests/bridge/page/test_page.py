@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from aiohttp import ClientSession, WSMsgType, WSServerHandshakeError, web
 
+from bridge.page.files import page_files
 from bridge.page.gateway import Channel, Gateway
 from bridge.ring import Kind, RingWriter
 from core.params import SPECS
@@ -180,6 +181,43 @@ def test_the_page_answers_whatever_there_is_to_show(on_the_page, examples, hoste
         assert await page.evaluate("1 + 1") == 2
 
     assert on_the_page(scenario, scene=Scene(examples, hosted)) == []
+
+
+PAGES = sorted(path for path in page_files() if path.endswith(("/", "index.html", ".html")))
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_page_that_is_served_answers_whatever_there_is_to_show(path):
+    """With and without a host, a client, examples, and the channel that is asked for."""
+
+    async def opened(browser, hosted, writes, examples, query):
+        scene = Scene(examples, hosted)
+        try:
+            if writes:
+                await scene.write()
+            page = await browser.page(f"{scene.gateway.root.split('?')[0]}{path.lstrip('/')}{query}")
+            if not query:
+                await scene.until(lambda: scene.gateway.snapshot(scene.channel)["viewers"] > 0)
+            await asyncio.sleep(0.3)
+            assert await page.evaluate("1 + 1") == 2
+            # Of an unknown channel a browser itself notes the refusal.
+            assert [problem for problem in page.problems if not query or "404" not in problem] == []
+            await page.close()
+        finally:
+            scene.end()
+
+    async def scenario():
+        async with chromium.Browser(BROWSER) as browser:
+            for hosted, writes, examples in (
+                (True, False, ()),
+                (False, False, ()),
+                (True, True, ("x",)),
+                (False, True, ()),
+            ):
+                await opened(browser, hosted, writes, examples, "")
+            await opened(browser, True, False, (), "?channel=nope")
+
+    asyncio.run(asyncio.wait_for(scenario(), 300))
 
 
 @pytest.mark.parametrize("query, slack", [("", 14), ("?codec=rgba", 0)])
