@@ -278,11 +278,17 @@ class _Carried:
     def __init__(self) -> None:
         self._serial = -1
         self._value: Tensor | None = None
+        self._look: tuple[object, ...] = ()
 
     def blended(
         self, fresh_Fc: Tensor, guide: Guide, warp: Warp | None, share: float, sharpen: float, mode: str
     ) -> Tensor:
-        """(F, c, ., .): `fresh` with `share` of what is known from before."""
+        """(F, c, ., .): `fresh` with `share` of what is known from before. Another prompt or seed begins anew: it would
+        only show through slowly."""
+        params = guide.params
+        look = (params.prompt, params.negative_prompt, params.seed)
+        if look != self._look:
+            self._look, self._value = look, None
         out = []
         for place in range(fresh_Fc.shape[0]):
             now, serial = fresh_Fc[place : place + 1], guide.serial + place

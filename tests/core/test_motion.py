@@ -244,6 +244,24 @@ def test_the_same_frame_again_does_not_change_what_is_shown(model):
     assert max(steps[-4:]) < 2.0 * max(steps[2:-4]) + 1.0
 
 
+@pytest.mark.parametrize("values", [{"prompt": "green box"}, {"seed": 9}])
+@pytest.mark.parametrize("mode", ["throughput", "latency"])
+def test_another_prompt_is_seen_at_once_and_not_through_the_old_picture(model, mode, values):
+    frames = random_frames(1).repeat(8, 1, 1, 1)
+    pictures = {}
+    for temporal in ("off", "engine"):
+        stream = make(model)
+        params = BASE.with_values(temporal=temporal, mode=mode, motion_share=0.95, motion_sharpen=0.0)
+        painted(stream, params, frames, lambda i: still())
+        # The same client goes on: numbers follow those of before.
+        changed = params.with_values(**values)
+        pictures[temporal] = painted(stream, changed, frames, lambda i: still(), [9 + i for i in range(8)])
+    for tag, picture in pictures["off"].items():
+        # The last frame of before was in flight, and goes on with what it came in with.
+        if tag < 7 or mode == "latency":
+            assert (pictures["engine"][tag] - picture).abs().max() <= 1.0
+
+
 def test_steps_and_modes_change_while_frames_are_carried(model):
     stream = make(model)
     frame = random_frames(1)
