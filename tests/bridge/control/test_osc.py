@@ -120,6 +120,9 @@ GOOD = {
     "motion_latent": (0.25, 0.25),
     "motion_tolerance": (8, 8.0),
     "motion_sharpen": (0.25, 0.25),
+    "motion_noise": (1, True),
+    "reuse": (1, True),
+    "reuse_tolerance": (2, 2.0),
 }
 
 
