@@ -272,17 +272,38 @@ def _within(now_F1HW: Tensor, before_F1HW: Tensor, grid_FHW2: Tensor, tolerance:
     return ((now_F1HW >= low * (1.0 - tolerance)) & (now_F1HW <= high * (1.0 + tolerance))).to(torch.float32)
 
 
+def _bounded(before_FcHW: Tensor, now_FcHW: Tensor) -> Tensor:
+    """What was there before, within the range of what is there now, over 5 x 5 pixels: a glow that lay on the ground
+    goes with the object that it was painted around, although the ground itself stayed (as in temporal antialiasing:
+    Karis, "High Quality Temporal Supersampling", SIGGRAPH 2014)."""
+    low, high = (-nnf.max_pool2d(-now_FcHW, 5, 1, 2), nnf.max_pool2d(now_FcHW, 5, 1, 2))
+    return torch.minimum(torch.maximum(before_FcHW, low), high)
+
+
 class _Carried:
     """What was made of the newest frame, and which one that was."""
 
     def __init__(self) -> None:
         self._serial = -1
         self._value: Tensor | None = None
+        self._look: tuple[object, ...] = ()
 
     def blended(
-        self, fresh_Fc: Tensor, guide: Guide, warp: Warp | None, share: float, sharpen: float, mode: str
+        self,
+        fresh_Fc: Tensor,
+        guide: Guide,
+        warp: Warp | None,
+        share: float,
+        sharpen: float,
+        mode: str,
+        bounded: bool = False,
     ) -> Tensor:
-        """(F, c, ., .): `fresh` with `share` of what is known from before."""
+        """(F, c, ., .): `fresh` with `share` of what is known from before. Another prompt or seed begins anew: it would
+        only show through slowly. bounded: see `_bounded`."""
+        params = guide.params
+        look = (params.prompt, params.negative_prompt, params.seed)
+        if look != self._look:
+            self._look, self._value = look, None
         out = []
         for place in range(fresh_Fc.shape[0]):
             now, serial = fresh_Fc[place : place + 1], guide.serial + place
@@ -296,6 +317,8 @@ class _Carried:
                 there = moved(old, warp.grid[place : place + 1], mode)
                 if sharpen:
                     there = there + sharpen * (there - nnf.avg_pool2d(there, 3, 1, 1, count_include_pad=False))
+                if bounded:
+                    there = _bounded(there, now)
                 now = now + share * warp.weight[place : place + 1] * (there - now)
             self._serial, self._value = serial, now
             out.append(now)
@@ -336,4 +359,4 @@ class Pictures:
             return x_F3HW
         params = guide.params
         share, sharpen = params.motion_share, params.motion_sharpen
-        return self._carried.blended(x_F3HW, guide, guide.picture, share, sharpen, "bicubic")
+        return self._carried.blended(x_F3HW, guide, guide.picture, share, sharpen, "bicubic", bounded=True)

@@ -374,7 +374,7 @@ class Params:
     )
     batch_attention: bool = _param(False, "bool", "Frames in one stream batch read one another's features.", slow=True)
     motion_share: float = _param(
-        0.6,
+        0.9,
         "float",
         "Share of the picture that is the one before, moved along the motion.",
         low=0.0,
@@ -402,12 +402,12 @@ class Params:
         acts_with=("temporal", ("engine", "flow")),
     )
     motion_sharpen: float = _param(
-        0.1,
+        0.05,
         "float",
         "Sharpens what was moved, against the blur of moving it.",
         low=0.0,
         high=1.0,
-        step=0.05,
+        step=0.01,
         acts_with=("temporal", ("engine", "flow")),
     )
     model: str = _param(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,7 @@ def film(path: Path, style: str, frames: int) -> Clip:
     `ValueError` where fewer than two can be read."""
     cv2 = opencv()
     pictures: list[Tensor] = []
+    source: Iterator[Any]
     if path.is_dir():
         source = (cv2.imread(str(file)) for file in sorted(path.iterdir()))
     else:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as nnf
 
 from core.model import Model
-from core.motion import LONGEST_GAP, Follower
+from core.motion import LONGEST_GAP, Follower, Guide, Pictures, Warp, identity_grid
 from core.params import Params
 from core.pixels import PixelError
 from core.stream import Stream, StreamConfig
@@ -242,6 +242,44 @@ def test_the_same_frame_again_does_not_change_what_is_shown(model):
     pictures = [p.frame_FHWC.float() for p in shown if p is not None]
     steps = [float((b - a).abs().mean()) for a, b in zip(pictures, pictures[1:], strict=False)]
     assert max(steps[-4:]) < 2.0 * max(steps[2:-4]) + 1.0
+
+
+def test_no_trail_stays_where_the_picture_has_become_flat():
+    """The source may stand still there: what was painted beside an object that moved on."""
+    here = identity_grid(PX, PX, CPU)
+    params = BASE.with_values(motion_share=0.95)
+    pictures = Pictures()
+    flat = torch.full((1, 3, PX, PX), 40.0)
+    glow = flat.clone()
+    glow[..., 20:30, 20:30] = 220.0
+    guides = [Guide(n, 1, None, Warp(here, torch.ones(1, 1, PX, PX)), params) for n in range(2)]
+    pictures.steadied(glow, guides[0])
+    after = pictures.steadied(flat, guides[1])
+    assert (after - flat).abs().max() < 0.01
+    # What shakes within its surroundings is steadied all the same.
+    rough = torch.rand((1, 3, PX, PX), generator=torch.Generator().manual_seed(0)) * 100.0
+    pictures = Pictures()
+    first = pictures.steadied(rough, guides[0])
+    second = pictures.steadied(rough.roll(1, -1), guides[1])
+    assert (second - first).abs().mean() < 0.3 * (rough.roll(1, -1) - rough).abs().mean()
+
+
+@pytest.mark.parametrize("values", [{"prompt": "green box"}, {"seed": 9}])
+@pytest.mark.parametrize("mode", ["throughput", "latency"])
+def test_another_prompt_is_seen_at_once_and_not_through_the_old_picture(model, mode, values):
+    frames = random_frames(1).repeat(8, 1, 1, 1)
+    pictures = {}
+    for temporal in ("off", "engine"):
+        stream = make(model)
+        params = BASE.with_values(temporal=temporal, mode=mode, motion_share=0.95, motion_sharpen=0.0)
+        painted(stream, params, frames, lambda i: still())
+        # The same client goes on: numbers follow those of before.
+        changed = params.with_values(**values)
+        pictures[temporal] = painted(stream, changed, frames, lambda i: still(), [9 + i for i in range(8)])
+    for tag, picture in pictures["off"].items():
+        # The last frame of before was in flight, and goes on with what it came in with.
+        if tag < 7 or mode == "latency":
+            assert (pictures["engine"][tag] - picture).abs().max() <= 1.0
 
 
 def test_steps_and_modes_change_while_frames_are_carried(model):

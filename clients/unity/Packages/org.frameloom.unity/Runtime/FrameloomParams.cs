@@ -155,7 +155,7 @@ namespace Frameloom
         public bool batchAttention = false;
 
         [Tooltip("Share of the picture that is the one before, moved along the motion."), Range(0f, 0.95f)]
-        public float motionShare = 0.6f;
+        public float motionShare = 0.9f;
 
         [Tooltip("Share of every stage's estimate that is the one before, moved along the motion."), Range(0f, 0.95f)]
         public float motionLatent = 0.3f;
@@ -164,7 +164,7 @@ namespace Frameloom
         public float motionTolerance = 16f;
 
         [Tooltip("Sharpens what was moved, against the blur of moving it."), Range(0f, 1f)]
-        public float motionSharpen = 0.1f;
+        public float motionSharpen = 0.05f;
 
         [Tooltip("The model that paints: as started, embedded, or one of the host's folder of models (--models), by its name."), TextArea]
         public string model = "as started";
