@@ -158,7 +158,7 @@ namespace Frameloom
         public float motionTolerance = 16f;
 
         [Tooltip("Sharpens what was moved, against the blur of moving it."), Range(0f, 1f)]
-        public float motionSharpen = 0.05f;
+        public float motionSharpen = 0.1f;
 
         [Tooltip("Noise moves with the scene, so that texture does not stick to the screen.")]
         public bool motionNoise = false;
