@@ -273,11 +273,13 @@ def _within(now_F1HW: Tensor, before_F1HW: Tensor, grid_FHW2: Tensor, tolerance:
 
 
 def _bounded(before_FcHW: Tensor, now_FcHW: Tensor) -> Tensor:
-    """What was there before, within the range of what is there now, over 5 x 5 pixels: a glow that lay on the ground
-    goes with the object that it was painted around, although the ground itself stayed (as in temporal antialiasing:
-    Karis, "High Quality Temporal Supersampling", SIGGRAPH 2014)."""
+    """What was there before, within twice the range of what is there now, over 5 x 5 pixels: a glow that lay on the
+    ground goes with the object that it was painted around, although the ground itself stayed (as in temporal
+    antialiasing: Karis, "High Quality Temporal Supersampling", SIGGRAPH 2014)."""
     low, high = (-nnf.max_pool2d(-now_FcHW, 5, 1, 2), nnf.max_pool2d(now_FcHW, 5, 1, 2))
-    return torch.minimum(torch.maximum(before_FcHW, low), high)
+    # Within the range itself lines would lose their peaks, which differ from frame to frame.
+    spare = 0.5 * (high - low)
+    return torch.minimum(torch.maximum(before_FcHW, low - spare), high + spare)
 
 
 class _Carried:
