@@ -75,6 +75,14 @@ def moved(x_FcHW: Tensor, grid_FHW2: Tensor, mode: str = "bilinear") -> Tensor:
     return nnf.grid_sample(x_FcHW, grid_FHW2, mode=mode, padding_mode="border", align_corners=False)
 
 
+def between(grid_FHW2: Tensor) -> Tensor:
+    """(F, 1, H, W): how far from every pixel the places of a grid lie, 0 on one, 1 halfway between two. That much of
+    what is read there is blurred; to sharpen the rest would sharpen what stands still anew in every frame."""
+    size = torch.tensor([grid_FHW2.shape[2], grid_FHW2.shape[1]], device=grid_FHW2.device)
+    off = torch.frac((grid_FHW2 + 1.0) * (size / 2.0) + 0.5)
+    return (4.0 * off * (1.0 - off)).amax(-1)[:, None].clamp_min(0.0)
+
+
 class _Before(NamedTuple):
     """What is kept of a frame for the next one: source (1, 3, H, W), depth and mask (1, 1, H, W), grey for the flow,
     and the client's number."""
@@ -316,9 +324,11 @@ class _Carried:
                 # The same frame once more, to bring others out or under other parameters.
                 now = now + share * (old - now)
             elif serial == self._serial + 1 and warp is not None:
-                there = moved(old, warp.grid[place : place + 1], mode)
+                grid = warp.grid[place : place + 1]
+                there = moved(old, grid, mode)
                 if sharpen:
-                    there = there + sharpen * (there - nnf.avg_pool2d(there, 3, 1, 1, count_include_pad=False))
+                    detail = there - nnf.avg_pool2d(there, 3, 1, 1, count_include_pad=False)
+                    there = there + sharpen * between(grid) * detail
                 if bounded:
                     there = _bounded(there, now)
                 now = now + share * warp.weight[place : place + 1] * (there - now)

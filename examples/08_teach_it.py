@@ -70,9 +70,9 @@ def main(argv: list[str] | None = None) -> int:
     if status or args.no_host:
         return status
     if args.tell:
-        host = SimpleUDPClient("127.0.0.1", args.tell)
-        host.send_message("/model", model.name)
-        host.send_message("/prompt", args.caption)
+        with SimpleUDPClient("127.0.0.1", args.tell) as host:
+            host.send_message("/model", model.name)
+            host.send_message("/prompt", args.caption)
         print(f"the host that listens on port {args.tell} was told to take {model.name}")
         return 0
     words = ["--channel", f"{args.channel}-taught", "--model", str(model), "--set", f"prompt={args.caption}"]

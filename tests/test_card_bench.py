@@ -42,7 +42,8 @@ def test_a_rehearsal_leaves_every_figure_in_the_file_and_in_the_last_line(tmp_pa
     )
     assert all(math.isfinite(n) for n in numbers(list(figures.values())) + numbers(figures))
     assert figures["embedded float32"]["latent_largest"] == 0.0
-    assert 0.0 < figures["embedded bfloat16"]["latent_largest"] < 0.2
+    halves = figures["embedded bfloat16"]  # not every processor computes in it
+    assert "bfloat16" in halves["refused"] if "refused" in halves else 0.0 < halves["latent_largest"] < 0.2
     assert [b["holds"] for b in document["bars"]] == [True]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from bridge.control.live import LiveParams
 from bridge.host.config import HostConfig, HostError
 from core.faults import GONE, for_good
-from core.params import Params
+from core.params import MAX_CONTROLS, Params
 
 SETTLE_S = 0.3
 """A source whose pictures change their size is followed once they have kept the new one for so long. Until then they
@@ -243,7 +243,8 @@ def _structure(config: Any, params: Params) -> tuple[Any, ...]:
     guidance = params.guidance if params.guidance_scale > 1.0 else "none"
     banks = (params.bank, params.bank_frames, params.bank_sink, params.bank_sizes)
     turns = (len(params.stages()), guidance, params.mode, params.temporal, params.batch_attention)
-    return (config.width, config.height, *turns, *banks)
+    steered = any(any(params.control_strengths(stage, MAX_CONTROLS)) for stage in range(len(params.stages())))
+    return (config.width, config.height, *turns, *banks, steered)
 
 
 def wanted(live: LiveParams, config: HostConfig) -> tuple[Params, int]:

@@ -7,7 +7,6 @@ these figures.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 import platform
@@ -23,7 +22,7 @@ from typing import Any
 
 import torch
 
-from bridge.terminal import PROGRAM
+from bridge.commands.words import Parser
 from tests.bench.report import bar, emit, percentile, table
 
 NEAR = 1e-3
@@ -267,7 +266,7 @@ def full_size(name: str, side_px: int, calls: int) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure; 0 whatever the bars say."""
-    parser = argparse.ArgumentParser(prog=f"{PROGRAM} bench models", description=(__doc__ or "").partition("\n")[0])
+    parser = Parser("bench models", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer changes, no networks of full size")
     parser.add_argument("--size", type=int, default=512, help="side in pixels of the full-size runs (default 512)")
     args = parser.parse_args(argv)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as nnf
 
 from core.model import Model
-from core.motion import LONGEST_GAP, Follower, Guide, Pictures, Warp, identity_grid
+from core.motion import LONGEST_GAP, Follower, Guide, Pictures, Warp, between, identity_grid
 from core.params import Params
 from core.pixels import PixelError
 from core.stream import Stream, StreamConfig
@@ -289,13 +289,31 @@ def test_steps_and_modes_change_while_frames_are_carried(model):
     for values in ({}, {"steps": 4}, {"steps": 1}, {"mode": "latency"}, {"temporal": "off"}, {"temporal": "flow"}, {}):
         params = BASE.with_values(**values)
         plan = stream.plan(params)
-        for _ in range(5):
+        for _ in range(40):
             number += 1
             picture = stream.step(frame, number, plan, still(), (number,))
         settled = make(model)
         other = settled.plan(params.with_values(temporal="off"))
         for i in range(5):
             expected = settled.step(frame, i, other)
-        # A still picture has one answer, carried or not; what came before fades within a few frames.
+        # A still picture has one answer, carried or not; what came before fades within a second.
         difference = (picture.frame_FHWC.float() - expected.frame_FHWC.float()).abs().mean()
         assert difference < 12.0
+
+
+@pytest.mark.parametrize("share", [0.6, 0.95])
+def test_what_stands_still_stays_as_it_is_for_ever(model, share):
+    """However much of it is carried over, and sharpened on the way."""
+    stream = make(model)
+    plan = stream.plan(BASE.with_values(motion_share=share, motion_sharpen=1.0, seed=3))
+    frame = random_frames(1)
+    pictures = [stream.step(frame, n, plan, still(), (n,)) for n in range(60)]
+    settled, last = pictures[plan.depth + 1], pictures[-1]
+    assert (last.frame_FHWC.float() - settled.frame_FHWC.float()).abs().max() <= 1.0
+
+
+def test_what_is_read_between_pixels_is_told():
+    grid = identity_grid(8, 8, CPU)
+    assert float(between(grid).max()) < 1e-4
+    assert torch.allclose(between(grid + torch.tensor([1.0 / 8, 0.0])), torch.ones(1, 1, 8, 8), atol=1e-4)
+    assert float(between(grid + torch.tensor([2.0 / 8, 4.0 / 8])).max()) < 1e-4

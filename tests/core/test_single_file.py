@@ -210,8 +210,10 @@ def test_a_host_is_given_the_file(tmp_path: Path) -> None:
 
     path = tiny_pipelines.single_file("sd21", PIPELINES["sd21"](), tmp_path / "turbo.safetensors")
     config = HostConfig("stage", str(path), (SIDE_PX, SIDE_PX), "cpu", "float32", "eager", overlap=False, threads=1)
+    for refused in (lambda: check(config), lambda: Models().load(config, Params())):
+        with pytest.raises(HostError, match="give --prediction"):
+            refused()
+    config = replace(config, prediction="epsilon")
     check(config)
-    with pytest.raises(HostError, match="give --prediction"):
-        Models().load(config, Params())
-    loaded = Models().load(replace(config, prediction="epsilon"), Params())
+    loaded = Models().load(config, Params())
     assert loaded.model.stream(StreamConfig(SIDE_PX, SIDE_PX)).plan(Params()).stages == 1

@@ -333,6 +333,8 @@ def test_what_osc_asks_for_in_vain_is_answered(say, live):
     ((address, at, told),) = say(("/preset/recall", "Noon"))
     assert (address, at) == ("/error", "/preset/recall") and "no preset 'Noon'" in told
     ((address, at, told),) = say(("/preset/fly",))
+    assert address == "/error" and "/preset/" in told
+    ((address, at, told),) = say(("/pre",))
     assert address == "/error" and all(f"/preset/{do}" in told for do in COMMANDS)
     assert say(("/preset/done", "x"), ("/preset/name", 1, "y")) == []  # answers of a server like this one
     assert live.latest() == before
