@@ -16,7 +16,7 @@ before it, x to the right, y down.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -284,10 +284,22 @@ def _bounded(before_FcHW: Tensor, now_FcHW: Tensor) -> Tensor:
     """What was there before, within twice the range of what is there now, over 5 x 5 pixels: a glow that lay on the
     ground goes with the object that it was painted around, although the ground itself stayed (as in temporal
     antialiasing: Karis, "High Quality Temporal Supersampling", SIGGRAPH 2014)."""
-    low, high = (-nnf.max_pool2d(-now_FcHW, 5, 1, 2), nnf.max_pool2d(now_FcHW, 5, 1, 2))
+    low, high = (extreme_of_5x5(now_FcHW, choose) for choose in (torch.minimum, torch.maximum))
     # Within the range itself lines would lose their peaks, which differ from frame to frame.
     spare = 0.5 * (high - low)
     return torch.minimum(torch.maximum(before_FcHW, low - spare), high + spare)
+
+
+def extreme_of_5x5(x_FcHW: Tensor, choose: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The smallest or the largest of the 5 x 5 values around each, by `torch.minimum` or `torch.maximum`. Three choices
+    a direction; torch's own pooling takes twenty times as long on a processor."""
+    for dim in (-1, -2):
+        x = nnf.pad(x_FcHW, (2, 2, 0, 0) if dim == -1 else (0, 0, 2, 2), mode="replicate")
+        count = x_FcHW.shape[dim]
+        two = choose(x.narrow(dim, 0, count + 3), x.narrow(dim, 1, count + 3))
+        four = choose(two.narrow(dim, 0, count + 1), two.narrow(dim, 2, count + 1))
+        x_FcHW = choose(four.narrow(dim, 0, count), x.narrow(dim, 4, count))
+    return x_FcHW
 
 
 class _Carried:

@@ -402,7 +402,7 @@ class Params:
         acts_with=("temporal", ("engine", "flow")),
     )
     motion_sharpen: float = _param(
-        0.1,
+        0.2,
         "float",
         "Sharpens what was moved, against the blur of moving it.",
         low=0.0,

@@ -48,7 +48,11 @@ def test_steady_outputs_have_less_error_than_shaking_ones():
     good, bad = (compared(made, out, steady, Judge()) for out in (steady, shaking))
     assert good["warp"][0] < 1.0 < 20.0 < bad["warp"][0]
     assert good["warp"] == good["warp of the input"] and good["edit"][0] == 0.0
-    assert recovered([9.0, 5.0, 1.0, 2.0]) == 2 and recovered([1.0]) == 0
+    outputs = [
+        {n: torch.full((2, 2, 3), value) for n, value in enumerate(values, 7)}
+        for values in ((9.0, 5.0, 1.0, 2.0), (0.0,) * 4)
+    ]
+    assert recovered(*outputs) == 2 and recovered(outputs[0], outputs[0]) == 0
 
 
 def test_a_film_is_read_with_estimated_motion_and_pictures_are_written(tmp_path: Path):

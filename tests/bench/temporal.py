@@ -13,7 +13,8 @@ model paints them in each mode with the real stream, one turn after the other. P
 * sharpness: mean gradient magnitude; detail: deviation of what a blur over three pixels takes away, of the whole
   deviation; edit: mean absolute difference of output and input; style: share of outputs that a classifier trained on
   true renders puts in the prompted style.
-* recovery: outputs after a cut until the difference to the per-frame output stays at most 4 levels on average.
+* recovery: outputs after a cut until what was before shows no more: until the difference to the same mode begun at the
+  cut stays at most 4 levels on average.
 * cost: milliseconds per turn, 10th, 50th and 99th percentile, and the processor time of a turn (median), over the
   moving clips, modes in turn on each.
 * reuse: the same clips of a still camera with and without it: mean milliseconds per turn, how far outputs are from
@@ -60,10 +61,13 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-def painted(stream: Any, plan: Any, clip: Clip, times: dict[str, list[float]] | None = None) -> dict[int, Any]:
-    """Outputs (H, W, 3) by the number of their frame. times: gets "turn_ms" and "processor_ms" of each judged turn."""
+def painted(
+    stream: Any, plan: Any, clip: Clip, times: dict[str, list[float]] | None = None, first: int = 0
+) -> dict[int, Any]:
+    """Outputs (H, W, 3) by the number of their frame. times: gets "turn_ms" and "processor_ms" of each judged turn.
+    first: the frame to begin with."""
     out = {}
-    for number in range(len(clip.colour)):
+    for number in range(first, len(clip.colour)):
         planes = {"motion": clip.motion[number][None], "depth": clip.depth[number][None]}
         started, busy = time.perf_counter(), time.process_time()
         picture = stream.step(clip.colour[number][None], number, plan, planes, (number + 1,))
@@ -90,8 +94,6 @@ def compared(clip: Clip, out: dict[int, Any], off: dict[int, Any], judge: Any) -
     for number in numbers:
         now, source = out[number], clip.colour[number].float()
         if clip.cut is not None:
-            if number >= clip.cut:
-                found["after cut"].append(float((now - off[number]).abs().mean()))
             continue
         if number < FIRST or number - 1 not in out:
             continue
@@ -120,8 +122,9 @@ def compared(clip: Clip, out: dict[int, Any], off: dict[int, Any], judge: Any) -
     return found
 
 
-def recovered(differences: list[float]) -> int:
-    """Outputs after a cut until all are near those of the per-frame output."""
+def recovered(out: dict[int, Any], begun: dict[int, Any]) -> int:
+    """Outputs after a cut until all are near those of the same mode begun there."""
+    differences = [float((out[number] - begun[number]).abs().mean()) for number in sorted(begun)]
     return next((i for i in range(len(differences)) if max(differences[i:]) <= RECOVERED_LEVELS), len(differences))
 
 
@@ -257,7 +260,8 @@ def main(argv: list[str] | None = None) -> int:
                     if name == "warp":
                         by_kind[kind][mode] += series
                 if clip.cut is not None:
-                    cuts[mode].append(recovered(found["after cut"]))
+                    fresh = model.stream(StreamConfig(SIZE_PX, SIZE_PX))
+                    cuts[mode].append(recovered(out, painted(fresh, plan, clip, first=clip.cut)))
             if kind in (*MOVING, "film") and len(pictures) < 2 * (len(modes) + 1):
                 pictures += temporal_pictures.write(args.out, clip, outputs)
         print(f"{kind} clips done", flush=True)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as nnf
 
 from core.model import Model
-from core.motion import LONGEST_GAP, Follower, Guide, Pictures, Warp, between, identity_grid
+from core.motion import LONGEST_GAP, Follower, Guide, Pictures, Warp, between, extreme_of_5x5, identity_grid
 from core.params import Params
 from core.pixels import PixelError
 from core.stream import Stream, StreamConfig
@@ -317,3 +317,10 @@ def test_what_is_read_between_pixels_is_told():
     assert float(between(grid).max()) < 1e-4
     assert torch.allclose(between(grid + torch.tensor([1.0 / 8, 0.0])), torch.ones(1, 1, 8, 8), atol=1e-4)
     assert float(between(grid + torch.tensor([2.0 / 8, 4.0 / 8])).max()) < 1e-4
+
+
+@pytest.mark.parametrize("size", [(7, 9), (5, 5), (2, 3)])
+def test_local_extremes_equal_their_plain_twin(size):
+    x = torch.randn(2, 3, *size)
+    assert torch.equal(extreme_of_5x5(x, torch.maximum), nnf.max_pool2d(x, 5, 1, 2))
+    assert torch.equal(extreme_of_5x5(x, torch.minimum), -nnf.max_pool2d(-x, 5, 1, 2))
