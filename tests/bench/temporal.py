@@ -261,7 +261,7 @@ def main(argv: list[str] | None = None) -> int:
                         by_kind[kind][mode] += series
                 if clip.cut is not None:
                     fresh = model.stream(StreamConfig(SIZE_PX, SIZE_PX))
-                    cuts[mode].append(recovered(out, painted(fresh, plan, clip, first=clip.cut)))
+                    cuts[mode].append(recovered(out, painted(fresh, fresh.plan(plan.params), clip, first=clip.cut)))
             if kind in (*MOVING, "film") and len(pictures) < 2 * (len(modes) + 1):
                 pictures += temporal_pictures.write(args.out, clip, outputs)
         print(f"{kind} clips done", flush=True)
