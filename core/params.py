@@ -402,7 +402,7 @@ class Params:
         acts_with=("temporal", ("engine", "flow")),
     )
     motion_sharpen: float = _param(
-        0.2,
+        0.15,
         "float",
         "Sharpens what was moved, against the blur of moving it.",
         low=0.0,

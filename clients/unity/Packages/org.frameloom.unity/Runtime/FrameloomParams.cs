@@ -164,7 +164,7 @@ namespace Frameloom
         public float motionTolerance = 16f;
 
         [Tooltip("Sharpens what was moved, against the blur of moving it."), Range(0f, 1f)]
-        public float motionSharpen = 0.2f;
+        public float motionSharpen = 0.15f;
 
         [Tooltip("The model that paints: as started, embedded, or one of the host's folder of models (--models), by its name."), TextArea]
         public string model = "as started";
