@@ -8,7 +8,7 @@ Everything runs in child processes, on the processor as it is and held to AVX2 (
   StreamDiffusion 0.1.1, unmodified, with its similarity filter off, where the package is at hand (`pip install
   --no-deps --target FOLDER streamdiffusion==0.1.1`, then --original FOLDER); with --compile also with its networks
   through torch.compile. It takes its network's output for noise, so it is given the embedded U-Net behind a conversion
-  from v to noise. It knows latents of four channels alone, so it is given those of the embedded model with each cell of
+  to noise. It knows latents of four channels alone, so it is given those of the embedded model with each cell of
   16 channels as 2x2 cells of four, and so is its noise. Outputs are compared in the same run.
 * ways: every back end, dtype, number of threads and overlap that `auto` chooses among, and what it chose.
 * networks: milliseconds of encoder, U-Net and decoder by each back end, and the share that this is of the rate at
@@ -90,12 +90,16 @@ def out_of_fours(latent_F4hw: Any, channels: int) -> Any:
     return nnf.pixel_unshuffle(latent_F4hw, round((channels / 4) ** 0.5))
 
 
-def for_the_original(unet: Any, vae: Any, noise: Any, pixels: int) -> tuple[Any, Any]:
-    """The v-predicting U-Net as one that predicts noise, as the original wants it, and the autoencoder, both
-    with latents in fours. pixels: of a latent cell of the model, in a row."""
+def for_the_original(model: Any) -> tuple[Any, Any]:
+    """A model's U-Net as one that predicts noise, as the original wants it, and its autoencoder, both with latents in
+    fours."""
     import torch
     from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
 
+    from core.denoiser import PREDICTIONS
+
+    unet, vae, pixels = model.unet, model.vae, model.latent_scale
+    alpha_bar = model.noise.alphas_cumprod_T
     channels = int(unet.config.in_channels)
 
     class AsNoise(torch.nn.Module):
@@ -104,13 +108,14 @@ def for_the_original(unet: Any, vae: Any, noise: Any, pixels: int) -> tuple[Any,
             self.unet = unet
             self.config = unet.config
             self.device, self.dtype = unet.device, unet.dtype
-            self.register_buffer("a", noise.alphas_cumprod_T.sqrt().float())
-            self.register_buffer("b", (1.0 - noise.alphas_cumprod_T).sqrt().float())
+            self.register_buffer("a", alpha_bar.sqrt().float())
+            self.register_buffer("b", (1.0 - alpha_bar).sqrt().float())
 
         def forward(self, x: Any, t: Any, encoder_hidden_states: Any, return_dict: bool = False) -> Any:
             x = out_of_fours(x, channels)
-            v = self.unet(x, t, encoder_hidden_states=encoder_hidden_states, return_dict=False)[0]
-            return (in_fours(self.a[t].view(-1, 1, 1, 1) * v + self.b[t].view(-1, 1, 1, 1) * x),)
+            out = self.unet(x, t, encoder_hidden_states=encoder_hidden_states, return_dict=False)[0]
+            a, b = (table[t].view(-1, 1, 1, 1) for table in (self.a, self.b))
+            return (in_fours(PREDICTIONS[model.prediction](out, x, a, b)),)
 
     class InFours(torch.nn.Module):
         def __init__(self) -> None:
@@ -245,7 +250,7 @@ def run_cells(setup: Setup) -> list[dict[str, Any]]:
     frames_01 = [f.permute(0, 3, 1, 2).float() / 255.0 for f in setup.frames]
     plain = setup.model
     texts = (plain.text._encoder, plain.text._tokenizer)
-    parts = (*for_the_original(plain.unet, plain.vae, plain.noise, plain.latent_scale), *texts)
+    parts = (*for_the_original(plain), *texts)
     cell = (int(plain.unet.config.in_channels), plain.latent_scale)
     scheduler = {
         "num_train_timesteps": 1000,
