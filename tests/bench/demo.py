@@ -1,9 +1,10 @@
-"""`frameloom bench demo`: the demo as a user starts it, 128 x 128 and 2 steps: rate, latency, first picture, memory.
+"""`frameloom bench demo`: the demo as a user starts it, and at other sizes: rate, latency, first picture, memory.
 
 Runs the demo, without a browser, in a process of its own, with its client, its page and its ports, and judges the
-summary that it ends with: once with an empty cache, as at the very first start, and once with what that start left.
-Both on the processor as it is and held to AVX2 (`tests.avx2`), where it has more. Memory is the sum of host and client;
-the scene's own renderer, which shares the cores, is timed alone.
+summary that it ends with: once with an empty cache, as at the very first start, once with what that start left, and
+then at 128 px, with one step and two, and at 256 px. All on the processor as it is and held to AVX2 (`tests.avx2`),
+where it has more. Memory is the sum of host and client; the scene's own renderer, which shares the cores, is timed
+alone.
 """
 
 from __future__ import annotations
@@ -22,6 +23,13 @@ from tests.bench.report import bar, emit, table
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COLD_FRAMES = 60
+SIZES: dict[str, list[str]] = {
+    "128 px, 2 steps": ["--size", "128", "--set", "steps=2"],
+    "128 px": ["--size", "128"],
+    "256 px": ["--size", "256"],
+}
+"""Beside the demo as it is. The scene itself gives 30 frames per second at most."""
+LEAST_FPS = {"128 px, 2 steps": 18.0, "128 px": 25.0, "256 px": 10.0}
 RENDER = """
 import statistics, time, torch
 torch.set_num_threads(1)
@@ -47,8 +55,8 @@ def measure(folder: Path, frames: int, variables: dict[str, str]) -> dict[str, A
     """The summaries of a cold and a warm run, and the milliseconds of one rendered frame. Raises `SystemExit`."""
     environment = {**os.environ, **variables}
 
-    def run(frames: int) -> dict[str, Any]:
-        words = ["--frames", str(frames), "--no-browser", "--port", "0", "--osc-port", "0"]
+    def run(frames: int, *others: str) -> dict[str, Any]:
+        words = ["--frames", str(frames), "--no-browser", "--port", "0", "--osc-port", "0", *others]
         words += ["--cache", str(folder / "cache"), "--sheet", str(folder / "sheet.png")]
         command = [sys.executable, "-m", "bridge", "demo", *words]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
@@ -60,15 +68,23 @@ def measure(folder: Path, frames: int, variables: dict[str, str]) -> dict[str, A
 
     render = [sys.executable, "-c", RENDER]
     done = subprocess.run(render, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment, check=True)
-    return {"cold": run(COLD_FRAMES), "warm": run(frames), "render_ms": float(done.stdout)}
+    figures = {"cold": run(COLD_FRAMES), "warm": run(frames), "render_ms": float(done.stdout)}
+    return {**figures, "sizes": {name: run(frames, *words) for name, words in SIZES.items()}}
 
 
-def bars_of(way: str, measured: dict[str, Any], least_fps: float = 18.0) -> list[dict[str, Any]]:
+def bars_of(way: str, measured: dict[str, Any]) -> list[dict[str, Any]]:
     """The figures that are asked for, of one way to run the processor."""
-    cold, warm = measured["cold"], measured["warm"]
-    name = f"demo, 128 px, 2 steps, {way}"
+    cold, warm, sizes = measured["cold"], measured["warm"], measured["sizes"]
+    name = f"demo, {way}"
     return [
-        bar(f"{name}: frames per second", warm["fps"], least_fps),
+        bar(f"{name}: frames per second", warm["fps"], 20.0),
+        *(bar(f"{name}, {size}: frames per second", sizes[size]["fps"], least) for size, least in LEAST_FPS.items()),
+        bar(
+            f"{name}, 128 px, 2 steps: 95th percentile of the latency, ms",
+            sizes["128 px, 2 steps"]["p95_ms"],
+            200,
+            at_most=True,
+        ),
         bar(f"{name}: 95th percentile of the latency, ms", warm["p95_ms"], 200, at_most=True),
         bar(f"{name}: first picture at the very first start, s", cold["first_output_s"], 20, at_most=True),
         bar(f"{name}: first picture with warm caches, s", warm["first_output_s"], 12, at_most=True),
@@ -76,15 +92,26 @@ def bars_of(way: str, measured: dict[str, Any], least_fps: float = 18.0) -> list
     ]
 
 
-def rows_of(way: str, measured: dict[str, Any]) -> list[Any]:
-    """One row of the table."""
-    cold, warm = measured["cold"], measured["warm"]
-    runs = f"{warm['backend']} {warm['dtype']}"
-    firsts = [cold["first_output_s"], warm["first_output_s"]]
-    return [way, runs, warm["fps"], warm["p50_ms"], warm["p95_ms"], *firsts, warm["memory_mb"], measured["render_ms"]]
+def rows_of(way: str, measured: dict[str, Any]) -> list[list[Any]]:
+    """The rows of the table."""
+    cold, runs = measured["cold"], {"as it starts": measured["warm"], **measured["sizes"]}
+    firsts = [cold["first_output_s"], measured["warm"]["first_output_s"]]
+    return [
+        [
+            way,
+            name,
+            f"{run['backend']} {run['dtype']}",
+            run["fps"],
+            run["p50_ms"],
+            run["p95_ms"],
+            *firsts,
+            run["memory_mb"],
+        ]
+        for name, run in runs.items()
+    ]
 
 
-HEADER = ["processor", "runs by", "frames/s", "p50 ms", "p95 ms", "first s, cold", "warm", "memory MB", "render ms"]
+HEADER = ["processor", "size", "runs by", "frames/s", "p50 ms", "p95 ms", "first s, cold", "warm", "memory MB"]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -101,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
             own.mkdir()
             results[way] = {"held": how, **measure(own, args.frames, variables)}
             bars += bars_of(way, results[way])
-    table(HEADER, [rows_of(way, measured) for way, measured in results.items()])
+    table(HEADER, [row for way, measured in results.items() for row in rows_of(way, measured)])
     emit("demo", results, bars)
 
 

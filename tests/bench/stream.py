@@ -485,11 +485,13 @@ def judge(way: str, results: dict[str, Any], at_avx2: bool) -> list[dict[str, An
         bars.append(bar(f"{way}: auto, of the best way to run", results["ways"]["auto_of_best"], AUTO_BAR))
         bars.append(bar(f"{way}: measuring at the first start, s", results["ways"]["tuning_s"], 2.0, at_most=True))
     if "networks" in results and at_avx2:
-        measured = results["networks"]["all threads"]["networks"]
+        # With the threads that a call has as the host runs it.
+        threads = "one thread" if "ways" in results and results["ways"]["chosen"][2] == 1 else "all threads"
+        measured = results["networks"][threads]["networks"]
         for name, limit in SHARE_BARS.items():
             ours = [e["share"] for e in measured if e["network"] == name and e["way"] == RUN_BY]
             share = max(ours, default=0.0)
-            bars.append(bar(f"{way}: {name}, share of the matrix product's rate", share, limit))
+            bars.append(bar(f"{way}: {name}, share of the matrix product's rate, {threads}", share, limit))
     if "demo" in results:
         bars += demo.bars_of(way, results["demo"])
     return bars
@@ -520,7 +522,7 @@ def show(way: str, results: dict[str, Any]) -> None:
         rows = [[e["network"], e["way"], e["ms"]["p50"], e["ms"]["p99"], e["share"]] for e in measured["networks"]]
         table(["network", "way", "ms", "p99", "share"], sorted(rows, key=lambda row: (row[0], row[2])))
     if "demo" in results:
-        table(demo.HEADER, [demo.rows_of(way, results["demo"])])
+        table(demo.HEADER, demo.rows_of(way, results["demo"]))
 
 
 def whole(least: int) -> Callable[[str], int]:
