@@ -31,8 +31,9 @@ class Denoised:
 
 
 class Step(NamedTuple):
-    """What a stage leaves. estimate: of the clean latent. noise: what the next stage starts with, or None for the
-    stage's own. history: a tree like that of `Sampler.history`; the next stage finds it in `Denoised.before`."""
+    """What a stage leaves; fields of `Carried`. estimate: of the clean latent. noise: what the next stage starts with,
+    or None for the stage's own. history: a tree like that of `Sampler.history`; the next stage finds it in
+    `Denoised.before`."""
 
     estimate: Tensor
     noise: Tensor | None = None

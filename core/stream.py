@@ -222,7 +222,7 @@ class Stream(Generic[Tag]):
         self._matcher = Matcher()
         self._feedback = Feedback()
         self._following = False
-        self._kept: KeptPasses[Carried] = KeptPasses()
+        self._kept: KeptPasses[dict[str, Any]] = KeptPasses()
         self._memory: dict[tuple[Row, ...], Any] = {}
         self._remembers: tuple[Any, ...] = ()
         self._turns = 0
@@ -549,12 +549,11 @@ class Stream(Generic[Tag]):
         tolerance = tolerance_of(plan.params, self._device) if alone else None
         read = torch.cat((x, carried.anchor)).flatten(0, 1) if tolerance is not None else x
         stage = turn.rows[0].stage
-        after = self._kept.of(stage, turn, read, tolerance, lambda: self._predicted(x, carried, turn, plan))
-        estimate = self._estimates.steadied(after.estimate, stage, guides)
-        return carried._replace(estimate=estimate, anchor=after.anchor, noise=after.noise, history=after.history)
+        made = self._kept.of(stage, turn, read, tolerance, lambda: self._predicted(x, carried, turn, plan))
+        return carried._replace(**{**made, "estimate": self._estimates.steadied(made["estimate"], stage, guides)})
 
-    def _predicted(self, x: Tensor, carried: Carried, turn: Pass, plan: Plan) -> Carried:
-        """What one U-Net call makes of these latents, noise in them and all."""
+    def _predicted(self, x: Tensor, carried: Carried, turn: Pass, plan: Plan) -> dict[str, Any]:
+        """What one U-Net call makes of these latents, noise and all: fields of `Carried` by name."""
         k = turn.coefficients
         inputs = turn.inputs
         if carried.planes:
@@ -567,7 +566,7 @@ class Stream(Generic[Tag]):
         by_role = turn.by_role(eps_Rchw)
         eps, anchor = plan.guidance.combine(by_role, x, carried.anchor, k, plan.scales)
         step = self._sampler.step(Denoised(x, eps, by_role, carried), k)
-        return carried._replace(estimate=step.estimate, anchor=anchor, noise=step.noise, history=step.history)
+        return {**step._asdict(), "anchor": anchor}
 
     def _bank(self, turn: Pass, carried: Carried, plan: Plan) -> BankInputs:
         """What the rows read of their bank's settings, with what is known of their frames."""
