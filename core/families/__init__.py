@@ -1,1 +1,1 @@
-"""The model families: a file and a line of `table.FAMILIES` each; as folders, `folders`."""
+"""The model families: a file and an entry of `folders.FOLDERS` each."""

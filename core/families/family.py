@@ -1,4 +1,4 @@
-"""What a model family is: which folders it has, how they become networks, and how its U-Net is called."""
+"""What a model family is: how its folders (`folders.FOLDERS`) become networks, and how its U-Net is called."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from core.denoiser import Plane
-from core.families.folders import FamilyFolder
 from core.text import Text
 
 
@@ -39,12 +38,10 @@ class Network(Protocol):
 
 @dataclass(frozen=True)
 class Family:
-    """folder: which folders it has, and when they are whole. load(folder, dtype): the parts of one, checked; raises
-    `core.folder.ModelError`. text(encoders, device): see `Text`. call(unet): see `Network`. planes(unet, latent): what
-    the U-Net reads of a client's planes, for latents of shape (c, h, w); its call finds them among the embedding's
-    others, by name."""
+    """load(folder, dtype): the parts of a folder, checked; raises `core.folder.ModelError`. text(encoders, device): see
+    `Text`. call(unet): see `Network`. planes(unet, latent): what the U-Net reads of a client's planes, for latents of
+    shape (c, h, w); its call finds them among the embedding's others, by name."""
 
-    folder: FamilyFolder
     load: Callable[[Path, torch.dtype], Parts]
     text: Callable[[Sequence[Encoder], torch.device], Text]
     call: Callable[[Any], Any]

@@ -17,9 +17,10 @@ _VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 
 @dataclass(frozen=True)
 class FamilyFolder:
-    """claims(folder): whether a folder is of this family. unet: the settings that its U-Net may have. encoders: the
-    folders of the text encoders, each with that of its tokenizer."""
+    """module: where the family's `FAMILY` is. claims(folder): whether a folder is of this family. unet: the settings
+    that its U-Net may have. encoders: the folders of the text encoders, each with that of its tokenizer."""
 
+    module: str
     claims: Callable[[Path], bool]
     unet: Settings
     encoders: Mapping[str, str]
@@ -50,20 +51,23 @@ def _settings_of_autoencoder(config: dict[str, Any]) -> Settings:
     return AUTOENCODERS[kind]
 
 
-STABLE_DIFFUSION_XL = FamilyFolder(
-    lambda folder: (folder / "text_encoder_2").is_dir(),
-    UNET_XL,
-    {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"},
-)
-STABLE_DIFFUSION = FamilyFolder(lambda folder: True, UNET, {"text_encoder": "tokenizer"})
+FOLDERS: Mapping[str, FamilyFolder] = {
+    "stable-diffusion-xl": FamilyFolder(
+        "core.families.stable_diffusion_xl",
+        lambda folder: (folder / "text_encoder_2").is_dir(),
+        UNET_XL,
+        {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"},
+    ),
+    "stable-diffusion": FamilyFolder(
+        "core.families.stable_diffusion", lambda folder: True, UNET, {"text_encoder": "tokenizer"}
+    ),
+}
+"""Every family. The first that claims a folder has it; the last one claims any."""
 
-FOLDERS = (STABLE_DIFFUSION_XL, STABLE_DIFFUSION)
-"""The first that claims a folder has it; the last one claims any."""
 
-
-def family_folder_of(folder: Path) -> FamilyFolder:
-    """The family that a model folder belongs to."""
-    return next(one for one in FOLDERS if one.claims(folder))
+def family_name_of(folder: Path) -> str:
+    """The family that a model folder belongs to, by its name in `FOLDERS`."""
+    return next(name for name, family in FOLDERS.items() if family.claims(folder))
 
 
 def check_folder(folder: Path, prediction: str | None = None) -> None:
@@ -79,4 +83,4 @@ def check_folder(folder: Path, prediction: str | None = None) -> None:
     elif prediction is not None:
         raise ModelError(f"{folder} is a folder, which says itself what its model predicts; leave out --prediction")
     else:
-        family_folder_of(folder).check(folder)
+        FOLDERS[family_name_of(folder)].check(folder)

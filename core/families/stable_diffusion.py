@@ -11,7 +11,6 @@ import torch
 from core.autoencoders import AUTOENCODERS
 from core.denoiser import UnetCall
 from core.families.family import Encoder, Family, Parts
-from core.families.folders import STABLE_DIFFUSION
 from core.folder import ModelError, network, part, read_json
 from core.libraries import CLIPTextModel, CLIPTokenizer, UNet2DConditionModel
 from core.text import TextConditioner
@@ -61,7 +60,6 @@ def _load(folder: Path, dtype: torch.dtype) -> Parts:
 
 
 FAMILY = Family(
-    folder=STABLE_DIFFUSION,
     load=_load,
     text=lambda encoders, device: TextConditioner(encoders[0].tokenizer, encoders[0].network, device),
     call=UnetCall,

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from core.denoiser import UnetCall
 from core.families.family import Encoder, Family, Parts
-from core.families.folders import STABLE_DIFFUSION_XL
 from core.families.stable_diffusion import check_shape, text_encoder, unet_and_autoencoder
 from core.folder import ModelError, read_json
 from core.libraries import CLIPTextModel, CLIPTextModelWithProjection
@@ -79,7 +78,6 @@ def _load(folder: Path, dtype: torch.dtype) -> Parts:
 
 
 FAMILY = Family(
-    folder=STABLE_DIFFUSION_XL,
     load=_load,
     text=TwoEncoders,
     call=UnetCallXl,

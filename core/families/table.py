@@ -1,21 +1,19 @@
-"""The model families, one table."""
+"""The model families of `folders.FOLDERS`, loaded: importing this imports the libraries that they need."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from core.families import stable_diffusion, stable_diffusion_xl
 from core.families.family import Family
-from core.families.folders import family_folder_of
+from core.families.folders import FOLDERS, family_name_of
 
 FAMILIES: Mapping[str, Family] = {
-    "stable-diffusion-xl": stable_diffusion_xl.FAMILY,
-    "stable-diffusion": stable_diffusion.FAMILY,
+    name: importlib.import_module(folder.module).FAMILY for name, folder in FOLDERS.items()
 }
 
 
 def family_of(folder: Path) -> Family:
     """The family of a model folder."""
-    found = family_folder_of(folder)
-    return next(family for family in FAMILIES.values() if family.folder is found)
+    return FAMILIES[family_name_of(folder)]

@@ -11,7 +11,6 @@ import torch
 from core.backend import BACKENDS, executions
 from core.denoiser import Plane, UnetCall
 from core.families.family import Encoder, Parts
-from core.families.folders import FOLDERS
 from core.families.table import FAMILIES, family_of
 from core.guidance import GUIDANCE
 from core.model import assemble
@@ -33,10 +32,6 @@ def test_the_tables_know_what_the_parameters_offer() -> None:
 
 def test_the_last_family_claims_any_folder(tmp_path: Path) -> None:
     assert family_of(WEIGHTS) is family_of(tmp_path) is list(FAMILIES.values())[-1]
-
-
-def test_every_family_is_looked_for_among_folders() -> None:
-    assert [family.folder for family in FAMILIES.values()] == list(FOLDERS)
 
 
 class TwoEncoders:
