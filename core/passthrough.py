@@ -20,7 +20,7 @@ from core.guidance import Scales, active_guidance
 from core.input import Input
 from core.params import Params
 from core.similarity import SimilarityFilter
-from core.stream import Latents, Picture, Plan, StreamConfig, admit
+from core.stream import Latents, Painted, Plan, StreamConfig, admit
 
 
 class PassthroughModel:
@@ -89,14 +89,14 @@ class PassthroughStream:
             ready = self._waiting.pop(0)
         return ready
 
-    def decode(self, finished: Latents[Any]) -> Picture[Any]:
+    def decode(self, finished: Latents[Any]) -> Painted[Any]:
         """See `Stream.decode`."""
         frame_FHWC = finished.latent_Fchw
         if frame_FHWC.shape[-1] == 3:
-            return Picture(nnf.pad(frame_FHWC, (0, 1), value=255), finished.tag)
-        return Picture(opaque(frame_FHWC.contiguous().view(torch.int32).squeeze(-1)), finished.tag)
+            return Painted(nnf.pad(frame_FHWC, (0, 1), value=255), finished.tag)
+        return Painted(opaque(frame_FHWC.contiguous().view(torch.int32).squeeze(-1)), finished.tag)
 
-    def step(self, frame_FHWC: Tensor, tag: Any, plan: Plan) -> Picture[Any] | None:
+    def step(self, frame_FHWC: Tensor, tag: Any, plan: Plan) -> Painted[Any] | None:
         """See `Stream.step`."""
         finished = self.advance(self.encode(frame_FHWC), tag, plan)
         return None if finished is None else self.decode(finished)

@@ -150,13 +150,13 @@ class Latents(Generic[Tag]):
 
 
 @dataclass(frozen=True)
-class Picture(Generic[Tag]):
+class Painted(Generic[Tag]):
     """Finished pictures, uint8 RGBA (F, H, W, 4), and the tag of the frames they belong to."""
 
     frame_FHWC: Tensor
     tag: Tag
 
-    def on_host(self) -> Picture[Tag]:
+    def on_host(self) -> Painted[Tag]:
         """The same in the host's memory; see `core.device.downloaded`."""
         return replace(self, frame_FHWC=downloaded(self.frame_FHWC))
 
@@ -481,13 +481,13 @@ class Stream(Generic[Tag]):
         cut = cut_F.to(torch.float32)
         return entering._replace(marks=torch.stack((torch.ones_like(cut), cut), -1)[None])
 
-    def decode(self, finished: Latents[Tag]) -> Picture[Tag]:
+    def decode(self, finished: Latents[Tag]) -> Painted[Tag]:
         """Pictures of finished latents."""
         levels = self._codec.levels(finished.latent_Fchw, finished.tolerance)
         levels = self._pictures.steadied(levels, finished.guide)
         if finished.behind is not None:
             levels = finished.behind.behind(levels)
-        return Picture(packed(levels), finished.tag)
+        return Painted(packed(levels), finished.tag)
 
     def step(
         self,
@@ -496,7 +496,7 @@ class Stream(Generic[Tag]):
         plan: Plan,
         planes: Mapping[str, Tensor] = MappingProxyType({}),
         numbers: Sequence[int] = (),
-    ) -> Picture[Tag] | None:
+    ) -> Painted[Tag] | None:
         """The whole frame path, one after the other: the plain twin of running its three parts on three threads."""
         finished = self.advance(self.encode(frame_FHWC, planes, plan, numbers), tag, plan)
         return None if finished is None else self.decode(finished)
