@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Scales:
+class GuidanceScales:
     """Live strengths. scale: guidance scale g; delta: weight d of the virtual residual noise."""
 
     scale: float
@@ -44,7 +44,7 @@ class Scales:
 
 ByRole = Mapping[str, Tensor]
 """A role's noise predictions, (S, F, c, h, w) of the stages of a call that have rows of it; absent without any."""
-Combine = Callable[[ByRole, Tensor, Tensor, Coefficients, Scales], tuple[Tensor, Tensor]]
+Combine = Callable[[ByRole, Tensor, Tensor, Coefficients, GuidanceScales], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -69,25 +69,25 @@ class Guidance:
         )
 
 
-def _residual(eps: Tensor, x: Tensor, anchor: Tensor, k: Coefficients, s: Scales) -> Tensor:
+def _residual(eps: Tensor, x: Tensor, anchor: Tensor, k: Coefficients, s: GuidanceScales) -> Tensor:
     """eps' = d r + g (eps - d r) with the virtual residual noise r = (x - a z) / b (paper equations 3 to 7)."""
     virtual = (x - k.a * anchor) / k.b
     return s.scale * eps + ((1.0 - s.scale) * s.delta) * virtual
 
 
-def _none(eps: ByRole, x: Tensor, anchor: Tensor, k: Coefficients, s: Scales) -> tuple[Tensor, Tensor]:
+def _none(eps: ByRole, x: Tensor, anchor: Tensor, k: Coefficients, s: GuidanceScales) -> tuple[Tensor, Tensor]:
     return eps[POSITIVE], anchor
 
 
-def _full(eps: ByRole, x: Tensor, anchor: Tensor, k: Coefficients, s: Scales) -> tuple[Tensor, Tensor]:
+def _full(eps: ByRole, x: Tensor, anchor: Tensor, k: Coefficients, s: GuidanceScales) -> tuple[Tensor, Tensor]:
     return eps[NEGATIVE] + s.scale * (eps[POSITIVE] - eps[NEGATIVE]), anchor
 
 
-def _self(eps: ByRole, x: Tensor, anchor: Tensor, k: Coefficients, s: Scales) -> tuple[Tensor, Tensor]:
+def _self(eps: ByRole, x: Tensor, anchor: Tensor, k: Coefficients, s: GuidanceScales) -> tuple[Tensor, Tensor]:
     return _residual(eps[POSITIVE], x, anchor, k, s), anchor
 
 
-def _onetime(eps: ByRole, x: Tensor, anchor: Tensor, k: Coefficients, s: Scales) -> tuple[Tensor, Tensor]:
+def _onetime(eps: ByRole, x: Tensor, anchor: Tensor, k: Coefficients, s: GuidanceScales) -> tuple[Tensor, Tensor]:
     if NEGATIVE in eps:
         implied = (x[:1] - k.b[:1] * eps[NEGATIVE]) / k.a[:1]
         anchor = torch.cat((implied, anchor[1:]))

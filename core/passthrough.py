@@ -16,7 +16,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from core.codec import opaque
-from core.guidance import Scales, active_guidance
+from core.guidance import GuidanceScales, active_guidance
 from core.input import Input
 from core.params import Params
 from core.similarity import SimilarityFilter
@@ -58,7 +58,7 @@ class PassthroughStream:
     def plan(self, params: Params) -> Plan:
         """See `Stream.plan`."""
         guidance = active_guidance(params.guidance, params.guidance_scale)
-        return Plan(params, len(params.stages()), (), guidance, Scales(params.guidance_scale, params.delta))
+        return Plan(params, len(params.stages()), (), guidance, GuidanceScales(params.guidance_scale, params.delta))
 
     def warm_up(self, plan: Plan) -> None:
         """See `Stream.warm_up`: there is nothing to warm."""

@@ -27,7 +27,7 @@ from core.denoiser import Denoiser, PromptText, RowInputs
 from core.device import downloaded, settle
 from core.feedback import Feedback
 from core.flight import Carried, Flight, Tag
-from core.guidance import POSITIVE, ROLES, Guidance, Row, Scales, active_guidance
+from core.guidance import POSITIVE, ROLES, Guidance, Row, GuidanceScales, active_guidance
 from core.input import Input
 from core.masked import PLANE as MASK
 from core.masked import Behind, behind
@@ -128,7 +128,7 @@ class Plan:
     stages: int
     passes: tuple[Pass, ...]
     guidance: Guidance
-    scales: Scales
+    scales: GuidanceScales
     draws_kSFchw: Tensor | None = None
 
     @property
@@ -249,7 +249,7 @@ class Stream(Generic[Tag]):
         if last is not None and last.params == params:
             return last
         guidance = active_guidance(params.guidance, params.guidance_scale)
-        scales = Scales(params.guidance_scale, params.delta)
+        scales = GuidanceScales(params.guidance_scale, params.delta)
         if last is not None and guidance is last.guidance and _same_passes(params, last.params):
             plan = replace(last, params=params, scales=scales)
         else:
