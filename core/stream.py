@@ -27,7 +27,7 @@ from core.denoiser import Denoiser, PromptText, RowInputs
 from core.device import downloaded, settle
 from core.feedback import Feedback
 from core.flight import Carried, Flight, Tag
-from core.guidance import POSITIVE, ROLES, Guidance, Row, GuidanceScales, active_guidance
+from core.guidance import POSITIVE, ROLES, Guidance, GuidanceScales, Row, active_guidance
 from core.input import Input
 from core.masked import PLANE as MASK
 from core.masked import Behind, behind
