@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from core.cuda_graphs import CudaRecorder, Recorded, repeated
+from core.cuda_graphs import CapturedCall, CudaGraphs, repeated
 from core.device import DTYPES, dtype_name, memory_format, native_dtypes
 
 
@@ -122,18 +122,18 @@ def _compiled(network: nn.Module, execution: Execution) -> Callable[..., Any]:
 
 def _graphs(network: nn.Module, example: tuple[Any, ...], execution: Execution) -> Call:
     plain = _Torch(network, example, execution)
-    return _recorded(network, plain, example, execution)
+    return _captured(network, plain, example, execution)
 
 
 def _compiled_graphs(network: nn.Module, example: tuple[Any, ...], execution: Execution) -> Call:
     # What is not captured runs eagerly: to compile in the frame path would be far slower.
     plain = _Torch(network, example, execution)
-    return _recorded(_compiled(network, execution), plain, example, execution)
+    return _captured(_compiled(network, execution), plain, example, execution)
 
 
-def _recorded(network: Callable[..., Any], plain: _Torch, example: tuple[Any, ...], execution: Execution) -> Call:
-    recorder = CudaRecorder(execution.device, execution.locks.call())
-    return Recorded(network, plain, example, plain.like, recorder, execution.locks.preparing)
+def _captured(network: Callable[..., Any], plain: _Torch, example: tuple[Any, ...], execution: Execution) -> Call:
+    graphs = CudaGraphs(execution.device, execution.locks.call())
+    return CapturedCall(network, plain, example, plain.like, graphs, execution.locks.preparing)
 
 
 def _as_it_is(network: nn.Module, example: tuple[Any, ...], store: Path | None) -> nn.Module:

@@ -4,7 +4,7 @@ A U-Net of SD-Turbo's shape is some 1,250 kernels, which torch takes longer to s
 graph starts them all at once. What is captured reads and writes memory that stays where it is, so a call is three
 steps on the current stream: inputs into that memory, replay, a copy of the outputs.
 
-What is captured, and how, is the recorder's business; all else here runs on any machine.
+What is captured, and how, is the business of a `GraphCapture`; all else here runs on any machine.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ WARM_UPS = 3
 """Calls before a capture: libraries choose algorithms and take workspaces, and compilers compile, in the first ones."""
 
 
-class Recorder(Protocol):
-    """How work on tensors that stay where they are is recorded."""
+class GraphCapture(Protocol):
+    """How work on tensors that stay where they are is captured."""
 
-    def record(self, work: Callable[[], Any]) -> tuple[Any, Callable[[], Any]]:
+    def capture(self, work: Callable[[], Any]) -> tuple[Any, Callable[[], Any]]:
         """What `work` returns, a tree of tensors, and a function that fills those anew, from whatever the work's inputs
         then hold. Raises `RuntimeError` when that cannot be had."""
 
     def use(self) -> AbstractContextManager[None]:
-        """While open, no other use of what was recorded is under way."""
+        """While open, no other use of what was captured is under way."""
 
 
-class CudaRecorder:
-    """Records graphs of one network, on a stream of its own, into one pool of memory.
+class CudaGraphs:
+    """Captures graphs of one network, on a stream of its own, into one pool of memory.
 
     Graphs share a pool safely as long as no two run at once, which `use` sees to: none reads what another one left.
     alone: held while a call is given to the card; a lock where several threads call.
@@ -53,8 +53,8 @@ class CudaRecorder:
         self._alone = alone
         self._free = torch.cuda.Event()
 
-    def record(self, work: Callable[[], Any]) -> tuple[Any, Callable[[], Any]]:
-        """See `Recorder.record`. Other threads may use the card meanwhile."""
+    def capture(self, work: Callable[[], Any]) -> tuple[Any, Callable[[], Any]]:
+        """See `GraphCapture.capture`. Other threads may use the card meanwhile."""
         graph = torch.cuda.CUDAGraph()
         ready = torch.cuda.current_stream(self._device).record_event()
         with torch.cuda.stream(self._stream):
@@ -77,8 +77,8 @@ class CudaRecorder:
 
     @contextlib.contextmanager
     def use(self) -> Iterator[None]:
-        """See `Recorder.use`: on the card, from what was given to the current stream before this to what comes after
-        it; hosts that share a model come from several threads and streams."""
+        """See `GraphCapture.use`: on the card, from what was given to the current stream before this to what comes
+        after it; hosts that share a model come from several threads and streams."""
         with self._alone:
             stream = torch.cuda.current_stream(self._device)
             stream.wait_event(self._free)
@@ -88,7 +88,7 @@ class CudaRecorder:
                 self._free.record(stream)
 
 
-class _Recording:
+class _CapturedRows:
     """One number of rows. given: the arguments that the inputs hold at the moment, kept so that no other object takes
     their place in memory unnoticed."""
 
@@ -97,7 +97,7 @@ class _Recording:
         network: Callable[..., Any],
         example: tuple[Any, ...],
         like: Callable[[Tensor], Tensor],
-        recorder: Recorder,
+        graphs: GraphCapture,
     ) -> None:
         self.x, *others = example
         self.x = torch.empty_like(like(self.x)).copy_(self.x)
@@ -107,7 +107,7 @@ class _Recording:
         def work() -> Any:
             return tree_map(lambda out: out.to(torch.float32), network(self.x, *held))
 
-        self.outputs, self.replay = recorder.record(work)
+        self.outputs, self.replay = graphs.capture(work)
 
     def fits(self, x: Tensor, others: tuple[Any, ...]) -> bool:
         return (
@@ -167,11 +167,11 @@ def _same_form(spec: TreeSpec, leaves: list[Any], held_spec: TreeSpec, held: lis
     return True
 
 
-class Recorded:
-    """A network whose calls are recorded for each number of rows that was prepared; any other call runs as `plain` has
+class CapturedCall:
+    """A network whose calls are captured for each number of rows that was prepared; any other call runs as `plain` has
     it, and so does one whose arguments differ in form from the example's.
 
-    network: to be recorded. plain: its twin, of the same answers. example: as of `core.backend.Backend.convert`. like:
+    network: to be captured. plain: its twin, of the same answers. example: as of `core.backend.Backend.convert`. like:
     a tensor in the dtype and layout that the network is to read. preparing: held meanwhile; see `core.backend.Locks`.
     What a call returns is the caller's for good.
     """
@@ -182,45 +182,45 @@ class Recorded:
         plain: Any,
         example: tuple[Any, ...],
         like: Callable[[Tensor], Tensor],
-        recorder: Recorder,
+        graphs: GraphCapture,
         preparing: AbstractContextManager[Any] = contextlib.nullcontext(),  # noqa: B008
     ) -> None:
         self._network = network
         self._plain = plain
         self._example = example
         self._like = like
-        self._recorder = recorder
-        self._recordings: dict[int, _Recording] = {}
+        self._graphs = graphs
+        self._captured: dict[int, _CapturedRows] = {}
         self._refused: set[int] = set()
         self._preparing = preparing
 
     @property
-    def recorded(self) -> tuple[int, ...]:
+    def captured(self) -> tuple[int, ...]:
         """The numbers of rows whose calls are replayed."""
-        return tuple(self._recordings)
+        return tuple(self._captured)
 
     @torch.inference_mode()
     def __call__(self, x_R: Tensor, *others: Any) -> Any:
         """See `core.backend.Call`."""
-        recording = self._recordings.get(len(x_R))
-        if recording is not None:
-            with self._recorder.use():
-                if recording.fits(x_R, others):
-                    recording.load(x_R, others)
-                    recording.replay()
+        captured = self._captured.get(len(x_R))
+        if captured is not None:
+            with self._graphs.use():
+                if captured.fits(x_R, others):
+                    captured.load(x_R, others)
+                    captured.replay()
                     # A copy, as the next call writes there: 64 KiB of latents cost less than the rules of a lease.
-                    return mapped(torch.clone, recording.outputs)
+                    return mapped(torch.clone, captured.outputs)
         return self._plain(x_R, *others)
 
     @torch.inference_mode()
     def prepare(self, rows: int) -> None:
-        """See `core.backend.Call.prepare`. Where recording fails, calls of so many rows run as `plain` has them."""
+        """See `core.backend.Call.prepare`. Where that fails, calls of so many rows run as `plain` has them."""
         with self._preparing:
-            if rows in self._recordings or rows in self._refused:
+            if rows in self._captured or rows in self._refused:
                 return
             try:
                 example = repeated(self._example, rows)
-                self._recordings[rows] = _Recording(self._network, example, self._like, self._recorder)
+                self._captured[rows] = _CapturedRows(self._network, example, self._like, self._graphs)
             except RuntimeError as error:
                 if for_good(error):
                     raise

@@ -499,9 +499,9 @@ def _matrix_rate(part: Part) -> None:
 
 def captured(model: Any) -> int:
     """Graphs that a model has: one for each network, size and number of rows."""
-    from core.cuda_graphs import Recorded
+    from core.cuda_graphs import CapturedCall
 
-    return sum(len(call.recorded) for call in model.calls.values() if isinstance(call, Recorded))
+    return sum(len(call.captured) for call in model.calls.values() if isinstance(call, CapturedCall))
 
 
 def memory(part: Part) -> float:
@@ -529,7 +529,7 @@ def a5(part: Part) -> None:
     import torch
 
     from core.backend import BACKENDS
-    from core.cuda_graphs import CudaRecorder, Recorded
+    from core.cuda_graphs import CapturedCall, CudaGraphs
 
     model, _ = turbo(part)
     latent = (4, part.side // 8, part.side // 8)
@@ -556,8 +556,8 @@ def a5(part: Part) -> None:
             values["compiled"] = part.timed(lambda p=plain, e=example: p(e[0].normal_(), *e[1:]))
             part.note(f"unet compiled, {rows} rows", values)
             if part.on_card:
-                call = Recorded(
-                    compiled, plain, example, plain.like, CudaRecorder(part.device, contextlib.nullcontext())
+                call = CapturedCall(
+                    compiled, plain, example, plain.like, CudaGraphs(part.device, contextlib.nullcontext())
                 )
                 started = time.perf_counter()
                 call.prepare(rows)

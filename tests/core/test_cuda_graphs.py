@@ -1,4 +1,4 @@
-"""Recorded calls: their bookkeeping on any machine, with a recorder that runs the network again instead of replaying a
+"""Captured calls: their bookkeeping on any machine, with a capture that runs the network again instead of replaying a
 graph of it; the graphs themselves where there is a card."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from core.backend import BACKENDS, Backend, Execution, _Torch
-from core.cuda_graphs import CudaRecorder, Recorded
+from core.cuda_graphs import CapturedCall, CudaGraphs
 from core.faults import for_good
 from core.params import Params
 from core.stream import StreamConfig
@@ -28,10 +28,10 @@ class Rerun:
 
     def __init__(self, error=None) -> None:
         self.error = error
-        self.records = self.replays = 0
+        self.captures = self.replays = 0
 
-    def record(self, work):
-        self.records += 1
+    def capture(self, work):
+        self.captures += 1
         if self.error is not None:
             raise self.error
         outputs = work()
@@ -64,28 +64,28 @@ def tree(rows: int, value: float, n: int = 1):
     return torch.full((rows, 3), value), {"v": torch.full((rows, 3), 2 * value), "n": n}
 
 
-def recorded(recorder, network=None, example=EXAMPLE) -> Recorded:
+def captured(graphs, network=None, example=EXAMPLE) -> CapturedCall:
     network = network or Mix()
     plain = _Torch(network, example, Execution(CPU, "eager", torch.float32))
-    return Recorded(network, plain, example, plain.like, recorder)
+    return CapturedCall(network, plain, example, plain.like, graphs)
 
 
 @pytest.fixture
-def recorders(monkeypatch):
-    """Models run by the back end "graphs" on this machine; the recorders of their networks."""
+def captures(monkeypatch):
+    """Models run by the back end "graphs" on this machine; the captures of their networks."""
     made = []
 
     def call(network, example, execution):
         made.append(Rerun())
         plain = _Torch(network, example, execution)
-        return Recorded(network, plain, example, plain.like, made[-1])
+        return CapturedCall(network, plain, example, plain.like, made[-1])
 
     monkeypatch.setitem(BACKENDS, "graphs", Backend(call))
     return made
 
 
 @pytest.mark.parametrize("mode", ["throughput", "latency"])
-def test_a_stream_of_recorded_calls_equals_the_eager_one_through_live_changes(recorders, mode):
+def test_a_stream_of_captured_calls_equals_the_eager_one_through_live_changes(captures, mode):
     streams = [random_model(backend=backend).stream(StreamConfig(SIZE_PX, SIZE_PX)) for backend in ("graphs", "eager")]
     params = Params(prompt="red ball", strength=0.64, guidance="self-negative", steps=2, mode=mode)
     frames = random_frames(12)
@@ -98,26 +98,26 @@ def test_a_stream_of_recorded_calls_equals_the_eager_one_through_live_changes(re
             assert ours.tag == plain.tag
             # Where a tensor begins in memory may change the last bit of a processor's sums.
             assert (ours.frame_FHWC.int() - plain.frame_FHWC.int()).abs().max() <= 1
-    assert sum(recorder.replays for recorder in recorders) >= 3 * 10
+    assert sum(graphs.replays for graphs in captures) >= 3 * 10
     # Encoder, decoder and two numbers of rows of the U-Net: what changed but the guidance's kind was only copied.
-    assert sum(recorder.records for recorder in recorders) == 4
+    assert sum(graphs.captures for graphs in captures) == 4
 
 
 def test_results_are_the_callers_for_good():
-    call = recorded(recorder := Rerun())
+    call = captured(graphs := Rerun())
     call.prepare(2)
     t, given = torch.tensor([1, 2]), tree(2, 10.0)
     first, again = call(torch.ones(2, 3), t, given)
     kept = first.clone(), again["sum"].clone()
     for value in (5.0, 6.0, 7.0):
         call(torch.full((2, 3), value), t, tree(2, value))
-    assert recorder.replays == 4
+    assert graphs.replays == 4
     assert torch.equal(first, kept[0]) and torch.equal(again["sum"], kept[1])
     assert torch.equal(first, torch.tensor([[13.0] * 3, [14.0] * 3]))
 
 
 def test_a_tree_that_is_gone_is_not_taken_for_a_new_one_in_its_place():
-    call = recorded(Rerun())
+    call = captured(Rerun())
     call.prepare(1)
     x, t = torch.ones(1, 3), torch.tensor([0])
     held = tree(1, 1.0)[0]
@@ -133,10 +133,10 @@ def test_a_tree_that_is_gone_is_not_taken_for_a_new_one_in_its_place():
 
 
 def test_what_was_not_prepared_or_has_another_form_runs_eagerly():
-    call = recorded(recorder := Rerun())
+    call = captured(graphs := Rerun())
     call.prepare(2)
     call.prepare(2)
-    assert recorder.records == 1 and call.recorded == (2,)
+    assert graphs.captures == 1 and call.captured == (2,)
     t = torch.tensor([1, 1])
     for x, ts, given in (
         (torch.ones(3, 3), torch.ones(3, dtype=torch.long), tree(3, 1.0)),  # rows
@@ -148,23 +148,23 @@ def test_what_was_not_prepared_or_has_another_form_runs_eagerly():
         out, more = call(x, ts, given)
         expected = Mix()(x, ts, given)
         torch.testing.assert_close((out, more), expected, atol=0.0, rtol=0.0)
-    assert recorder.replays == 1
+    assert graphs.replays == 1
 
 
 def test_a_capture_that_fails_is_told_once_and_runs_eagerly(caplog):
-    call = recorded(recorder := Rerun(RuntimeError("operation not permitted\nwhen stream is capturing")))
+    call = captured(graphs := Rerun(RuntimeError("operation not permitted\nwhen stream is capturing")))
     call.prepare(2)
     call.prepare(2)
     out, _ = call(torch.ones(2, 3), torch.tensor([0, 0]), tree(2, 1.0))
     assert torch.equal(out, torch.full((2, 3), 3.0))
-    assert recorder.records == 1 and len(caplog.records) == 1 and call.recorded == ()
+    assert graphs.captures == 1 and len(caplog.records) == 1 and call.captured == ()
     assert "2 rows could not be captured and run eagerly, which is slower: operation not permitted when stream" in (
         caplog.text
     )
 
 
 def test_a_dead_card_is_no_failed_capture():
-    call = recorded(Rerun(RuntimeError("CUDA error: an illegal memory access was encountered")))
+    call = captured(Rerun(RuntimeError("CUDA error: an illegal memory access was encountered")))
     with pytest.raises(RuntimeError, match="illegal memory access"):
         call.prepare(2)
 
@@ -194,7 +194,7 @@ def test_graphs_of_a_card_equal_eager_calls_there():
     network = network.to(device).half().eval().requires_grad_(False)
     example = (torch.zeros(1, 4, 32, 32, device=device),)
     plain = _Torch(network, example, Execution(device, "eager", torch.float16))
-    call = Recorded(network, plain, example, plain.like, CudaRecorder(device, contextlib.nullcontext()))
+    call = CapturedCall(network, plain, example, plain.like, CudaGraphs(device, contextlib.nullcontext()))
     for rows in (1, 2, 3):
         call.prepare(rows)
     for _ in range(3):
@@ -207,12 +207,12 @@ def test_preparing_is_kept_apart_by_the_lock_that_was_given():
     held = []
 
     class Watched(Rerun):
-        def record(self, work):
+        def capture(self, work):
             held.append(lock.locked())
-            return super().record(work)
+            return super().capture(work)
 
     lock = threading.Lock()
     network, execution = Mix(), Execution(CPU, "eager", torch.float32)
     plain = _Torch(network, EXAMPLE, execution)
-    Recorded(network, plain, EXAMPLE, plain.like, Watched(), lock).prepare(2)
+    CapturedCall(network, plain, EXAMPLE, plain.like, Watched(), lock).prepare(2)
     assert held == [True] and not lock.locked()
