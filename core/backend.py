@@ -56,7 +56,7 @@ class Execution:
     backend: key of `BACKENDS`. dtype: what it computes in. threads: CPU threads of one call; None leaves it to the
     library. many_rows: an engine's calls of so many rows or more leave it to the library all the same; None: no call.
     locks: of calls whose memory threads would share. store: a folder where converted networks are kept for the next
-    start, or None. joined: makes of a call what several threads call in its place; None where one thread alone
+    start, or None. shared: makes of a call what several threads call in its place; None where one thread alone
     calls.
     """
 
@@ -67,7 +67,7 @@ class Execution:
     store: Path | None = None
     many_rows: int | None = None
     locks: Locks = field(default_factory=Locks, compare=False)
-    joined: Callable[[Call], Call] | None = field(default=None, compare=False)
+    shared: Callable[[Call], Call] | None = field(default=None, compare=False)
 
     @property
     def weights_dtype(self) -> torch.dtype:

@@ -219,7 +219,7 @@ class Model:
             self.forms[key] = backend.convert(network, example, execution.store)
         if key not in self.calls:
             call = backend.call(self.forms[key], example, execution)
-            self.calls[key] = call if execution.joined is None else execution.joined(call)
+            self.calls[key] = call if execution.shared is None else execution.shared(call)
         return self.calls[key]
 
 

@@ -38,8 +38,8 @@ class Models:
     at a time.
 
     channels: how many hosts there will be. On a card their calls of a network are answered together
-    (`bridge.host.batch`); on a processor, which takes as long for the rows of two channels in one call as in two, they
-    are not. together: overrides that."""
+    (`bridge.host.shared_call`); on a processor, which takes as long for the rows of two channels in one call as in two,
+    they are not. together: overrides that."""
 
     preparing = threading.Lock()
     """Of `core.backend.Locks`, for all models of the process."""
@@ -66,11 +66,11 @@ class Models:
             # Other channels' stages fill the cores already; more threads would only wait longer for one.
             loaded = replace(loaded, overlap=False)
         if self._together if self._together is not None else loaded.card is not None:
-            from bridge.host.batch import Together
+            from bridge.host.shared_call import SharedCall
 
-            joined = partial(Together, callers=self._channels)
+            shared = partial(SharedCall, callers=self._channels)
             model, plain = (
-                None if form is None else form.run_by(replace(form.execution, joined=joined))
+                None if form is None else form.run_by(replace(form.execution, shared=shared))
                 for form in (loaded.model, loaded.plain)
             )
             loaded = replace(loaded, model=model, plain=plain)
@@ -158,7 +158,7 @@ def _load(config: HostConfig, params: Params) -> Loaded:
                 ways,
                 model.fit(*size, size[0] * size[1]),
                 params,
-                tuning.Memory(None if config.cache is None else config.cache / "tuning.json"),
+                tuning.TuningCache(None if config.cache is None else config.cache / "tuning.json"),
                 overlap=config.overlap,
                 threads=config.threads,
             )

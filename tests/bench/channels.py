@@ -3,8 +3,8 @@
 Each channel has a writer that always has a new picture and a reader that takes every result; the work is the same:
 size, steps, model, device. In turn: a host of its own for each (separate processes, as `frameloom host` starts them);
 one process whose channels share the weights and call the networks as they come; and one whose calls are answered
-together (`bridge.host.batch`). Frames per second of all channels, each channel's share, memory that is not shared with
-anybody, and the latency from capture to publication.
+together (`bridge.host.shared_call`). Frames per second of all channels, each channel's share, memory that is not
+shared with anybody, and the latency from capture to publication.
 """
 
 from __future__ import annotations

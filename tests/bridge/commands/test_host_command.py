@@ -24,9 +24,9 @@ from bridge.commands.show import Client
 from bridge.control.live import LiveParams
 from bridge.control.statistics import Statistics
 from bridge.host import loading
-from bridge.host.batch import Together
 from bridge.host.host import Host, HostConfig
 from bridge.host.loading import Models
+from bridge.host.shared_call import SharedCall
 from bridge.ring import Kind, RingReader, RingWriter
 from bridge.terminal import PROGRAM
 from core.params import SPECS, ParamError, Params, params_for, specs_for
@@ -376,7 +376,7 @@ def test_several_channels_that_cannot_be(words: list[str], fix: str, capsys: pyt
 
 
 def test_channels_of_one_model_are_answered_together_where_that_is_asked_for(channel: str) -> None:
-    """Two hosts, one set of weights, every call of both by way of `bridge.host.batch`."""
+    """Two hosts, one set of weights, every call of both by way of `bridge.host.shared_call`."""
     models, names = Models(2, together=True), [f"{channel}-a", f"{channel}-b"]
     options = {"size": (64, 64), "backend": "eager", "dtype": "float32", "cache": None}
     hosts = [
@@ -396,7 +396,7 @@ def test_channels_of_one_model_are_answered_together_where_that_is_asked_for(cha
         first, second = (one.loaded for one in hosts)
         assert first is not None and second is not None and first.model is second.model
         calls = list(first.model.calls.values())
-        assert calls and all(isinstance(call, Together) and call.answered for call in calls)
+        assert calls and all(isinstance(call, SharedCall) and call.answered for call in calls)
     finally:
         for one in hosts:
             one.stop()

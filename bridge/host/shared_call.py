@@ -67,7 +67,7 @@ def _after(event: Any, device: torch.device) -> None:
         torch.cuda.current_stream(device).wait_event(event)
 
 
-class Together:
+class SharedCall:
     """A `core.backend.Call` for several threads, of which one runs the network for all that wait.
 
     call: the network; its plain twin, with an answer equal within rounding. callers: how many threads there may be.

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bridge.host.batch import Together
+from bridge.host.shared_call import SharedCall
 from core.params import Params
 from core.stream import StreamConfig
 from tests.random_model import SIZE_PX, random_frames, random_model
@@ -59,7 +59,7 @@ def right(answer: Any, value: float, rows: int = 1, width: int = 2) -> bool:
     )
 
 
-def while_busy(network: Network, call: Together, asks: list[Callable[[], Any]]) -> list[Any]:
+def while_busy(network: Network, call: SharedCall, asks: list[Callable[[], Any]]) -> list[Any]:
     """What a list of calls gives, each from a thread of its own, that come in order while the network is busy."""
     answers: list[Any] = [None] * len(asks)
 
@@ -91,8 +91,8 @@ def network() -> Network:
     return Network()
 
 
-def together(network: Network, callers: int = 4, rows: int = 1) -> Together:
-    call = Together(network, callers, patience=0.0)
+def together(network: Network, callers: int = 4, rows: int = 1) -> SharedCall:
+    call = SharedCall(network, callers, patience=0.0)
     call.prepare(rows)
     return call
 
@@ -133,7 +133,7 @@ def test_other_sizes_and_numbers_of_rows_wait_for_a_call_of_their_own(network: N
 
 
 def test_rows_are_joined_up_to_a_number_that_was_made_ready(network: Network) -> None:
-    call = Together(network, 2, patience=0.0)
+    call = SharedCall(network, 2, patience=0.0)
     call.prepare(2)
     answers = while_busy(network, call, [lambda v=v: ask(call, v, 2) for v in (2.0, 3.0, 4.0)])
     assert network.rows == [1, 4, 2]
@@ -167,7 +167,7 @@ def test_joined_arguments_that_come_again_are_the_same_and_go_with_what_they_wer
 def test_many_threads_that_call_for_ever_all_get_their_own_and_none_is_left_behind(
     network: Network, patience: float
 ) -> None:
-    call, turns = Together(network, 4, patience), 60
+    call, turns = SharedCall(network, 4, patience), 60
     call.prepare(1)
     counts = [0] * 4
     prompts = [(torch.full((1,), 2.0), {"plus": torch.full((1,), float(i + 20))}) for i in range(4)]
@@ -206,7 +206,7 @@ def test_each_channel_gets_what_it_would_get_alone() -> None:
         return [picture.frame_FHWC for picture in out if picture is not None]
 
     alone = [run(plain, params) for params in CHANNELS]
-    joint = plain.run_by(replace(plain.execution, joined=partial(Together, callers=len(CHANNELS))))
+    joint = plain.run_by(replace(plain.execution, shared=partial(SharedCall, callers=len(CHANNELS))))
     begin = threading.Barrier(len(CHANNELS))
     results: list[list[Tensor]] = [[] for _ in CHANNELS]
 
@@ -223,5 +223,5 @@ def test_each_channel_gets_what_it_would_get_alone() -> None:
         assert len(ours) == len(theirs) > 0
         for a, b in zip(ours, theirs, strict=True):
             assert (a.int() - b.int()).abs().max() <= 1
-    counted = [(call.calls, call.answered) for call in joint.calls.values() if isinstance(call, Together)]
+    counted = [(call.calls, call.answered) for call in joint.calls.values() if isinstance(call, SharedCall)]
     assert sum(answered for _, answered in counted) > sum(calls for calls, _ in counted)
