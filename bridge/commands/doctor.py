@@ -137,13 +137,13 @@ def check_speed() -> Report:
             "use 64-bit Linux, Windows on x86, or a Mac with Apple's own processor",
         )
     yield Check("ok", "back ends", ", ".join(name for name in here if name not in missing))
-    tuning.everything()
+    tuning.default_threads()
     try:
         model = load_model(WEIGHTS, cpu, torch.float32, "eager")
     except ModelError:
         return  # said by check_weights
     size = (model.native_size, model.native_size)
-    memory = tuning.Memory(CACHE / "tuning.json")
+    memory = tuning.Cache(CACHE / "tuning.json")
     try:
         tuned = tuning.tune(model, executions(cpu, store=CACHE / "networks"), size, params_for("embedded"), memory)
     except BackendError as error:

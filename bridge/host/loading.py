@@ -143,7 +143,7 @@ def _load(config: HostConfig, params: Params) -> Loaded:
     from core.tiny import WEIGHTS
     from core.tiny.vocabulary import words_of
 
-    everything = tuning.everything()
+    everything = tuning.default_threads()
     folder = WEIGHTS if config.model == "embedded" else located(str(config.model))
     device, ways = _ways(config)
     given: dict[str, Any] = {"prediction": config.prediction, "loras": config.loras, "controls": config.controls}
@@ -158,7 +158,7 @@ def _load(config: HostConfig, params: Params) -> Loaded:
                 ways,
                 model.fit(*size, size[0] * size[1]),
                 params,
-                tuning.TuningCache(None if config.cache is None else config.cache / "tuning.json"),
+                tuning.Cache(None if config.cache is None else config.cache / "tuning.json"),
                 overlap=config.overlap,
                 threads=config.threads,
             )

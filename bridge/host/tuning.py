@@ -97,7 +97,7 @@ class Tuned:
     seconds: float
 
 
-class Memory:
+class Cache:
     """Answers of earlier starts in one JSON file. One that cannot be read or written costs seconds, nothing else."""
 
     def __init__(self, path: Path | None) -> None:
@@ -140,7 +140,7 @@ def usable_cores() -> int:
 
 
 @functools.cache
-def everything() -> int:
+def default_threads() -> int:
     """CPU threads that torch takes of itself: asked before anybody changes it."""
     return torch.get_num_threads()
 
@@ -161,7 +161,7 @@ def tune(
     executions: Sequence[Execution],
     size: tuple[int, int],
     params: Params,
-    memory: Memory,
+    cache: Cache,
     *,
     overlap: bool | None = None,
     threads: int | None = None,
@@ -171,12 +171,12 @@ def tune(
     executions: what can run here, the likely fastest first; one that fails is left out with a warning. overlap and
     threads: when given, nothing else is tried. Raises `BackendError` when all fail.
     """
-    ways = ways_to_run(usable_cores(), overlap, threads)
+    ways = candidates(usable_cores(), overlap, threads)
     if len(executions) == len(ways) == 1:
         stages = ways[0]
         return Tuned(model.run_by(replace(executions[0], threads=stages[0])), stages[1], (), 0.0)
     key = _key(model, executions, size, ways)
-    known = memory.recall(key)
+    known = cache.recall(key)
     if known and not (known[0].disturbed and not disturbed()):
         best = known[0]
         return Tuned(model.run_by(_execution(executions[0], best)), bool(best.overlap), known, 0.0)
@@ -196,7 +196,7 @@ def tune(
         by_way = [replace(figure, many_rows=None) for figure in by_way]
     others = others or disturbed()
     figures = tuple(replace(figure, disturbed=others) for figure in (*by_way, *(figure for figure, _ in by_call)))
-    memory.put(key, figures)
+    cache.put(key, figures)
     log.info("measured in %.1f s: %s", seconds, "; ".join(map(str, figures)))
     return Tuned(trial.run_by(_execution(executions[0], figures[0])), bool(figures[0].overlap), figures, seconds)
 
@@ -217,7 +217,7 @@ def many_rows(rows: int, unet_ms: float, others_ms: float) -> int:
     return 1 + int(others_ms / (2 * SHARED - 1) / row_ms)
 
 
-def ways_to_run(cores: int, overlap: bool | None, threads: int | None) -> list[tuple[int | None, bool]]:
+def candidates(cores: int, overlap: bool | None, threads: int | None) -> list[tuple[int | None, bool]]:
     """(threads of one call, overlap) to try. Half of the threads serve where three stages share the cores, and where
     half of the cores are not real ones; of two cores a single one serves the overlapped stages alone."""
     some = [threads] if threads is not None else [None, *([cores // 2] if cores > 1 else [])]
@@ -339,7 +339,7 @@ class _Trial:
 
     def _ready(self, execution: Execution, threads: int | None) -> Any:
         model = self.run_by(replace(execution, threads=threads))
-        torch.set_num_threads(model.execution.torch_threads(everything()))
+        torch.set_num_threads(model.execution.torch_threads(default_threads()))
         return model
 
     def _turn(self, execution: Execution, way: tuple[int | None, bool]) -> Turn:

@@ -69,9 +69,9 @@ class Ours:
 
         from bridge.host import tuning
 
-        torch.set_num_threads(self.execution.torch_threads(tuning.everything()))
+        torch.set_num_threads(self.execution.torch_threads(tuning.default_threads()))
         result = (tuning.overlapped if self.overlap else tuning.serial)(self.stream, self.plan, frames, LONG_S)
-        torch.set_num_threads(tuning.everything())
+        torch.set_num_threads(tuning.default_threads())
         return result.fps, result.latency_ms
 
 
@@ -217,7 +217,7 @@ class Setup:
         from core.tiny import WEIGHTS
         from core.world import World
 
-        tuning.everything()
+        tuning.default_threads()
         self.args = args
         self.cpu = torch.device("cpu")
         self.model = load_model(WEIGHTS, self.cpu, torch.float32, "eager")
@@ -235,7 +235,7 @@ class Setup:
         from bridge.host import tuning
         from core.backend import executions
 
-        return tuning.tune(self.model, executions(self.cpu, dtype=dtype), self.size, self.default, tuning.Memory(None))
+        return tuning.tune(self.model, executions(self.cpu, dtype=dtype), self.size, self.default, tuning.Cache(None))
 
 
 def run_cells(setup: Setup) -> list[dict[str, Any]]:
@@ -319,7 +319,7 @@ def run_ways(setup: Setup) -> dict[str, Any]:
     chosen_way = (*chosen, tuned.model.execution.threads, tuned.overlap)
     streams = {}
     for execution in executions(setup.cpu):
-        for threads, overlap in tuning.ways_to_run(tuning.usable_cores(), None, None):
+        for threads, overlap in tuning.candidates(tuning.usable_cores(), None, None):
             model = setup.model.run_by(replace(execution, threads=threads))
             way = (execution.backend, dtype_name(execution.dtype), threads, overlap)
             streams[way] = Ours(model, setup.default, setup.args.size, overlap)
@@ -396,7 +396,7 @@ def run_networks(setup: Setup) -> dict[str, Any]:
                 calls[name, "onnxruntime float32"] = onnx_call(network, example, setup.args.onnxruntime, threads)
         calls["matrix product", "sgemm"] = lambda: a @ b
         took: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
-        torch.set_num_threads(threads or tuning.everything())
+        torch.set_num_threads(threads or tuning.default_threads())
         with torch.inference_mode():
             for block in range(setup.args.blocks + 1):
                 for key, call in calls.items():
@@ -405,7 +405,7 @@ def run_networks(setup: Setup) -> dict[str, Any]:
                         call()
                         if block:
                             took[key].append(time.perf_counter() - started)
-        torch.set_num_threads(tuning.everything())
+        torch.set_num_threads(tuning.default_threads())
         rate = 2 * 1024**3 / 1e9 / statistics.median(took["matrix product", "sgemm"])
         results[label] = {"sgemm_gflops": rate, "networks": []}
         for (name, way), seconds in took.items():

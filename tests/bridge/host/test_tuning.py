@@ -55,7 +55,7 @@ def figures(monkeypatch):
 
 def test_the_first_start_measures_and_the_next_one_remembers(model, tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "disturbed", lambda: False)
-    memory = tuning.Memory(tmp_path / "cache" / "tuning.json")
+    memory = tuning.Cache(tmp_path / "cache" / "tuning.json")
     first = tuning.tune(model, executions(CPU), SIZE, PARAMS, memory)
     assert first.seconds > 0
     assert first.figures[0].fps and first.figures[0].latency_ms
@@ -72,7 +72,7 @@ def test_the_first_start_measures_and_the_next_one_remembers(model, tmp_path, mo
 
 
 def test_what_was_measured_beside_other_programs_is_measured_anew_once_they_are_gone(model, tmp_path, monkeypatch):
-    memory = tuning.Memory(tmp_path / "tuning.json")
+    memory = tuning.Cache(tmp_path / "tuning.json")
     alone = False
     monkeypatch.setattr(tuning, "disturbed", lambda: not alone)
     first = tuning.tune(model, executions(CPU), SIZE, PARAMS, memory)
@@ -106,7 +106,7 @@ def test_the_fastest_back_end_and_then_the_fastest_way_are_taken(model, figures,
         calls,
         {(None, False): (20.0, 50.0), (None, True): (25.0, 90.0), (4, False): (29.0, 40.0), (4, True): (30.0, 80.0)},
     )
-    tuned = tuning.tune(model, ways, SIZE, PARAMS, tuning.Memory(None))
+    tuned = tuning.tune(model, ways, SIZE, PARAMS, tuning.Cache(None))
     assert (tuned.model.execution.backend, tuned.model.execution.dtype) == ("eager", torch.float32)
     # As good as the fastest, and half as late.
     assert (tuned.model.execution.threads, tuned.overlap) == (4, False)
@@ -131,18 +131,18 @@ def test_a_longer_call_takes_all_threads_from_where_the_other_cores_would_wait(u
 
 def test_what_the_user_asked_for_is_not_measured_away(model, figures):
     figures({("eager", "float32"): 5.0}, {(3, False): (1.0, 1.0), (3, True): (2.0, 1.0)})
-    tuned = tuning.tune(model, executions(CPU, "eager", torch.float32), SIZE, PARAMS, tuning.Memory(None), threads=3)
+    tuned = tuning.tune(model, executions(CPU, "eager", torch.float32), SIZE, PARAMS, tuning.Cache(None), threads=3)
     assert (tuned.model.execution.backend, tuned.model.execution.threads, tuned.overlap) == ("eager", 3, True)
     # Nothing is left open: nothing is measured.
     one = executions(CPU, "eager", torch.float32)
-    tuned = tuning.tune(model, one, SIZE, PARAMS, tuning.Memory(None), threads=2, overlap=False)
+    tuned = tuning.tune(model, one, SIZE, PARAMS, tuning.Cache(None), threads=2, overlap=False)
     assert (tuned.figures, tuned.overlap, tuned.model.execution.threads) == ((), False, 2)
 
 
 def test_a_slow_machine_measures_one_of_each_kind(model, monkeypatch):
     monkeypatch.setattr(tuning, "BUDGET_S", 0.0)
     monkeypatch.setattr(tuning, "CALLS_BUDGET_S", 0.0)
-    tuned = tuning.tune(model, executions(CPU), SIZE, PARAMS, tuning.Memory(None))
+    tuned = tuning.tune(model, executions(CPU), SIZE, PARAMS, tuning.Cache(None))
     assert [f.fps is None for f in tuned.figures] == [False, True]
 
 
@@ -154,11 +154,11 @@ def test_a_back_end_that_cannot_run_the_model_is_left_out(model, monkeypatch, ca
     if first == "eager":
         pytest.skip("there is one back end only on this machine")
     monkeypatch.setitem(BACKENDS, first, replace(BACKENDS[first], convert=broken))
-    tuned = tuning.tune(model, executions(CPU), SIZE, PARAMS, tuning.Memory(None))
+    tuned = tuning.tune(model, executions(CPU), SIZE, PARAMS, tuning.Cache(None))
     assert tuned.model.execution.backend == "eager"
     assert f"back end {first}" in caplog.text and "no such operation" in caplog.text
     with pytest.raises(BackendError, match=f"cannot be run by {first}; use another back end"):
-        tuning.tune(model, executions(CPU, first), SIZE, PARAMS, tuning.Memory(None))
+        tuning.tune(model, executions(CPU, first), SIZE, PARAMS, tuning.Cache(None))
 
 
 @pytest.mark.parametrize(
@@ -175,17 +175,17 @@ def test_a_back_end_that_cannot_run_the_model_is_left_out(model, monkeypatch, ca
 def test_a_damaged_memory_is_an_empty_one(tmp_path, content):
     path = tmp_path / "tuning.json"
     path.write_text(content)
-    memory = tuning.Memory(path)
+    memory = tuning.Cache(path)
     assert memory.recall("KEY") == ()
     figure = tuning.Figure("eager", "float32", None, True, fps=3.0, latency_ms=9.0)
     memory.put("KEY", [figure])
-    assert tuning.Memory(path).recall("KEY") == (figure,)
+    assert tuning.Cache(path).recall("KEY") == (figure,)
     assert list(json.loads(path.read_text())) == ["KEY"]
 
 
 def test_a_memory_that_cannot_be_written_is_done_without(tmp_path, caplog):
     (tmp_path / "file").write_text("")
-    memory = tuning.Memory(tmp_path / "file" / "tuning.json")
+    memory = tuning.Cache(tmp_path / "file" / "tuning.json")
     memory.put("KEY", [tuning.Figure("eager", "float32", None)])
     assert memory.recall("KEY") == ()
     assert "measures again" in caplog.text
