@@ -24,7 +24,7 @@ class PromptError(ValueError):
     """A prompt whose weights make no sense; the message says what would."""
 
 
-class Part(NamedTuple):
+class WeightedText(NamedTuple):
     """Some words of a prompt. weight: 1 is as the text encoder has it, 0 as if they were not there."""
 
     text: str
@@ -35,7 +35,7 @@ class Prompt(NamedTuple):
     """One of the prompts that are blended. share: of all of them, which add up to 1."""
 
     share: float
-    parts: tuple[Part, ...]
+    parts: tuple[WeightedText, ...]
 
     @property
     def text(self) -> str:
@@ -73,13 +73,13 @@ def blend_of(prompts: list[tuple[str, float]]) -> str:
     return f"({quoted}).blend({', '.join(f'{weight:g}' for _, weight in some)})"
 
 
-def _parts(text: str) -> tuple[Part, ...]:
+def _parts(text: str) -> tuple[WeightedText, ...]:
     parts, begin = [], 0
     for found in _PART.finditer(text):
         weight = float(found[2])
         if not -MAX_WEIGHT <= weight <= MAX_WEIGHT:
             raise PromptError(f"({found[1][:40]}:{found[2]}): weights go from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}")
-        parts += [Part(text[begin : found.start()], 1.0), Part(found[1], weight)]
+        parts += [WeightedText(text[begin : found.start()], 1.0), WeightedText(found[1], weight)]
         begin = found.end()
-    parts.append(Part(text[begin:], 1.0))
-    return tuple(part for part in parts if part.text) or (Part("", 1.0),)
+    parts.append(WeightedText(text[begin:], 1.0))
+    return tuple(part for part in parts if part.text) or (WeightedText("", 1.0),)

@@ -22,8 +22,8 @@ from core.tiny.shards import (
     LARGE_PX,
     PROMPTS,
     SMALL_PX,
-    Part,
     Shard,
+    ShardPart,
     Sizes,
     load_shard,
     path_of,
@@ -38,7 +38,7 @@ LONGEST_WAIT_S = 900.0
 @dataclass(frozen=True)
 class Batch:
     """Rows for one training step. source is what gets noised, target what has to come out of it; equal where `pair`
-    is False. objects: (B, 1, h, w), as in `Part`. t: timesteps. tokens: (B, T) of the prompts."""
+    is False. objects: (B, 1, h, w), as in `ShardPart`. t: timesteps. tokens: (B, T) of the prompts."""
 
     source: Tensor
     target: Tensor
@@ -86,7 +86,7 @@ class Shards:
         self._make = make
         self._device = device
         self._held: dict[int, None] = {}
-        self._parts: dict[str, Part] = {}
+        self._parts: dict[str, ShardPart] = {}
         self.sizes = sizes
         self.no_prompt = tokens_of([""]).to(device)
         self.first = torch.zeros((), dtype=torch.int64, device=device)
@@ -105,7 +105,7 @@ class Shards:
         self.count.fill_(len(numbers))
         return numbers
 
-    def part(self, name: str) -> Part:
+    def part(self, name: str) -> ShardPart:
         """All pictures of a kind, shard by shard: (window * N, ...). Shard n lies in place n modulo the window."""
         return self._parts[name]
 
@@ -118,7 +118,7 @@ class Shards:
                     k: torch.empty((window * len(v), *v.shape[1:]), dtype=v.dtype, device=self._device)
                     for k, v in vars(part).items()
                 }
-                self._parts[name] = Part(**empty)
+                self._parts[name] = ShardPart(**empty)
             for key, value in vars(part).items():
                 getattr(self._parts[name], key)[place * len(value) : (place + 1) * len(value)] = value
         self._held[number] = None

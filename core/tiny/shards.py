@@ -52,7 +52,7 @@ def stream_of(*key: int) -> random.Random:
 
 
 @dataclass(frozen=True)
-class Part:
+class ShardPart:
     """latent: (N, L, c, h, w), float16. look: (N, L) into STYLES, or AS_IT_CAME. objects: (N, h, w), float16, the share
     of each latent cell that objects cover. tokens: (N, L, V, T), int16, of prompts that describe each look."""
 
@@ -66,9 +66,9 @@ class Part:
 class Shard:
     """pictures: LARGE_PX with filters. world: scenes at SMALL_PX. large: scenes at LARGE_PX."""
 
-    pictures: Part
-    world: Part
-    large: Part
+    pictures: ShardPart
+    world: ShardPart
+    large: ShardPart
 
 
 def _tiled(pictures: Tensor) -> Tensor:
@@ -100,7 +100,9 @@ def view_of(seeds: Sequence[int], time_s: Sequence[float], side_px: int) -> View
     return View(scenes_from_seeds(seeds), torch.tensor(time_s, dtype=torch.float64), side_px, side_px)
 
 
-def picture_part(seed: int, number: int, count: int, looks: int, encode: Encode, device: torch.device = CPU) -> Part:
+def picture_part(
+    seed: int, number: int, count: int, looks: int, encode: Encode, device: torch.device = CPU
+) -> ShardPart:
     """Synthetic pictures, as they came and through `looks` filters each; one in six came filtered already."""
     rng = stream_of(seed, 2, number)
     latents, look = [], []
@@ -113,7 +115,7 @@ def picture_part(seed: int, number: int, count: int, looks: int, encode: Encode,
     latent = torch.stack(latents)
     empty = torch.zeros((count, *latent.shape[-2:]), dtype=torch.float16)
     nothing: list[list[list[str]]] = [[[] for _ in range(looks + 1)] for _ in range(count)]
-    return Part(latent, torch.tensor(look), empty, _prompts(look, nothing, rng))
+    return ShardPart(latent, torch.tensor(look), empty, _prompts(look, nothing, rng))
 
 
 def things_of(scenes: Scenes, row: int, colour_K: Tensor) -> list[str]:
@@ -122,7 +124,7 @@ def things_of(scenes: Scenes, row: int, colour_K: Tensor) -> list[str]:
     return [f"{COLOUR_NAMES[c]} {SHAPES[kind]}" for kind, c in kinds.items()]
 
 
-def world_part(seed: int, number: int, count: int, looks: int, side_px: int, encode: Encode) -> Part:
+def world_part(seed: int, number: int, count: int, looks: int, side_px: int, encode: Encode) -> ShardPart:
     """Scenes in grey and in looks - 1 other styles each; the same objects in other colours in every look, or the
     colours of a scene could be learned by heart instead of read in the prompt."""
     rng = stream_of(seed, 3, number, side_px)
@@ -144,7 +146,7 @@ def world_part(seed: int, number: int, count: int, looks: int, side_px: int, enc
         things += [[things_of(view.scenes, row, dye[row]) for dye in dyes] for row in range(rows)]
         body = (view.instance() >= FIRST_OBJECT).float()
         objects.append(nnf.adaptive_avg_pool2d(body, latents[-1].shape[-2:]).half())  # type: ignore[arg-type]
-    return Part(torch.cat(latents), torch.tensor(look), torch.cat(objects), _prompts(look, things, rng))
+    return ShardPart(torch.cat(latents), torch.tensor(look), torch.cat(objects), _prompts(look, things, rng))
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def save_shard(path: Path, shard: Shard) -> None:
 def load_shard(path: Path) -> Shard:
     """The inverse of `save_shard`."""
     saved: dict[str, Any] = torch.load(path, weights_only=True)
-    return Shard(**{name: Part(**part) for name, part in saved.items()})
+    return Shard(**{name: ShardPart(**part) for name, part in saved.items()})
 
 
 TEMPLATES: Sequence[Callable[[str, str], str]] = (

@@ -31,7 +31,7 @@ from core.tiny.shards import (
     PROMPTS,
     SMALL_PX,
     Encode,
-    Part,
+    ShardPart,
     picture_part,
     stream_of,
     tokens_of,
@@ -81,7 +81,7 @@ def _sources(picture: Tensor, count: int, rng: random.Random) -> list[Tensor]:
     return [grey, grey + (soft - grey) * rng.random(), *drawn][:count]
 
 
-def taught_part(given: Captioned, sources: Captioned | None, settings: LookSettings, encode: Encode) -> Part:
+def taught_part(given: Captioned, sources: Captioned | None, settings: LookSettings, encode: Encode) -> ShardPart:
     """Latents of the pictures and of their sources; a caption for each picture."""
     rng = stream_of(settings.seed, 21)
     latents = []
@@ -95,13 +95,15 @@ def taught_part(given: Captioned, sources: Captioned | None, settings: LookSetti
     latent = torch.stack(latents)
     count, looks = latent.shape[:2]
     tokens = tokens_of(list(given.captions))[:, None, None].expand(count, looks, PROMPTS, -1).contiguous()
-    return Part(latent, torch.zeros((count, looks), dtype=torch.int64), torch.zeros(count, *latent.shape[-2:]), tokens)
+    return ShardPart(
+        latent, torch.zeros((count, looks), dtype=torch.int64), torch.zeros(count, *latent.shape[-2:]), tokens
+    )
 
 
 class _Rows:
     """Rows of one part: pieces of (source, target), tokens."""
 
-    def __init__(self, part: Part, generator: torch.Generator, rows: int, *, taught: bool) -> None:
+    def __init__(self, part: ShardPart, generator: torch.Generator, rows: int, *, taught: bool) -> None:
         count, looks, _, side, _ = part.latent.shape
 
         def below(high: int) -> Tensor:
@@ -124,7 +126,7 @@ class _Rows:
 
 
 def _loss(
-    painter: Painter, parts: dict[str, Part], levels: Levels, settings: LookSettings, generator: torch.Generator
+    painter: Painter, parts: dict[str, ShardPart], levels: Levels, settings: LookSettings, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, Any]]:
     taught = round(settings.taught_share * settings.rows)
     scenes = (settings.rows - taught) // 3
@@ -165,7 +167,7 @@ def _bound(work: Path, settings: LookSettings, given: Captioned, start: Path) ->
 
 def _parts(
     work: Path, given: Captioned, sources: Captioned | None, settings: LookSettings, encode: Encode, log: Log
-) -> dict[str, Part]:
+) -> dict[str, ShardPart]:
     """What is trained on, made once."""
     path = work / "data.pt"
     if not path.exists():
@@ -177,11 +179,11 @@ def _parts(
         }
         write(path, {name: vars(part) for name, part in made.items()})
     saved = torch.load(path, weights_only=True)
-    return {name: Part(**part) for name, part in saved.items()}
+    return {name: ShardPart(**part) for name, part in saved.items()}
 
 
 @torch.no_grad()
-def _sheet(path: Path, painter: Painter, vae: Any, part: Part, prompts: Sequence[str], levels: Levels) -> None:
+def _sheet(path: Path, painter: Painter, vae: Any, part: ShardPart, prompts: Sequence[str], levels: Levels) -> None:
     """Rows of pictures: sources as they came, then under each prompt, in one step from little noise."""
     source = part.latent[:6, -1, :, :CELLS, :CELLS].float()
     t = torch.full((len(source),), 99)

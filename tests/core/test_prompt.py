@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from core.families.family import Encoder
 from core.families.stable_diffusion_xl import POOLED, TwoEncoders
 from core.params import ParamError, Params
-from core.prompt import MAX_BLENDED, Part, PromptError, blend_of, parse
+from core.prompt import MAX_BLENDED, PromptError, WeightedText, blend_of, parse
 from core.text import TextConditioner, encoded
 from tests.random_model import random_parts, random_text
 
@@ -33,12 +33,12 @@ def plain(text, words):
 )
 def test_any_other_text_is_what_it_is(words):
     ((share, parts),) = parse(words)
-    assert share == 1.0 and parts == (Part(words, 1.0),)
+    assert share == 1.0 and parts == (WeightedText(words, 1.0),)
 
 
 def test_weights_belong_to_the_words_in_their_brackets():
     ((_, parts),) = parse("(red ball:1.5), blue (box: .5)")
-    assert parts == (Part("red ball", 1.5), Part(", blue ", 1.0), Part("box", 0.5))
+    assert parts == (WeightedText("red ball", 1.5), WeightedText(", blue ", 1.0), WeightedText("box", 0.5))
 
 
 @given(
