@@ -299,13 +299,13 @@ class PipRun:
             count = line.count(",") + 1
             self.doing = f"unpacking {count} package{'s' * (count > 1)}"
 
-    def run(self, words: list) -> int:
-        """Start pip with `words`, report progress at least every few seconds, return its exit status."""
-        command = [str(self.env.python), "-m", "pip", *words]
+    def run(self, arguments: list) -> int:
+        """Start pip with `arguments`, report progress at least every few seconds, return its exit status."""
+        command = [str(self.env.python), "-m", "pip", *arguments]
         lines: queue.Queue = queue.Queue()
         started = told = time.monotonic()
         with open(str(self.env.log), "a", encoding="utf-8") as log:
-            log.write("$ pip " + " ".join(words) + "\n")
+            log.write("$ pip " + " ".join(arguments) + "\n")
             child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             assert child.stdout is not None
             pipe = child.stdout
@@ -341,10 +341,10 @@ class PipRun:
         return pip_failure("\n".join(self.tail), self.env.log)
 
 
-def pip(env: Environment, what: str, words: list) -> None:
+def pip(env: Environment, what: str, arguments: list) -> None:
     """Run pip or raise `SetupError`."""
     run = PipRun(env, what)
-    if run.run(["install", "--progress-bar", "off", *words]) != 0:
+    if run.run(["install", "--progress-bar", "off", *arguments]) != 0:
         raise run.failure()
 
 
@@ -481,18 +481,18 @@ def start(command: list) -> int:
     return subprocess.call(command)
 
 
-def main(words: list) -> int:
+def main(argv: list) -> int:
     try:
         check_python(sys.version_info)
         # Benchmarks compare with packages that nothing else needs.
-        env = prepare(ROOT, "test" if words[:1] in (["test"], ["bench"]) else "base")
-        if words[:1] == ["test"]:
+        env = prepare(ROOT, "test" if argv[:1] in (["test"], ["bench"]) else "base")
+        if argv[:1] == ["test"]:
             os.chdir(str(ROOT))
             # One file of tests at a time in each of these processes: much of it waits. `-n 0` given after turns it off.
             workers = ["-n", str(test_workers()), "--dist", "loadfile"]
-            return start([str(env.python), "-m", "pytest", *workers, *words[1:]])
+            return start([str(env.python), "-m", "pytest", *workers, *argv[1:]])
         # -P keeps the current folder off the module path: a file there named like a module must not be loaded.
-        return start([str(env.python), "-P", "-m", "bridge", *words])
+        return start([str(env.python), "-P", "-m", "bridge", *argv])
     except SetupError as error:
         say(str(error))
         return 1

@@ -1,1 +1,1 @@
-"""What the words of the command line do."""
+"""The commands of the command line, one file each."""

@@ -21,8 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from bridge.commands.signals import Stop, ending_signals
-from bridge.commands.words import (
+from bridge.commands.arguments import (
     Parser,
     add_json_option,
     parse_channel,
@@ -31,6 +30,7 @@ from bridge.commands.words import (
     parse_folder,
     parse_seed,
 )
+from bridge.commands.signals import Stop, ending_signals
 from bridge.control.statistics import peak_memory_mb
 from bridge.ring.errors import RingError
 from bridge.terminal import print_result, say, status
@@ -145,7 +145,7 @@ def _checked(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 
 
 def _intrinsics(args: argparse.Namespace, size: tuple[int, int] | None) -> Any:
-    """(3,3) as the words say, None when they do not."""
+    """(3,3) as the options say, None when they do not."""
     if args.focal is not None:
         fx, fy, cx, cy = args.focal
         return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Command:
-    """One word of the command line. `run` takes the words after it and returns the exit status."""
+    """One command of the command line. `run` takes the arguments after it and returns the exit status."""
 
     usage: str
     help: str
@@ -29,15 +29,15 @@ class Command:
 
 
 def _module(name: str) -> Callable[[list[str]], int]:
-    def run(words: list[str]) -> int:
-        status: int = importlib.import_module(name).main(words)
+    def run(arguments: list[str]) -> int:
+        status: int = importlib.import_module(name).main(arguments)
         return status
 
     return run
 
 
-def _world(words: list[str]) -> int:
-    status: int = importlib.import_module("bridge.commands.source").main(words, "world")
+def _world(arguments: list[str]) -> int:
+    status: int = importlib.import_module("bridge.commands.source").main(arguments, "world")
     return status
 
 
@@ -47,15 +47,15 @@ def benches() -> list[str]:
     return sorted(f.stem for f in folder.glob("[!_]*.py") if "\ndef main(" in f.read_text(encoding="utf-8"))
 
 
-def _bench(words: list[str]) -> int:
+def _bench(arguments: list[str]) -> int:
     known = benches()
-    if not words or words[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in ("-h", "--help"):
         print(f"{PROGRAM} bench NAME [options]; NAME is one of: " + ", ".join(known))
-        return 0 if words else 2
-    if words[0] not in known:
-        return _unknown("benchmark", words[0], known)
+        return 0 if arguments else 2
+    if arguments[0] not in known:
+        return _unknown("benchmark", arguments[0], known)
     sys.path.insert(0, str(ROOT))
-    return _module(f"tests.bench.{words[0]}")(words[1:])
+    return _module(f"tests.bench.{arguments[0]}")(arguments[1:])
 
 
 TRAININGS = {
@@ -65,23 +65,23 @@ TRAININGS = {
 }
 
 
-def _train(words: list[str]) -> int:
-    if words and words[0] in TRAININGS:
-        return _module(TRAININGS[words[0]])(words[1:])
-    if words[:1] in (["-h"], ["--help"]):
+def _train(arguments: list[str]) -> int:
+    if arguments and arguments[0] in TRAININGS:
+        return _module(TRAININGS[arguments[0]])(arguments[1:])
+    if arguments[:1] in (["-h"], ["--help"]):
         print(
             f"{PROGRAM} train {' | '.join(TRAININGS)} [options]: trains a part of the embedded model, or teaches it a"
             " look from a folder of pictures; --help after the name lists the options"
         )
         return 0
-    return _unknown("model to train", words[0] if words else "", list(TRAININGS))
+    return _unknown("model to train", arguments[0] if arguments else "", list(TRAININGS))
 
 
-def _params(words: list[str]) -> int:
+def _params(arguments: list[str]) -> int:
     """Print the live parameters as a table."""
-    if words:
-        print(f"{PROGRAM} params takes no words; it prints the live parameters", file=sys.stderr)
-        return 0 if words[0] in ("-h", "--help") else 2
+    if arguments:
+        print(f"{PROGRAM} params takes no arguments; it prints the live parameters", file=sys.stderr)
+        return 0 if arguments[0] in ("-h", "--help") else 2
     from core.params import SPECS
 
     def text(value: object) -> str:
@@ -185,25 +185,25 @@ def _unknown(what: str, word: str, known: list[str]) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; `argv` without the program's name. Returns the exit status: 2 for words not understood."""
-    words = sys.argv[1:] if argv is None else argv
-    if not words:
+    """Run one command; `argv` without the program's name. Returns the exit status: 2 for arguments not understood."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments:
         print(_help())
         return 2
-    if words[0] in ("-h", "--help", "help"):
+    if arguments[0] in ("-h", "--help", "help"):
         print(_help())
         return 0
-    if words[0] == "--version":
+    if arguments[0] == "--version":
         from importlib.metadata import version
 
         print("frameloom", version("frameloom"))
         return 0
-    command = COMMANDS.get(words[0])
+    command = COMMANDS.get(arguments[0])
     if command is None:
-        return _unknown("command", words[0], list(COMMANDS))
+        return _unknown("command", arguments[0], list(COMMANDS))
     try:
         let_ctrl_c_in()
-        return command.run(words[1:])
+        return command.run(arguments[1:])
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

@@ -18,6 +18,16 @@ from typing import Any
 
 import numpy as np
 
+from bridge.commands.arguments import (
+    Parser,
+    add_json_option,
+    parse_channel,
+    parse_count,
+    parse_file,
+    parse_fps,
+    parse_seed,
+    parse_size,
+)
 from bridge.commands.beside import ROWS, beside
 from bridge.commands.contact_sheet import FORMATS, Pair, write_sheet
 from bridge.commands.host import (
@@ -31,16 +41,6 @@ from bridge.commands.host import (
 )
 from bridge.commands.show import PAIRS, STATUS_S, STUCK_S, Client, Heartbeat, Measured, captions, open_page
 from bridge.commands.signals import StopRequest
-from bridge.commands.words import (
-    Parser,
-    add_json_option,
-    parse_channel,
-    parse_count,
-    parse_file,
-    parse_fps,
-    parse_seed,
-    parse_size,
-)
 from bridge.ring import Frame, Kind, RingError, RingReader
 from bridge.ring.leftovers import clear, sweep
 from bridge.sources import SourceError, look_for
@@ -181,17 +181,18 @@ def show(
     prompted = [first.with_values(prompt=prompt) for prompt in args.prompt]
     first = prompted[0] if prompted else first
     params = params_from(args.settings, first.with_values(temporal=args.temporal) if args.temporal else first)
-    words = [args.source, "--fps", str(args.fps), "--size", f"{args.size[0]}x{args.size[1]}", "--seed", str(args.seed)]
+    arguments = [args.source, "--fps", str(args.fps), "--seed", str(args.seed)]
+    arguments += ["--size", f"{args.size[0]}x{args.size[1]}"]
     if args.source == "world":
         # Live parameters may ask for them at any time.
-        words += ["--planes", "motion,depth"]
+        arguments += ["--planes", "motion,depth"]
     serving = Serving(channel, params, any_port=True, size=args.size, **options)
     say("starting the client, the model and the page")
     prompts = args.prompt or _prompts(args, params)
     serving.live.set("prompt", prompts[0])
     serving.examples = tuple(prompts)
     serving.listen()
-    client = Client(channel, words)
+    client = Client(channel, arguments)
     pairing = Pairing(
         channel, [int((k + SETTLED) * frames / PAIRS) for k in range(PAIRS)] if frames is not None else []
     )
@@ -345,7 +346,7 @@ def _sheet_path(text: str) -> Path:
     return path
 
 
-def _arguments(words: list[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
+def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser = Parser("demo", description="A moving scene, repainted live, in the browser.")
     parser.add_argument("--source", default="world", help="world (default), camera, camera:N, a video, a folder")
     parser.add_argument("--size", type=parse_size, default=(192, 192), help="192 (default) or 256x144, pixels")
@@ -371,7 +372,7 @@ def _arguments(words: list[str] | None) -> tuple[argparse.Namespace, dict[str, A
     )
     add_json_option(parser)
     add_host_options(parser)
-    args = parser.parse_args(words)
+    args = parser.parse_args(argv)
     return args, host_options(parser, args)
 
 

@@ -23,11 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
+from bridge.commands.arguments import Parser
 from bridge.commands.channel_doctor import check_channel
 from bridge.commands.host import set_library_habits
 from bridge.commands.ports import OSC_PORT, PAGE_PORT
 from bridge.commands.report import Check, Report
-from bridge.commands.words import Parser
 from bridge.ring import Kind, RingError, RingReader, RingWriter, now_ns
 from bridge.terminal import PROGRAM
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bridge.commands.words import Parser
+from bridge.commands.arguments import Parser
 from bridge.terminal import PROGRAM, say
 from core.hub import HUB_ID, cache_folder, cached, hub_name, located
 

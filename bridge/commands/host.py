@@ -16,9 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from bridge.commands.ports import OSC_PORT, PAGE_PORT, started
-from bridge.commands.signals import StopRequest
-from bridge.commands.words import (
+from bridge.commands.arguments import (
     MAX_PORT,
     Parser,
     parse_channel,
@@ -29,6 +27,8 @@ from bridge.commands.words import (
     parse_port,
     parse_size,
 )
+from bridge.commands.ports import OSC_PORT, PAGE_PORT, started
+from bridge.commands.signals import StopRequest
 from bridge.control.access import is_loopback, new_token
 from bridge.control.live import LiveParams
 from bridge.control.presets import Presets

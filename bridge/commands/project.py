@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from bridge.commands.arguments import Parser, add_json_option, parse_channel, parse_count
 from bridge.commands.signals import Stop, ending_signals
-from bridge.commands.words import Parser, add_json_option, parse_channel, parse_count
 from bridge.control.statistics import peak_memory_mb
 from bridge.ring.errors import RingError
 from bridge.terminal import print_result, say, status, status_every_s

@@ -9,9 +9,9 @@ import threading
 import time
 from pathlib import Path
 
+from bridge.commands.arguments import Parser, add_json_option, parse_channel, parse_seconds
 from bridge.commands.ports import PAGE_PORT
 from bridge.commands.signals import StopRequest
-from bridge.commands.words import Parser, add_json_option, parse_channel, parse_seconds
 from bridge.terminal import print_result, say, say_warnings, status, status_every_s
 
 STATUS_S = 10.0
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     say_warnings()
     sides = tuple(dict.fromkeys(args.sides.split(",")))
-    # Loaded after the words are understood, so that --help and mistakes answer at once.
+    # Loaded after the arguments are understood, so that --help and mistakes answer at once.
     from bridge.page.listen import ParamsListener
     from bridge.recording.file import CODECS, SIDES, RecordingError
     from bridge.recording.recorder import Recorder

@@ -10,9 +10,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from bridge.commands.arguments import Parser, add_json_option, parse_channel, parse_file, parse_port
 from bridge.commands.ports import OSC_PORT
 from bridge.commands.signals import StopRequest
-from bridge.commands.words import Parser, add_json_option, parse_channel, parse_file, parse_port
 from bridge.terminal import print_result, say, say_warnings
 
 

@@ -16,6 +16,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from bridge.commands.arguments import (
+    Parser,
+    add_json_option,
+    parse_channel,
+    parse_count,
+    parse_fps,
+    parse_seed,
+    parse_size,
+)
 from bridge.commands.host import (
     ServeError,
     Serving,
@@ -27,7 +36,6 @@ from bridge.commands.host import (
 )
 from bridge.commands.show import PAIRS, STATUS_S, STUCK_S, Client, Heartbeat, Measured, captions, open_page
 from bridge.commands.signals import StopRequest
-from bridge.commands.words import Parser, add_json_option, parse_channel, parse_count, parse_fps, parse_seed, parse_size
 from bridge.control.statistics import peak_memory_mb
 from bridge.ring import RingError
 from bridge.ring.leftovers import clear, sweep
@@ -253,7 +261,7 @@ def _base(text: str) -> str:
     return text
 
 
-def _arguments(words: list[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
+def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser = Parser("scene", description="A room with live screens in the browser; visitors draw and set prompts.")
     parser.add_argument("--hosts", type=_hosts, default=2, help="painted worlds, each with a host (default 2)")
     parser.add_argument("--prompt", action="append", default=[], help="repeat: one per world, then the visitors'")
@@ -267,7 +275,7 @@ def _arguments(words: list[str] | None) -> tuple[argparse.Namespace, dict[str, A
     parser.add_argument("--no-browser", action="store_true", help="open no browser")
     add_json_option(parser)
     add_host_options(parser)
-    args = parser.parse_args(words)
+    args = parser.parse_args(argv)
     return args, host_options(parser, args)
 
 

@@ -1,4 +1,4 @@
-"""What every command that shows something has: a client process, a heartbeat of words, what was measured, a browser."""
+"""What every command that shows something has: a client process, a status line, what was measured, a browser."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Heartbeat:
 class Client:
     """The process that feeds NAME.in. It ends when its standard input does, so it cannot outlive this process."""
 
-    def __init__(self, channel: str, words: list[str]) -> None:
-        self._command = child_command("source", *words, "--channel", channel, "--with-parent")
+    def __init__(self, channel: str, arguments: list[str]) -> None:
+        self._command = child_command("source", *arguments, "--channel", channel, "--with-parent")
         self._child: subprocess.Popen[str] | None = None
         self._due = 0.0
         self.restarts = 0

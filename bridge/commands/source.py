@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from bridge.commands.signals import Stop, ending_signals
-from bridge.commands.words import (
+from bridge.commands.arguments import (
     Parser,
     add_json_option,
     parse_channel,
@@ -29,6 +28,7 @@ from bridge.commands.words import (
     parse_seed,
     parse_size,
 )
+from bridge.commands.signals import Stop, ending_signals
 from bridge.control.statistics import peak_memory_mb
 from bridge.ring.layout import Kind
 from bridge.sources import PLANES, Array, Source, SourceError, open_source
@@ -103,7 +103,7 @@ def _with_alpha(rgb: Array) -> Array:
     return rgba
 
 
-def _arguments(words: list[str], what: str | None) -> argparse.Namespace:
+def _arguments(arguments: list[str], what: str | None) -> argparse.Namespace:
     parser = Parser(
         f"{'source' if what is None else what}",
         description="Write frames into NAME.in: world, camera[:N], a video file or a folder."
@@ -135,13 +135,13 @@ def _arguments(words: list[str], what: str | None) -> argparse.Namespace:
     parser.add_argument("--alpha", action="store_true", help="write RGBA8 instead of RGB8")
     parser.add_argument("--with-parent", action="store_true", help="stop when standard input ends")
     add_json_option(parser)
-    return parser.parse_args(words)
+    return parser.parse_args(arguments)
 
 
 def main(argv: list[str] | None = None, what: str | None = None) -> int:
     """Feed one channel until stopped; the last line of standard output is JSON: frames, seconds, peak_memory_mb.
 
-    what: the source, where the words do not name one. With a parent, that one is told by JSON alone, at the end, and
+    what: the source, where the arguments name none. With a parent, that one is told by JSON alone, at the end, and
     tells its user.
     """
     args = _arguments(sys.argv[1:] if argv is None else argv, what)

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from bridge.commands.words import Parser, parse_count, parse_folder, parse_seed
+from bridge.commands.arguments import Parser, parse_count, parse_folder, parse_seed
 
 
 def main(argv: list[str]) -> int:

@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from bridge.commands.words import Parser, parse_count, parse_folder, parse_seed
+from bridge.commands.arguments import Parser, parse_count, parse_folder, parse_seed
 
 
 def main(argv: list[str]) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bridge.commands.words import Parser
+from bridge.commands.arguments import Parser
 from core.calibration.calibrate import Calibration, calibrate, calibrate_recording
 from core.calibration.depth import Projector, fill
 from core.calibration.geometry import angle_deg, rigid, rotation_vector

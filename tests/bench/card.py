@@ -40,7 +40,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bridge.commands.words import Parser
+from bridge.commands.arguments import Parser
 from tests.bench.report import bar, emit, percentile
 
 ROOT = Path(__file__).resolve().parent.parent.parent

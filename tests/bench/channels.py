@@ -21,7 +21,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from bridge.commands.words import Parser
+from bridge.commands.arguments import Parser
 from bridge.ring.leftovers import sweep
 from tests.bench.host import WRITER
 from tests.bench.report import bar, emit, percentile, table

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bridge.commands.words import Parser
+from bridge.commands.arguments import Parser
 from tests.bench import report
 from tests.conformance import runs
 from tests.conformance.peers import Peer, available, end_wine, stage

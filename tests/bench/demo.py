@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bridge.commands.words import Parser
+from bridge.commands.arguments import Parser
 from tests import avx2
 from tests.bench.report import bar, emit, table
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bridge.commands.words import Parser
+from bridge.commands.arguments import Parser
 from bridge.ring import RingWriter
 from tests.bench import report
 from tests.bench.attacks import others, want

@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bridge.commands.words import Parser
+from bridge.commands.arguments import Parser
 from bridge.control.live import LiveParams
 from bridge.control.statistics import Statistics
 from bridge.page import gateway as gateway_module

@@ -15,7 +15,7 @@ import time
 import uuid
 from typing import Any
 
-from bridge.commands.words import Parser
+from bridge.commands.arguments import Parser
 from bridge.ring.leftovers import sweep
 from tests.bench.report import bar, emit, percentile, table
 

@@ -31,7 +31,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bridge.commands.words import Parser
+from bridge.commands.arguments import Parser
 from tests.bench.report import bar, emit, table
 
 OBJECTIVES = ("diffusion", "flow", "few-step")

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from bridge.commands.words import Parser
+from bridge.commands.arguments import Parser
 from tests.bench.report import bar, emit, percentile, table
 
 NEAR = 1e-3

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from bridge.commands.words import Parser
+from bridge.commands.arguments import Parser
 from bridge.control.osc import datagram
 from bridge.control.shelf import Shelf
 from bridge.recording.file import RecordingError, RecordingReader, unpacked

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import zmq
 
-from bridge.commands.words import Parser
+from bridge.commands.arguments import Parser
 from bridge.ring import Kind, Policy, RingReader, RingWriter
 from bridge.ring.leftovers import sweep
 from bridge.ring.scheduling import short_slices, urgent

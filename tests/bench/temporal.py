@@ -32,7 +32,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge.commands.words import Parser
+from bridge.commands.arguments import Parser
 from tests.bench.report import bar, emit, percentile, table
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from bridge.commands.words import Parser
+from bridge.commands.arguments import Parser
 from tests.bench.report import bar, emit, percentile, table
 from tests.clients.counted import Counted
 

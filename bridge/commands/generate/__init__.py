@@ -55,11 +55,11 @@ GENERATED = (
 )
 
 
-def main(words: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Write what has changed, and the .meta files that the Unity package lacks; returns the exit status."""
-    if words:
-        print(f"{PROGRAM} generate takes no words; it writes the generated files", file=sys.stderr)
-        return 0 if words[0] in ("-h", "--help") else 2
+    if arguments:
+        print(f"{PROGRAM} generate takes no arguments; it writes the generated files", file=sys.stderr)
+        return 0 if arguments[0] in ("-h", "--help") else 2
     for generated in GENERATED:
         before = generated.path.read_text(encoding="utf-8") if generated.path.exists() else ""
         text = generated.make(before)

@@ -17,7 +17,7 @@ _OWN: tuple[tuple[str, str, str, Any, str], ...] = (
     ("Pulse", "Starthost", "Start Host", None, "Start a host for this channel in its own process."),
     ("Pulse", "Stophost", "Stop Host", None, "End the host that this component started."),
     ("StrMenu", "Model", "Model", "embedded", "Of a host started here: embedded, passthrough, or a diffusers folder."),
-    ("Str", "Hostoptions", "Host Options", "", "More words for a host started here, such as --device cuda."),
+    ("Str", "Hostoptions", "Host Options", "", "More options for a host started here, such as --device cuda."),
     ("Str", "Preset", "Preset", "", "The preset that Recall and Save mean, by its name."),
     ("Float", "Presetseconds", "Preset Seconds", 0.0, "How long a recall takes: 0 changes at once, more fades over."),
     (

@@ -16,8 +16,8 @@ from types import ModuleType
 import pytest
 
 from bridge.commands import cli
+from bridge.commands.arguments import parse_host_name, parse_origin
 from bridge.commands.channel_doctor import check_channel
-from bridge.commands.words import parse_host_name, parse_origin
 from bridge.terminal import PROGRAM, child_environment
 from core.params import SPECS
 from tests.rings import fresh_channel

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bridge.commands.words import parse_control
+from bridge.commands.arguments import parse_control
 from bridge.host.config import HostConfig, HostError
 from bridge.host.loading import check
 from core.params import specs_for

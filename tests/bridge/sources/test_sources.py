@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 from bridge import sources
+from bridge.commands.arguments import parse_size
 from bridge.commands.source import feed
-from bridge.commands.words import parse_size
 from bridge.ring import Frame, Kind, RingReader, RingWriter, State
 from bridge.sources import PictureSource, SourceError, StreamSource, VideoSource, WorldSource, fit, media, open_source
 

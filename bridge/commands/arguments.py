@@ -22,7 +22,7 @@ MIN_SIDE_PX, MAX_SIDE_PX = 8, 8192
 
 
 class Parser(argparse.ArgumentParser):
-    """Of the words after one command. A mistake is told in one line, however many options there are; an option that
+    """Of the arguments of one command. A mistake is told in one line, however many options there are; an option that
     nearly is one is named. Half an option's name is none: what it stands for would change with the next option.
 
     command: as it is typed, such as "train look". Further arguments: see `argparse.ArgumentParser`.
