@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bridge.commands.host import Serving
+from bridge.commands.host import ChannelHost
 from bridge.ring import Kind, RingWriter
 from core.params import Params
 from core.training import look
@@ -63,7 +63,7 @@ def test_from_a_channel_to_a_model(example, channel, tmp_path, monkeypatch):
     monkeypatch.setattr(look, "LookSettings", Short)
     words = ["--channel", channel, "--pictures", "4", "--every", "0.02", "--steps", "2", "--folder", str(tmp_path)]
     options = {"model": "embedded", "models_folder": tmp_path, "port": 0, "osc_port": 0, "size": (64, 64)}
-    running = Serving(fresh_channel(), Params(), **options)
+    running = ChannelHost(fresh_channel(), Params(), **options)
     try:
         running.listen(page=False)
         running.start()

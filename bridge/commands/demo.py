@@ -31,8 +31,8 @@ from bridge.commands.arguments import (
 from bridge.commands.beside import ROWS, beside
 from bridge.commands.contact_sheet import FORMATS, Pair, write_sheet
 from bridge.commands.host import (
-    ServeError,
-    Serving,
+    ChannelHost,
+    StartError,
     add_host_options,
     host_options,
     params_from,
@@ -74,17 +74,17 @@ class StyleWalk:
     As soon as somebody else sets a prompt, by OSC or on the page, the walk is over.
     """
 
-    def __init__(self, serving: Serving, prompts: list[str], frames: int | None) -> None:
-        self._serving = serving
+    def __init__(self, running: ChannelHost, prompts: list[str], frames: int | None) -> None:
+        self._running = running
         self._prompts = prompts
         self._frames = frames
         self._at = 0
         self._over = len(prompts) < 2
-        self.prompt_of_revision = {serving.live.revision: serving.live.current.prompt}
+        self.prompt_of_revision = {running.live.revision: running.live.current.prompt}
 
     def step(self, frames_out: int, since_first_s: float) -> None:
         """Set the prompt that is due."""
-        live = self._serving.live
+        live = self._running.live
         params, revision = live.latest()
         self.prompt_of_revision[revision] = params.prompt
         if len(self.prompt_of_revision) > 64:
@@ -186,37 +186,37 @@ def show(
     if args.source == "world":
         # Live parameters may ask for them at any time.
         arguments += ["--planes", "motion,depth"]
-    serving = Serving(channel, params, any_port=True, size=args.size, **options)
+    running = ChannelHost(channel, params, any_port=True, size=args.size, **options)
     say("starting the client, the model and the page")
     prompts = args.prompt or _prompts(args, params)
-    serving.live.set("prompt", prompts[0])
-    serving.examples = tuple(prompts)
-    serving.listen()
+    running.live.set("prompt", prompts[0])
+    running.examples = tuple(prompts)
+    running.listen()
     client = Client(channel, arguments)
     pairing = Pairing(
         channel, [int((k + SETTLED) * frames / PAIRS) for k in range(PAIRS)] if frames is not None else []
     )
-    heartbeat = Heartbeat(lambda: _progress(serving, pairing, measured))
+    heartbeat = Heartbeat(lambda: _progress(running, pairing, measured))
     try:
         client.start()
         _await_source(args.source, client, pairing, stop)
         if client.failure is None:
-            serving.start()
-        walk = StyleWalk(serving, prompts, frames)
-        failure = _follow(args, serving, client, walk, pairing, measured, heartbeat, stop)
+            running.start()
+        walk = StyleWalk(running, prompts, frames)
+        failure = _follow(args, running, client, walk, pairing, measured, heartbeat, stop)
         heartbeat.stop()
         if failure is not None:
             # Now, and not when all has ended: a model that is being loaded has to be waited for.
             say(f"demo: {failure}")
-        statistics = serving.statistics.snapshot()
+        statistics = running.statistics.snapshot()
     finally:
         heartbeat.stop()
         # Asked first and waited for last: the model must not compete with the client's end.
-        serving.host.stop()
+        running.host.stop()
         client.stop()
-        serving.stop()
+        running.stop()
         pairing.stop()
-    loaded, shown = serving.host.loaded, serving.live.current
+    loaded, shown = running.host.loaded, running.live.current
     pairs, rows = pairing.pairs, "Above: input. Below: output."
     if shown.temporal != "off" and loaded is not None and pairs:
         pairs, rows = beside(loaded.model, shown, pairs, pairing.before), ROWS.format(temporal=shown.temporal)
@@ -235,10 +235,10 @@ def show(
         "model": str(args.model),
         "source": args.source,
         "size": list(args.size),
-        "steps": serving.live.current.steps,
-        "guidance": serving.live.current.guidance,
-        "mode": serving.live.current.mode,
-        "temporal": serving.live.current.temporal,
+        "steps": running.live.current.steps,
+        "guidance": running.live.current.guidance,
+        "mode": running.live.current.mode,
+        "temporal": running.live.current.temporal,
         "seconds": round(measured.since_start_s(), 2),
         "sheet": sheet,
         "failure": failure,
@@ -260,7 +260,7 @@ def _await_source(source: str, client: Client, pairing: Pairing, stop: threading
 
 def _follow(
     args: argparse.Namespace,
-    serving: Serving,
+    running: ChannelHost,
     client: Client,
     walk: StyleWalk,
     pairing: Pairing,
@@ -270,37 +270,37 @@ def _follow(
 ) -> str | None:
     """Watch the output until the end; returns what went wrong, or None."""
     told_s = alive_s = measured.since_start_s()
-    outputs = RingReader(f"{serving.channel}.out")
+    outputs = RingReader(f"{running.channel}.out")
     try:
         while not stop.is_set():
-            if serving.ended.is_set():
-                return serving.failure
+            if running.ended.is_set():
+                return running.failure
             client.keep_alive(pairing.fed.is_set())
             if client.failure is not None:
                 return client.failure
             frame = outputs.read(timeout_s=0.25)
-            frames_out = serving.statistics.counter("frames_out")
+            frames_out = running.statistics.counter("frames_out")
             now_s = measured.since_start_s()
             if frame is not None:
                 alive_s = now_s
                 if measured.first_output_s is None:
                     heartbeat.stop()
-                    say(f"first picture after {now_s:.1f} s on {serving.runs_on}")
-                    open_page(args, serving.url)
+                    say(f"first picture after {now_s:.1f} s on {running.runs_on}")
+                    open_page(args, running.url)
                     told_s = now_s
                 measured.note_output(frames_out)
                 pairing.offer(frame, frames_out, walk.prompt_of_revision.get(frame.param_revision, ""))
                 walk.step(frames_out, now_s - (measured.first_output_s or 0.0))
                 if args.frames is not None and frames_out >= args.frames:
                     return None
-            elif not (serving.host.ready.is_set() and pairing.fed.is_set()):
+            elif not (running.host.ready.is_set() and pairing.fed.is_set()):
                 alive_s = now_s
             elif args.frames is not None and now_s - alive_s > STUCK_S:
-                look = f"{PROGRAM} doctor --channel {serving.channel}"
+                look = f"{PROGRAM} doctor --channel {running.channel}"
                 return f"no picture came out for {STUCK_S:.0f} s; while a demo runs, {look} looks closer"
             if measured.first_output_s is not None and now_s - told_s >= status_every_s(STATUS_S):
                 told_s = now_s
-                status(f"{status_line(serving)}; {serving.live.current.prompt}")
+                status(f"{status_line(running)}; {running.live.current.prompt}")
     except RingError as error:
         return str(error)
     finally:
@@ -308,10 +308,10 @@ def _follow(
     return None
 
 
-def _progress(serving: Serving, pairing: Pairing, measured: Measured) -> str:
+def _progress(running: ChannelHost, pairing: Pairing, measured: Measured) -> str:
     """What the start is waiting for."""
     now_s = measured.since_start_s()
-    if not serving.host.ready.is_set():
+    if not running.host.ready.is_set():
         return f"loading the model ({now_s:.0f} s)"
     if not pairing.fed.is_set():
         return f"waiting for the client's first frame ({now_s:.0f} s)"
@@ -388,7 +388,7 @@ def main(argv: list[str] | None = None) -> int:
         if own_channel:
             sweep(CHANNEL_PREFIX)
         exit_status, summary = show(args, options, channel, stop.event)
-    except (ServeError, ParamError, SourceError, RingError) as error:
+    except (StartError, ParamError, SourceError, RingError) as error:
         say(f"demo: {error}")
         return 1
     finally:

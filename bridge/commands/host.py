@@ -63,11 +63,11 @@ def set_library_habits() -> None:
         os.environ.setdefault(name, value)
 
 
-class ServeError(RuntimeError):
+class StartError(RuntimeError):
     """Something could not be started. The message says how to fix it."""
 
 
-class Part(Protocol):
+class Service(Protocol):
     """What starts and stops with a host. `stop` waits for the end and is harmless when it has ended."""
 
     def start(self) -> None: ...
@@ -75,8 +75,8 @@ class Part(Protocol):
     def stop(self) -> None: ...
 
 
-class Serving:
-    """One host, its OSC server and its page, from `listen` to `stop`. Raises `ServeError` with one plain sentence; what
+class ChannelHost:
+    """One host, its OSC server and its page, from `listen` to `stop`. Raises `StartError` with one plain sentence; what
     is wrong with the options themselves, when it is made.
 
     examples: prompts that the page offers. any_port: take a free port, with a note, when the wanted one is taken. page:
@@ -105,7 +105,7 @@ class Serving:
 
         set_library_habits()
         if max(port, osc_port) > MAX_PORT:
-            raise ServeError(f"port {max(port, osc_port)} of {channel}: ports end at {MAX_PORT}; give a lower one")
+            raise StartError(f"port {max(port, osc_port)} of {channel}: ports end at {MAX_PORT}; give a lower one")
         config = HostConfig(channel, **options)
         self.live = LiveParams(params)
         self.statistics = Statistics()
@@ -121,7 +121,7 @@ class Serving:
                 on_failure=lambda _: self.ended.set(),
             )
         except (HostError, RingError) as error:
-            raise ServeError(str(error)) from None
+            raise StartError(str(error)) from None
         self.url = ""
         self._page_root = ""
         self.examples = tuple(examples)
@@ -146,7 +146,7 @@ class Serving:
     def failure(self) -> str | None:
         return self.host.failure
 
-    def listen(self, others: Sequence[Serving] = (), *, page: bool = True, start_page: str = "") -> None:
+    def listen(self, others: Sequence[ChannelHost] = (), *, page: bool = True, start_page: str = "") -> None:
         """Start the OSC servers of this one and the others, and the page, which shows all their channels. Before any
         of them loads its model, so that a port that is taken is told at once. On an error nothing is left running.
 
@@ -189,16 +189,16 @@ class Serving:
         try:
             osc = started(make, self._ports[1], OscPortInUse, note)
         except OscError as error:
-            raise ServeError(str(error)) from None
+            raise StartError(str(error)) from None
         self._servers.append(osc)
         say(f"OSC of {self.channel}: {self._osc_host} port {osc.port}")
 
-    def add(self, part: Part) -> None:
+    def add(self, service: Service) -> None:
         """Start something that ends with the host."""
-        self._servers.append(part)
-        part.start()
+        self._servers.append(service)
+        service.start()
 
-    def _start_page(self, others: Sequence[Serving], start_page: str) -> None:
+    def _start_page(self, others: Sequence[ChannelHost], start_page: str) -> None:
         from bridge.page.gateway import Channel, Gateway, GatewayError, GatewayPortInUse
 
         channels = [
@@ -214,7 +214,7 @@ class Serving:
         try:
             page = started(make, self._ports[0], GatewayPortInUse, note)
         except GatewayError as error:
-            raise ServeError(str(error)) from None
+            raise StartError(str(error)) from None
         self._servers.append(page)
         self.url = page.url
         for one in (self, *others):
@@ -358,7 +358,7 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
 
 
 def host_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict[str, Any]:
-    """The options of `Serving` from the command line; ends with a usage error when a token is missing."""
+    """The options of `ChannelHost` from the command line; ends with a usage error when a token is missing."""
     return {
         "model": args.model,
         "models_folder": args.models,
@@ -431,13 +431,13 @@ _READERS: dict[str, Callable[[str], Any]] = {
 """From the text of a command line to what `Spec.check` judges; what is no number stays text and is refused there."""
 
 
-def status_line(serving: Serving) -> str:
+def status_line(running: ChannelHost) -> str:
     """One line on how it goes. Frames that newer ones overtook are no failure: that is how the picture stays fresh."""
-    now = serving.statistics.snapshot(STATUS_S)
+    now = running.statistics.snapshot(STATUS_S)
     if not now["frames_in"]:
         return (
-            f"ready; waiting for a program that writes {serving.channel}.in, such as: {PROGRAM} source world"
-            f" --channel {serving.channel}"
+            f"ready; waiting for a program that writes {running.channel}.in, such as: {PROGRAM} source world"
+            f" --channel {running.channel}"
         )
     if now["p50_ms"] is None:
         return f"{now['frames_in']} frames in, {now['frames_out']} out"
@@ -481,21 +481,21 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--input and --output are of one channel; start a host of its own for it")
     say_warnings()
     stop = StopRequest()
-    servings: list[Serving] = []
+    hosts: list[ChannelHost] = []
     try:
         with contextlib.ExitStack() as undo:
-            servings = _serve(args, options, undo)
+            hosts = _start_all(args, options, undo)
             undo.pop_all()
-    except (ServeError, ParamError, AdaptorError, RingError) as error:
+    except (StartError, ParamError, AdaptorError, RingError) as error:
         say(f"host: {error}")
         return 1
     try:
-        _watch(servings, stop.event)
+        _watch(hosts, stop.event)
     finally:
-        for serving in servings:
-            serving.stop()
+        for running in hosts:
+            running.stop()
         stop.restore()
-    failures = [serving.failure for serving in servings if serving.failure is not None]
+    failures = [running.failure for running in hosts if running.failure is not None]
     for failure in failures:
         say(f"host: {failure}")
     if not failures:
@@ -503,61 +503,59 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if failures else 0
 
 
-def _serve(args: argparse.Namespace, options: Mapping[str, Any], undo: contextlib.ExitStack) -> list[Serving]:
-    """Everything that runs, one `Serving` per channel; `undo` ends what was begun."""
+def _start_all(args: argparse.Namespace, options: Mapping[str, Any], undo: contextlib.ExitStack) -> list[ChannelHost]:
+    """Everything that runs, one `ChannelHost` per channel; `undo` ends what was begun."""
     from bridge.host.loading import Models
 
     channels = args.channel if args.channel is not None else [channel_name(args.input)]
     models = Models(len(channels))
     params = params_from(args.settings, params_for(args.model))
-    servings = []
+    hosts = []
     for number, channel in enumerate(channels):
-        serving = Serving(
+        running = ChannelHost(
             channel, params, models=models, size=args.size, lossless=args.lossless, **nth_channel(options, number)
         )
-        undo.callback(serving.stop)
-        servings.append(serving)
-    first, *others = servings
+        undo.callback(running.stop)
+        hosts.append(running)
+    first, *others = hosts
     # What a wrong word keeps from starting comes first, the models last.
-    ends = open_endpoints(args, first.channel, first.live, first.statistics, say, first.host)
-    undo.callback(ends.stop)
+    endpoints = open_endpoints(args, first.channel, first.live, first.statistics, say, first.host)
+    undo.callback(endpoints.stop)
     first.listen(others, page=not args.no_page)
-    first.add(ends)
-    for serving in servings:
-        serving.start()
-    return servings
+    first.add(endpoints)
+    for running in hosts:
+        running.start()
+    return hosts
 
 
-def _watch(servings: Sequence[Serving], stop: threading.Event) -> None:
+def _watch(hosts: Sequence[ChannelHost], stop: threading.Event) -> None:
     """Report until the end of all: the loading, the waiting for a client, then the rates. Where one of several ends by
     itself, the others go on."""
     started = told = time.monotonic()
-    ready: list[Serving] = []
-    ended: list[Serving] = []
-    several = len(servings) > 1
-    while not stop.wait(0.2) and not all(serving.ended.is_set() for serving in servings):
+    ready: list[ChannelHost] = []
+    ended: list[ChannelHost] = []
+    several = len(hosts) > 1
+    while not stop.wait(0.2) and not all(running.ended.is_set() for running in hosts):
         now = time.monotonic()
-        for serving in servings:
-            of = f"{serving.channel}: " if several else ""
-            if serving not in ready and serving.host.ready.is_set():
-                ready.append(serving)
+        for running in hosts:
+            of = f"{running.channel}: " if several else ""
+            if running not in ready and running.host.ready.is_set():
+                ready.append(running)
                 told = now
-                say(f"{of}ready on {serving.runs_on} after {now - started:.1f} s; taking frames")
-            if several and serving not in ended and serving.ended.is_set():
-                ended.append(serving)
-                say(f"{of}ended, the other channels go on: {serving.failure}")
+                say(f"{of}ready on {running.runs_on} after {now - started:.1f} s; taking frames")
+            if several and running not in ended and running.ended.is_set():
+                ended.append(running)
+                say(f"{of}ended, the other channels go on: {running.failure}")
         if now - told >= status_every_s(STATUS_S if ready else PROGRESS_S):
             told = now
-            status(_state(servings) if ready else f"loading the model ({now - started:.0f} s)")
+            status(_state(hosts) if ready else f"loading the model ({now - started:.0f} s)")
 
 
-def _state(servings: Sequence[Serving]) -> str:
+def _state(hosts: Sequence[ChannelHost]) -> str:
     """How it goes, in one line for all channels."""
-    if len(servings) == 1:
-        return status_line(servings[0])
-    rates = [
-        f"{one.channel} {one.statistics.snapshot(STATUS_S)['fps']:.1f}" for one in servings if not one.ended.is_set()
-    ]
+    if len(hosts) == 1:
+        return status_line(hosts[0])
+    rates = [f"{one.channel} {one.statistics.snapshot(STATUS_S)['fps']:.1f}" for one in hosts if not one.ended.is_set()]
     return f"frames per second: {', '.join(rates)}"
 
 

@@ -26,8 +26,8 @@ from bridge.commands.arguments import (
     parse_size,
 )
 from bridge.commands.host import (
-    ServeError,
-    Serving,
+    ChannelHost,
+    StartError,
     add_host_options,
     host_options,
     nth_channel,
@@ -52,31 +52,31 @@ POLL_S = 0.1
 class PaintedChannel:
     """One channel of the room: its host and, for a world, the client process that feeds it."""
 
-    serving: Serving
+    running: ChannelHost
     client: Client | None
     measured: Measured = field(default_factory=Measured)
     failure: str | None = None
 
     @property
     def channel(self) -> str:
-        return self.serving.channel
+        return self.running.channel
 
     def follow(self) -> None:
         """Keep the client alive, note what came out, and note what went wrong."""
-        statistics = self.serving.statistics
+        statistics = self.running.statistics
         frames_out = statistics.counter("frames_out")
         if frames_out > self.measured.last_count:
             self.measured.note_output(frames_out)
         if self.client is not None:
             self.client.keep_alive(statistics.counter("frames_in") > 0)
             self.failure = self.failure or self.client.failure
-        self.failure = self.failure or self.serving.failure
+        self.failure = self.failure or self.running.failure
 
     def summary(self) -> dict[str, Any]:
-        statistics, first_s = self.serving.statistics.snapshot(), self.measured.first_output_s
+        statistics, first_s = self.running.statistics.snapshot(), self.measured.first_output_s
         return {
             "channel": self.channel,
-            "prompt": self.serving.live.current.prompt,
+            "prompt": self.running.live.current.prompt,
             "fps": self.measured.fps(),
             "first_output_s": None if first_s is None else round(first_s, 2),
             **{name: statistics[name] for name in ("p50_ms", "frames_in", "frames_out", "dropped")},
@@ -84,7 +84,7 @@ class PaintedChannel:
 
 
 class Room:
-    """All painters and their gateway, from `start` to `stop`. Raises `ServeError` with one plain sentence.
+    """All painters and their gateway, from `start` to `stop`. Raises `StartError` with one plain sentence.
 
     options: see `bridge.commands.host.host_options`.
     """
@@ -116,7 +116,7 @@ class Room:
             examples = captions("guest" if guest else "world", seed, PAIRS)
             prompt = params.prompt if set_for_all else examples[(number + 1) % len(examples)]
             prompt = args.prompt[number] if number < len(args.prompt) else prompt
-            serving = Serving(
+            running = ChannelHost(
                 channel,
                 params.with_values(prompt=prompt),
                 examples=examples,
@@ -129,11 +129,11 @@ class Room:
             client = None
             if not guest:
                 client = Client(channel, ["world", "--fps", str(args.fps), "--size", size, "--seed", str(seed)])
-            self.painters.append(PaintedChannel(serving, client))
+            self.painters.append(PaintedChannel(running, client))
 
     def start(self) -> None:
         """Start the gateway, the clients, and the hosts one after the other."""
-        first, *others = (painter.serving for painter in self.painters)
+        first, *others = (painter.running for painter in self.painters)
         first.listen(others, start_page="scene/")
         for painter in self.painters:
             if painter.client is not None:
@@ -145,14 +145,14 @@ class Room:
         for painter in self.painters:
             if self._stop.is_set():
                 return
-            painter.serving.start()
-            host = painter.serving.host
+            painter.running.start()
+            host = painter.running.host
             while not (host.ready.wait(POLL_S) or host.failure or self._stop.is_set()):
                 pass
 
     @property
     def url(self) -> str:
-        return self.painters[0].serving.url
+        return self.painters[0].running.url
 
     @property
     def worlds(self) -> list[PaintedChannel]:
@@ -168,12 +168,12 @@ class Room:
         if self._starter.is_alive():
             self._starter.join()
         for painter in self.painters:
-            painter.serving.host.stop()
+            painter.running.host.stop()
         for painter in self.painters:
             if painter.client is not None:
                 painter.client.stop()
         for painter in self.painters:
-            painter.serving.stop()
+            painter.running.stop()
             if painter.client is not None and painter.client.killed:
                 clear(f"{painter.channel}.in")
 
@@ -231,20 +231,20 @@ def _follow(args: argparse.Namespace, room: Room, heartbeat: Heartbeat, stop: th
             heartbeat.stop()
         if args.frames is not None and min(counts) >= args.frames:
             return None
-        if not all(painter.serving.host.ready.is_set() for painter in room.worlds):
+        if not all(painter.running.host.ready.is_set() for painter in room.worlds):
             alive = now
         elif args.frames is not None and now - alive > STUCK_S:
             return f"no picture came out for {STUCK_S:.0f} s"
         if all(counts) and now - told >= status_every_s(STATUS_S):
             told = now
-            rates = ", ".join(f"{p.channel} {p.serving.statistics.snapshot(STATUS_S)['fps']:.1f}" for p in room.worlds)
+            rates = ", ".join(f"{p.channel} {p.running.statistics.snapshot(STATUS_S)['fps']:.1f}" for p in room.worlds)
             status(f"frames per second: {rates}")
     return None
 
 
 def _progress(room: Room) -> str:
     """What the start is waiting for."""
-    loading = [painter.channel for painter in room.worlds if not painter.serving.host.ready.is_set()]
+    loading = [painter.channel for painter in room.worlds if not painter.running.host.ready.is_set()]
     if loading:
         return f"loading the model for {', '.join(loading)}"
     return "waiting for the first pictures"
@@ -291,7 +291,7 @@ def main(argv: list[str] | None = None) -> int:
         if own_channel:
             sweep(CHANNEL_PREFIX)
         exit_status, summary = show(args, options, base, stop.event)
-    except (ServeError, ParamError, RingError) as error:
+    except (StartError, ParamError, RingError) as error:
         say(f"scene: {error}")
         return 1
     finally:

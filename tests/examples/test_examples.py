@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
-from bridge.commands.host import Serving
+from bridge.commands.host import ChannelHost
 from bridge.ring import Format, Kind, Origin, RingReader
 from core.params import Params
 from tests.conformance.peers import NATIVE, STRICT, build, find_tool
@@ -39,13 +39,13 @@ class Demo:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
             free.bind(("127.0.0.1", 0))
             self.osc_port = free.getsockname()[1]
-        self.serving = Serving(self.channel, Params(), port=0, osc_port=self.osc_port, model="passthrough")
-        self.serving.listen(page=False)
-        self.serving.start()
-        assert self.serving.host.ready.wait(PATIENCE_S)
+        self.running = ChannelHost(self.channel, Params(), port=0, osc_port=self.osc_port, model="passthrough")
+        self.running.listen(page=False)
+        self.running.start()
+        assert self.running.host.ready.wait(PATIENCE_S)
 
     def stop(self) -> None:
-        self.serving.stop()
+        self.running.stop()
         sweep(self.channel)
 
 
@@ -169,13 +169,13 @@ def test_03_the_planes_of_a_world(demo: Demo, tmp_path: Path) -> None:
 
 def test_04_a_show_over_osc(demo: Demo, tmp_path: Path) -> None:
     prompts: list[str] = []
-    stop = demo.serving.live.subscribe(lambda params, _: prompts.append(params.prompt))
+    stop = demo.running.live.subscribe(lambda params, _: prompts.append(params.prompt))
     status, out, err = run(tmp_path, "04_show.py", "--port", str(demo.osc_port), "--speed", "8")
     stop()
     assert (status, err) == (0, "")
     styles = [prompt.split()[0] for prompt in dict.fromkeys(prompts)]
     assert styles == ["comic", "blueprint", "neon", "sunset", "watercolour"]
-    now = demo.serving.live.current
+    now = demo.running.live.current
     assert (now.seed, now.strength) == (7, 0.1)
     assert "refused" not in out and "frames per second" in out
 
@@ -266,7 +266,7 @@ def test_a_host_that_ends_ends_the_client(tmp_path: Path) -> None:
         with start(tmp_path, "03_planes.py", "--channel", ours.channel) as child:
             try:
                 assert child.stdout is not None and child.stdout.readline().startswith("COLOUR")
-                ours.serving.stop()
+                ours.running.stop()
                 _, err = child.communicate(timeout=PATIENCE_S)
             finally:
                 child.kill()

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from bridge.commands import demo, host, scene, signals
-from bridge.commands.host import ServeError, Serving, params_from
+from bridge.commands.host import ChannelHost, StartError, params_from
 from bridge.commands.show import Client
 from bridge.control.live import LiveParams
 from bridge.control.statistics import Statistics
@@ -107,11 +107,11 @@ def test_wrong_settings_are_refused_with_the_fix(setting: str, said: str) -> Non
 
 
 def test_a_host_serves_frames_page_and_osc(channel: str) -> None:
-    serving = Serving(channel, Params(steps=1), examples=["a prompt"], port=0, osc_port=0, model="passthrough")
-    serving.listen()
-    serving.start()
+    running = ChannelHost(channel, Params(steps=1), examples=["a prompt"], port=0, osc_port=0, model="passthrough")
+    running.listen()
+    running.start()
     try:
-        assert serving.host.ready.wait(60)
+        assert running.host.ready.wait(60)
         with RingWriter(f"{channel}.in") as writer, RingReader(f"{channel}.out") as reader:
             picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
             writer.write({Kind.COLOUR: picture}, source_frame_id=7)
@@ -119,13 +119,13 @@ def test_a_host_serves_frames_page_and_osc(channel: str) -> None:
             assert frame is not None
             assert frame.source_frame_id == 7
             assert np.array_equal(frame.planes[Kind.COLOUR][..., :3], picture)
-        with urllib.request.urlopen(serving.url, timeout=60) as page:
+        with urllib.request.urlopen(running.url, timeout=60) as page:
             assert b"<html" in page.read().lower()
     finally:
-        serving.stop()
-    assert serving.failure is None
+        running.stop()
+    assert running.failure is None
     with pytest.raises(OSError):
-        urllib.request.urlopen(serving.url, timeout=5)
+        urllib.request.urlopen(running.url, timeout=5)
 
 
 @pytest.mark.parametrize(("kind", "option"), [(socket.SOCK_STREAM, "port"), (socket.SOCK_DGRAM, "osc_port")])
@@ -136,14 +136,14 @@ def test_a_taken_port(kind: socket.SocketKind, option: str, channel: str, capsys
             held.listen()
         taken = held.getsockname()[1]
         ports = {"port": 0, "osc_port": 0, option: taken}
-        with pytest.raises(ServeError, match=str(taken)):
-            refused = Serving(channel, Params(), model="passthrough", **ports)
+        with pytest.raises(StartError, match=str(taken)):
+            refused = ChannelHost(channel, Params(), model="passthrough", **ports)
             refused.listen()
         assert refused.host.join(60)
-        serving = Serving(channel, Params(), any_port=True, model="passthrough", **ports)
-        serving.listen()
-        serving.start()
-        serving.stop()
+        running = ChannelHost(channel, Params(), any_port=True, model="passthrough", **ports)
+        running.listen()
+        running.start()
+        running.stop()
     assert f"port {taken} is taken; " in capsys.readouterr().err
 
 
@@ -307,16 +307,16 @@ def test_a_model_that_is_told_the_guidance_scale_starts_with_one_it_was_trained_
 
 def test_what_newer_frames_overtook_is_told_and_is_no_failure(channel: str) -> None:
     statistics = Statistics()
-    serving = SimpleNamespace(channel=channel, statistics=statistics)
-    assert f"{PROGRAM} source world --channel {channel}" in host.status_line(serving)  # type: ignore[arg-type]
+    running = SimpleNamespace(channel=channel, statistics=statistics)
+    assert f"{PROGRAM} source world --channel {channel}" in host.status_line(running)  # type: ignore[arg-type]
     statistics.count("frames_in", 3)
-    assert host.status_line(serving) == "3 frames in, 0 out"  # type: ignore[arg-type]
+    assert host.status_line(running) == "3 frames in, 0 out"  # type: ignore[arg-type]
     statistics.record("capture_to_publish", 20_000_000)
     statistics.count("frames_out", 2)
-    assert host.status_line(serving).endswith("p50 20 ms, p95 20 ms, 2 painted")  # type: ignore[arg-type]
+    assert host.status_line(running).endswith("p50 20 ms, p95 20 ms, 2 painted")  # type: ignore[arg-type]
     statistics.count("dropped", 7)
     statistics.count("skipped", 5)
-    said = host.status_line(serving)  # type: ignore[arg-type]
+    said = host.status_line(running)  # type: ignore[arg-type]
     assert said.endswith("2 painted, 7 overtaken by newer ones, 5 skipped, as nothing moved")
 
 
