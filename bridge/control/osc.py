@@ -215,11 +215,11 @@ class OscServer:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._serve()
+                self._answer_datagrams()
             except Exception:
                 _log.exception("OSC: a datagram could not be handled; the server goes on")
 
-    def _serve(self) -> None:
+    def _answer_datagrams(self) -> None:
         with selectors.DefaultSelector() as selector:
             for udp in self._sockets:
                 selector.register(udp, selectors.EVENT_READ, udp)

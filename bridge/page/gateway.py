@@ -171,14 +171,14 @@ class Gateway:
 
     def _run(self, listener: socket.socket, ready: threading.Event) -> None:
         try:
-            asyncio.run(self._serve(listener, ready))
+            asyncio.run(self._serve_pages(listener, ready))
         except Exception:
             _log.exception("gateway: the server ended")
         finally:
             listener.close()
             ready.set()
 
-    async def _serve(self, listener: socket.socket, ready: threading.Event) -> None:
+    async def _serve_pages(self, listener: socket.socket, ready: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
         self._leaving = asyncio.Event()
         application = web.Application(middlewares=[self._guard], client_max_size=limits.MAX_MESSAGE_BYTES)
@@ -219,13 +219,15 @@ class Gateway:
         """Tell the viewers of a channel what anybody sets and saves; returns what ends it."""
         if room.about.live is None:
             return lambda: None
-        ends = contextlib.ExitStack()
-        ends.callback(
+        subscriptions = contextlib.ExitStack()
+        subscriptions.callback(
             room.about.live.subscribe(lambda params, revision: self._post(self._audience.params_changed, room))
         )
         if room.about.presets is not None:
-            ends.callback(room.about.presets.shelf.subscribe(lambda: self._post(self._audience.presets_changed, room)))
-        return ends.close
+            subscriptions.callback(
+                room.about.presets.shelf.subscribe(lambda: self._post(self._audience.presets_changed, room))
+            )
+        return subscriptions.close
 
     def _leave(self) -> None:
         if self._leaving is not None:
