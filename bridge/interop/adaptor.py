@@ -43,7 +43,7 @@ class TakenPicture:
     colour_space: ColourSpace = ColourSpace.SRGB
 
 
-class Input(Protocol):
+class InputEndpoint(Protocol):
     """Where pictures come from."""
 
     def poll(self, again: bool = False) -> TakenPicture | None:
@@ -60,7 +60,7 @@ class Input(Protocol):
         """Let go; harmless when closed already."""
 
 
-class Output(Protocol):
+class OutputEndpoint(Protocol):
     """Where results go. name: of the memory that holds the last one."""
 
     name: str

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bridge.interop import streamdiffusiontd, td_native
-from bridge.interop.adaptor import AdaptorError, Input, Notices, Output
+from bridge.interop.adaptor import AdaptorError, InputEndpoint, Notices, OutputEndpoint
 from bridge.interop.gate import Gate
 from bridge.ring import RingError, RingReader, RingWriter
 from bridge.ring.layout import Kind
@@ -38,14 +38,14 @@ OnFrame = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Adaptor:
-    """One row of the table: how to write it on the command line, and what opens its two ends.
+    """One row of the table: how to write it on the command line, and what opens its two endpoints.
 
-    Both take the words after `scheme:` and a function that tells the user something; both raise AdaptorError.
+    Both take what stands after `scheme:` and a function that tells the user something; both raise AdaptorError.
     """
 
     usage: str
-    open_input: Callable[[str, Say], Input]
-    open_output: Callable[[str, Say], Output]
+    open_input: Callable[[str, Say], InputEndpoint]
+    open_output: Callable[[str, Say], OutputEndpoint]
 
 
 ADAPTORS = {
@@ -54,18 +54,18 @@ ADAPTORS = {
 }
 
 
-def find(end: str) -> tuple[Adaptor, str]:
-    """The adaptor of "scheme:words", and the words. Raises AdaptorError."""
-    scheme, separator, words = end.partition(":")
+def find(endpoint: str) -> tuple[Adaptor, str]:
+    """The adaptor of "scheme:rest", and the rest. Raises AdaptorError."""
+    scheme, separator, rest = endpoint.partition(":")
     adaptor = ADAPTORS.get(scheme)
-    if adaptor is None or not separator or not words:
-        raise AdaptorError(f"{end!r}: write one of {', '.join(a.usage for a in ADAPTORS.values())}")
-    return adaptor, words
+    if adaptor is None or not separator or not rest:
+        raise AdaptorError(f"{endpoint!r}: write one of {', '.join(a.usage for a in ADAPTORS.values())}")
+    return adaptor, rest
 
 
-def channel_name(end: str) -> str:
+def channel_name(endpoint: str) -> str:
     """A channel name made from the name in "scheme:name:...", for a user who gave none."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", find(end)[1].partition(":")[0]).lstrip("._-")[:40] or "host"
+    return re.sub(r"[^A-Za-z0-9._-]", "-", find(endpoint)[1].partition(":")[0]).lstrip("._-")[:40] or "host"
 
 
 def open_pumps(
@@ -77,8 +77,8 @@ def open_pumps(
     on_frame: OnFrame | None = None,
     free: Callable[[], bool] = lambda: False,
 ) -> list[Pump]:
-    """The pumps of a channel whose ends are written as on the command line, not started yet. gate: of both. free: of
-    `InputPump`; on_frame: of `OutputPump`.
+    """The pumps of a channel whose endpoints are written as on the command line, not started yet. gate: of both. free:
+    of `InputPump`; on_frame: of `OutputPump`.
 
     Raises AdaptorError or RingError; nothing is left open then.
     """
@@ -87,14 +87,12 @@ def open_pumps(
     pumps: list[Pump] = []
     try:
         if source is not None:
-            adaptor, words = find(source)
-            pumps.append(InputPump(adaptor.open_input(words, say), channel, say, gate, free))
+            adaptor, rest = find(source)
+            pumps.append(InputPump(adaptor.open_input(rest, say), channel, say, gate, free))
         if sink is not None:
-            adaptor, words = find(sink)
+            adaptor, rest = find(sink)
             pumps.append(
-                OutputPump(
-                    adaptor.open_output(words, say), channel, say, on_frame, gate if source is not None else None
-                )
+                OutputPump(adaptor.open_output(rest, say), channel, say, on_frame, gate if source is not None else None)
             )
     except BaseException:
         for pump in pumps:
@@ -104,7 +102,7 @@ def open_pumps(
 
 
 class Pump:
-    """A thread between `start` and `stop` that closes its ends itself."""
+    """A thread between `start` and `stop` that closes its endpoint itself."""
 
     def __init__(self, name: str) -> None:
         self._stop = threading.Event()
@@ -146,7 +144,12 @@ class InputPump(Pump):
     """
 
     def __init__(
-        self, source: Input, channel: str, say: Say, gate: Gate | None = None, free: Callable[[], bool] = lambda: False
+        self,
+        source: InputEndpoint,
+        channel: str,
+        say: Say,
+        gate: Gate | None = None,
+        free: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__("input")
         self._source = source
@@ -211,7 +214,7 @@ class OutputPump(Pump):
     """
 
     def __init__(
-        self, sink: Output, channel: str, say: Say, on_frame: OnFrame | None = None, gate: Gate | None = None
+        self, sink: OutputEndpoint, channel: str, say: Say, on_frame: OnFrame | None = None, gate: Gate | None = None
     ) -> None:
         super().__init__("output")
         self._sink = sink

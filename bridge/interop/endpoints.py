@@ -30,9 +30,9 @@ def parse_ports(text: str) -> tuple[int, int]:
 def add_endpoint_options(parser: argparse.ArgumentParser) -> None:
     """The options of `frameloom host` that are about other programs' memory."""
     usages = " or ".join(adaptor.usage for adaptor in ADAPTORS.values())
-    parser.add_argument("--input", metavar="END", help=f"take frames from another program's memory: {usages}")
+    parser.add_argument("--input", metavar="ENDPOINT", help=f"take frames from another program's memory: {usages}")
     parser.add_argument(
-        "--output", metavar="END", help="put results into another program's memory: td:NAME[:v1] or sdtd:NAME"
+        "--output", metavar="ENDPOINT", help="put results into another program's memory: td:NAME[:v1] or sdtd:NAME"
     )
     parser.add_argument(
         "--sdtd-osc",
@@ -41,7 +41,7 @@ def add_endpoint_options(parser: argparse.ArgumentParser) -> None:
         const=(OSC_PORT, REPLY_PORT),
         metavar="PORT:REPLY",
         help="understand StreamDiffusionTD's OSC on PORT and report to REPLY "
-        f"(default {OSC_PORT}:{REPLY_PORT}; on by itself with sdtd: ends)",
+        f"(default {OSC_PORT}:{REPLY_PORT}; on by itself with sdtd: endpoints)",
     )
 
 

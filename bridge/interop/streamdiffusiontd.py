@@ -53,7 +53,7 @@ class SdtdInput:
         self._news_at = 0.0
 
     def poll(self, again: bool = False) -> TakenPicture | None:
-        """See `bridge.interop.adaptor.Input`."""
+        """See `bridge.interop.adaptor.InputEndpoint`."""
         memory = self._memory
         if memory is not None and not memory.current():
             # Made anew by a restarted project: the old mapping would show its last picture for ever.
@@ -77,11 +77,11 @@ class SdtdInput:
         return TakenPicture(kept.reshape(self._shape), Format.RGB8)
 
     def blank(self) -> TakenPicture:
-        """See `bridge.interop.adaptor.Input`."""
+        """See `bridge.interop.adaptor.InputEndpoint`."""
         return TakenPicture(np.full(self._shape, GREY, np.uint8), Format.RGB8)
 
     def switch(self, name: str) -> None:
-        """See `bridge.interop.adaptor.Input`."""
+        """See `bridge.interop.adaptor.InputEndpoint`."""
         self.close()
         self.name, self._look_at = name, 0.0
         self._novelty = Novelty()
@@ -116,7 +116,7 @@ class SdtdInput:
         return memory
 
     def close(self) -> None:
-        """See `bridge.interop.adaptor.Input`."""
+        """See `bridge.interop.adaptor.InputEndpoint`."""
         if self._memory is not None:
             self._memory.close()
             self._memory = None
@@ -140,7 +140,7 @@ class SdtdOutput:
         self._made = False
 
     def put(self, frame: Frame) -> bool:
-        """See `bridge.interop.adaptor.Output`."""
+        """See `bridge.interop.adaptor.OutputEndpoint`."""
         pixels = frame.planes.get(Kind.COLOUR)
         if pixels is None or frame.formats[Kind.COLOUR] not in (Format.RGBA8, Format.RGB8):
             self._notices.tell(f"sdtd:{self.name}: only 8-bit RGB results can be sent there")
@@ -185,7 +185,7 @@ class SdtdOutput:
         raise AdaptorError(f"{MAX_NAMES} memories of that name are there, all too small; give another name")
 
     def close(self) -> None:
-        """See `bridge.interop.adaptor.Output`."""
+        """See `bridge.interop.adaptor.OutputEndpoint`."""
         if self._memory is not None:
             if self._made:
                 self._memory.remove()
@@ -202,21 +202,21 @@ def _make_or_open(name: str, size: int) -> tuple[NamedMemory | None, bool]:
         return open_memory(name), False
 
 
-def _size_of(words: str, text: str) -> tuple[int, int]:
+def _size_of(rest: str, text: str) -> tuple[int, int]:
     found = _SIZE.fullmatch(text)
     size = (int(found[1]), int(found[2])) if found else (0, 0)
     if not all(1 <= side <= MAX_SIDE_PX for side in size):
-        raise AdaptorError(f"sdtd:{words}: write sdtd:NAME:WIDTHxHEIGHT, such as sdtd:input_stream:512x512")
+        raise AdaptorError(f"sdtd:{rest}: write sdtd:NAME:WIDTHxHEIGHT, such as sdtd:input_stream:512x512")
     return size
 
 
-def open_input(words: str, say: Callable[[str], None]) -> SdtdInput:
-    """From the words after `sdtd:`. Raises AdaptorError."""
-    name, _, size = words.rpartition(":")
-    return SdtdInput(name, *_size_of(words, size), say)
+def open_input(rest: str, say: Callable[[str], None]) -> SdtdInput:
+    """From the rest after `sdtd:`. Raises AdaptorError."""
+    name, _, size = rest.rpartition(":")
+    return SdtdInput(name, *_size_of(rest, size), say)
 
 
-def open_output(words: str, say: Callable[[str], None]) -> SdtdOutput:
-    """From the words after `sdtd:`. Raises AdaptorError."""
-    name, separator, size = words.partition(":")
-    return SdtdOutput(name, _size_of(words, size) if separator else None, say)
+def open_output(rest: str, say: Callable[[str], None]) -> SdtdOutput:
+    """From the rest after `sdtd:`. Raises AdaptorError."""
+    name, separator, size = rest.partition(":")
+    return SdtdOutput(name, _size_of(rest, size) if separator else None, say)

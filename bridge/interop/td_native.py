@@ -125,7 +125,7 @@ class TdInput:
         return self._skipped_before + (self._lock.skipped if self._lock is not None else 0)
 
     def poll(self, again: bool = False) -> TakenPicture | None:
-        """See `bridge.interop.adaptor.Input`."""
+        """See `bridge.interop.adaptor.InputEndpoint`."""
         try:
             return self._poll(again)
         except FormatError as error:
@@ -245,17 +245,17 @@ class TdInput:
         self._info = self._info_lock = self._data = self._lock = None
 
     def blank(self) -> TakenPicture | None:
-        """See `bridge.interop.adaptor.Input`: the sender says how large its pictures are, so None."""
+        """See `bridge.interop.adaptor.InputEndpoint`: the sender says how large its pictures are, so None."""
         return None
 
     def switch(self, name: str) -> None:
-        """See `bridge.interop.adaptor.Input`."""
+        """See `bridge.interop.adaptor.InputEndpoint`."""
         self.close()
         self.name, self._look_at, self._sound_at = name, 0.0, 0.0
         self._novelty = Novelty()
 
     def close(self) -> None:
-        """See `bridge.interop.adaptor.Input`."""
+        """See `bridge.interop.adaptor.InputEndpoint`."""
         self._let_go()
         if self._skipped_before:
             self._notices.tell(f"td:{self.name}: its mutex was held by others at {self._skipped_before} tries to read")
@@ -285,7 +285,7 @@ class TdOutput:
         return self._lock.skipped
 
     def put(self, frame: Frame) -> bool:
-        """See `bridge.interop.adaptor.Output`."""
+        """See `bridge.interop.adaptor.OutputEndpoint`."""
         try:
             return self._put(frame)
         except AdaptorError as error:
@@ -397,7 +397,7 @@ class TdOutput:
             left.remove()
 
     def close(self) -> None:
-        """See `bridge.interop.adaptor.Output`."""
+        """See `bridge.interop.adaptor.OutputEndpoint`."""
         for info, lock in self._infos:
             # Without its mutex too: nothing is sent after this, whoever holds it.
             held = lock.take()

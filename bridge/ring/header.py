@@ -1,4 +1,4 @@
-"""The segment header as both ends use it: word numbers, a checked geometry, the clock, a frame.
+"""The segment header as writer and reader use it: word numbers, a checked geometry, the clock, a frame.
 
 A reader decides everything from a `Geometry` that was checked on private bytes; it never reads those fields again.
 """

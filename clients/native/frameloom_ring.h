@@ -1,6 +1,6 @@
 /* The ring itself: header checks, reader, writer, as bridge/PROTOCOL.md says. Included by frameloom.h.
  *
- * The SYNC POINT names are those of that text; each meets the point of the same number at the other end. Nothing in a
+ * The SYNC POINT names are those of that text; each meets the point of the same number on the other side. Nothing in a
  * segment is trusted: headers and plane tables are checked on private copies.
  */
 #ifndef FRAMELOOM_RING_H

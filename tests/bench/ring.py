@@ -47,7 +47,7 @@ Picture = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class Setting(NamedTuple):
-    """What both ends of a transport agree on: its own directory and name, and the shape of the pictures."""
+    """What both sides of a transport agree on: its own directory and name, and the shape of the pictures."""
 
     directory: str
     name: str

@@ -1,7 +1,7 @@
 """The Unity package compiled against a stand-in UnityEngine and played by mono: what it sends, shows, sets and says.
 
 No Unity editor is needed, and none was run: what the stand-in does is what the scripting reference says, not more. The
-other end is our own ring, our own OSC server and the real host's process.
+other side is our own ring, our own OSC server and the real host's process.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def noise(seed: int, height: int = 24, width: int = 32) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 4), np.uint8)
 
 
-# ---- between our own two ends --------------------------------------------------------------------------------------
+# ---- between our own two endpoints  ----
 
 
 def test_what_is_put_is_polled_once(source: TdInput, sink: TdOutput) -> None:

@@ -63,7 +63,7 @@ def narrow_connection(port):
     """A connection that takes only a little before it is read.
 
     Made small before it connects: a window that shrinks afterwards leaves behind it what was sent already, and then
-    neither end hears the other's acknowledgements, nor its reset.
+    neither side hears the other's acknowledgements, nor its reset.
     """
     peer = socket.socket()
     peer.settimeout(PATIENCE_S)
