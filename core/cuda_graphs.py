@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
-from core.faults import for_good
+from core.faults import is_permanent
 from core.tree import mapped
 
 log = logging.getLogger("frameloom.graphs")
@@ -222,7 +222,7 @@ class CapturedCall:
                 example = repeated(self._example, rows)
                 self._captured[rows] = _CapturedRows(self._network, example, self._like, self._graphs)
             except RuntimeError as error:
-                if for_good(error):
+                if is_permanent(error):
                     raise
                 self._refused.add(rows)
                 reason = " ".join(str(error).split())[:200]

@@ -79,7 +79,7 @@ class Denoiser(Protocol):
     def rows(self, prompts: Sequence[PromptText], rows: Sequence[Row], params: Params) -> RowInputs:
         """Lay prompts out: row r reads prompts[r]."""
 
-    def told(self, inputs: RowInputs, scale: float) -> RowInputs:
+    def with_scale(self, inputs: RowInputs, scale: float) -> RowInputs:
         """The same rows under another guidance scale; a set-up verb too. Most denoisers do not read it."""
 
     def memory(self, rows: Sequence[Row], params: Params) -> Any:
@@ -342,7 +342,7 @@ class UnetDenoiser:
     def rows(self, prompts: Sequence[PromptText], rows: Sequence[Row] = (), params: Params | None = None) -> RowInputs:
         """See `Denoiser.rows`."""
         texts = (stack([p.embedding for p in prompts]), stack([p.keys_values for p in prompts]))
-        inputs = self.told(RowInputs(*texts, self._blank(prompts)), 1.0)
+        inputs = self.with_scale(RowInputs(*texts, self._blank(prompts)), 1.0)
         inputs = inputs._replace(strengths=self._strengths(rows, params))
         steered = isinstance(inputs.strengths, Tensor)
         form = None if params is None or self._banks is None else Form.of(params)
@@ -354,8 +354,8 @@ class UnetDenoiser:
         return inputs._replace(bank=form.inputs(params, groups, self._a_T.device))
 
     @torch.inference_mode()
-    def told(self, inputs: RowInputs, scale: float) -> RowInputs:
-        """See `Denoiser.told`."""
+    def with_scale(self, inputs: RowInputs, scale: float) -> RowInputs:
+        """See `Denoiser.with_scale`."""
         if not self._scale_width:
             return inputs
         tokens = inputs.embedding.tokens

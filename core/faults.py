@@ -19,7 +19,7 @@ _WORDS = (
 )
 
 
-def for_good(error: BaseException) -> bool:
+def is_permanent(error: BaseException) -> bool:
     """Whether `error`, or what it came from, has left the card's context unusable: every later call in this process
     fails with the same error, whatever it asks for."""
     seen: BaseException | None = error

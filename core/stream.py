@@ -260,7 +260,8 @@ class Stream(Generic[Tag]):
             passes = self._passes(params, stages, guidance, drawn)
             plan = Plan(params, len(stages), passes, guidance, scales, drawn if len(drawn) > 1 else None)
         plan = replace(
-            plan, passes=tuple(replace(p, inputs=self._denoiser.told(p.inputs, scales.scale)) for p in plan.passes)
+            plan,
+            passes=tuple(replace(p, inputs=self._denoiser.with_scale(p.inputs, scales.scale)) for p in plan.passes),
         )
         if tolerance_of(params, self._device) is not None:
             self._codec.prepare_reuse()

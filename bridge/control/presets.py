@@ -21,7 +21,7 @@ MORPH_HZ = 30.0
 MAX_MORPH_S = 600.0
 MIN_TRAVEL_S = 0.2
 
-__all__ = ["COMMANDS", "Command", "PresetError", "Presets", "from_fields", "from_words"]
+__all__ = ["COMMANDS", "PresetCommand", "PresetError", "Presets", "from_fields", "from_words"]
 
 
 class Presets:
@@ -179,7 +179,7 @@ class Glide:
 
 
 @dataclass(frozen=True)
-class Command:
+class PresetCommand:
     """One thing that may be asked for.
 
     fields: what it takes, in order; those after `needed` may be left out. run(presets, **fields) returns a sentence
@@ -247,16 +247,16 @@ def _wanted(name: Any) -> str | int:
     return name
 
 
-COMMANDS: Mapping[str, Command] = {
-    "save": Command(("name", "replaces"), 1, _save, changes=True),
-    "recall": Command(("name",), 1, _recall),
-    "morph": Command(("start", "name", "seconds", "easing"), 3, _morph),
-    "travel": Command(("seconds",), 1, _travel),
-    "stop": Command((), 0, _stop),
-    "rename": Command(("name", "to"), 2, _rename, changes=True),
-    "delete": Command(("name",), 1, _delete, changes=True),
-    "restore": Command(("name",), 1, _restore, changes=True),
-    "reorder": Command(("names",), 1, _reorder, changes=True),
+COMMANDS: Mapping[str, PresetCommand] = {
+    "save": PresetCommand(("name", "replaces"), 1, _save, changes=True),
+    "recall": PresetCommand(("name",), 1, _recall),
+    "morph": PresetCommand(("start", "name", "seconds", "easing"), 3, _morph),
+    "travel": PresetCommand(("seconds",), 1, _travel),
+    "stop": PresetCommand((), 0, _stop),
+    "rename": PresetCommand(("name", "to"), 2, _rename, changes=True),
+    "delete": PresetCommand(("name",), 1, _delete, changes=True),
+    "restore": PresetCommand(("name",), 1, _restore, changes=True),
+    "reorder": PresetCommand(("names",), 1, _reorder, changes=True),
 }
 _LAST_IS_A_LIST = frozenset({"reorder"})
 _ONE_NAME = frozenset({"recall", "save", "delete", "restore"})
@@ -264,7 +264,7 @@ _ONE_NAME = frozenset({"recall", "save", "delete", "restore"})
 
 
 def from_words(presets: Presets, do: str, words: Sequence[Any]) -> str:
-    """Run a command whose fields come in order, as OSC sends them: see `Command.run`."""
+    """Run a command whose fields come in order, as OSC sends them: see `PresetCommand.run`."""
     command = _known(do)
     if do in _LAST_IS_A_LIST:
         words = [list(words)]
@@ -279,7 +279,7 @@ def from_words(presets: Presets, do: str, words: Sequence[Any]) -> str:
 
 
 def from_fields(presets: Presets, do: Any, fields: Mapping[str, Any]) -> str:
-    """Run a command whose fields come by name, as the page sends them: see `Command.run`."""
+    """Run a command whose fields come by name, as the page sends them: see `PresetCommand.run`."""
     command = _known(do)
     given = {name: fields[name] for name in command.fields if name in fields}
     lacking = [name for name in command.fields[: command.needed] if name not in given]
@@ -288,7 +288,7 @@ def from_fields(presets: Presets, do: Any, fields: Mapping[str, Any]) -> str:
     return command.run(presets, **given)
 
 
-def _known(do: Any) -> Command:
+def _known(do: Any) -> PresetCommand:
     if not isinstance(do, str) or do not in COMMANDS:
         raise PresetError(f"unknown command {str(do)[:MAX_NAME_CHARS]!r} for presets; known are {', '.join(COMMANDS)}")
     return COMMANDS[do]

@@ -29,7 +29,7 @@ from bridge.host.planner import Planner, wanted
 from bridge.host.publish import Publisher
 from bridge.ring import RingReader
 from bridge.ring.scheduling import short_slices
-from core.faults import GONE, for_good
+from core.faults import GONE, is_permanent
 from core.lanes import Lanes, Mark, SerialLanes
 from core.params import Spec, specs_for
 from core.words import Words
@@ -294,7 +294,7 @@ class Host:
 
     def _lost(self, where: str, error: Exception) -> None:
         """A frame was lost to an error that the next one may not meet: say so and go on, but not for ever."""
-        if for_good(error):
+        if is_permanent(error):
             raise HostError(GONE.format(error=" ".join(str(error).split())[:200])) from error
         self._failures += 1
         if self._failures >= GIVE_UP_FAILURES:

@@ -14,7 +14,7 @@ from typing import Any
 
 from bridge.control.live import LiveParams
 from bridge.host.config import HostConfig, HostError
-from core.faults import GONE, for_good
+from core.faults import GONE, is_permanent
 from core.params import MAX_CONTROLS, Params
 
 SETTLE_S = 0.3
@@ -143,7 +143,7 @@ class Planner:
         try:
             self._build(work, model)
         except RECOVERABLE as error:
-            if for_good(error):
+            if is_permanent(error):
                 raise HostError(GONE.format(error=" ".join(str(error).split())[:200])) from error
             self._complain("build", f"the model's fast form could not be built, the plain one stays: {error}")
             self._give_up(model)
@@ -172,7 +172,7 @@ class Planner:
             with self._planning:
                 self._plan_in_lock()
         except RECOVERABLE as error:
-            if for_good(error):
+            if is_permanent(error):
                 raise HostError(GONE.format(error=" ".join(str(error).split())[:200])) from error
             self._complain("plan", f"the changed parameters or size could not be used, the old ones stay: {error}")
         finally:

@@ -211,12 +211,12 @@ def _size_of(rest: str, text: str) -> tuple[int, int]:
 
 
 def open_input(rest: str, say: Callable[[str], None]) -> SdtdInput:
-    """From the rest after `sdtd:`. Raises AdaptorError."""
+    """From what stands after `sdtd:`. Raises AdaptorError."""
     name, _, size = rest.rpartition(":")
     return SdtdInput(name, *_size_of(rest, size), say)
 
 
 def open_output(rest: str, say: Callable[[str], None]) -> SdtdOutput:
-    """From the rest after `sdtd:`. Raises AdaptorError."""
+    """From what stands after `sdtd:`. Raises AdaptorError."""
     name, separator, size = rest.partition(":")
     return SdtdOutput(name, _size_of(rest, size) if separator else None, say)

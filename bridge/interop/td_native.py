@@ -422,20 +422,20 @@ def _random_postfix() -> str:
     return "".join(secrets.choice(string.ascii_lowercase) for _ in range(POSTFIX_CHARS))
 
 
-def open_input(words: str, say: Callable[[str], None]) -> TdInput:
-    """From the words after `td:`. Raises AdaptorError."""
-    name, _, how = words.partition(":")
+def open_input(rest: str, say: Callable[[str], None]) -> TdInput:
+    """From what stands after `td:`. Raises AdaptorError."""
+    name, _, how = rest.partition(":")
     if how not in ("", "linear"):
         raise AdaptorError(
-            f"td:{words}: write td:NAME, or td:NAME:linear where 16-bit and float pixels are linear light"
+            f"td:{rest}: write td:NAME, or td:NAME:linear where 16-bit and float pixels are linear light"
         )
     return TdInput(name, say, linear=bool(how))
 
 
-def open_output(words: str, say: Callable[[str], None]) -> TdOutput:
-    """From the words after `td:`. Raises AdaptorError."""
-    name, _, version = words.partition(":")
+def open_output(rest: str, say: Callable[[str], None]) -> TdOutput:
+    """From what stands after `td:`. Raises AdaptorError."""
+    name, _, version = rest.partition(":")
     versions = {"": 2, "v2": 2, "v1": 1}
     if version not in versions:
-        raise AdaptorError(f"td:{words}: write td:NAME, or td:NAME:v1 for TouchDesigner before 2025")
+        raise AdaptorError(f"td:{rest}: write td:NAME, or td:NAME:v1 for TouchDesigner before 2025")
     return TdOutput(name, say, versions[version])

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from core.backend import BACKENDS, Backend, Execution, _Torch
 from core.cuda_graphs import CapturedCall, CudaGraphs
-from core.faults import for_good
+from core.faults import is_permanent
 from core.params import Params
 from core.stream import StreamConfig
 from tests.random_model import SIZE_PX, random_frames, random_model
@@ -170,20 +170,20 @@ def test_a_dead_card_is_no_failed_capture():
 
 
 def test_which_errors_end_a_card():
-    assert for_good(RuntimeError("CUDA error: device-side assert triggered"))
-    assert for_good(RuntimeError("CUDA error: unspecified launch failure"))
+    assert is_permanent(RuntimeError("CUDA error: device-side assert triggered"))
+    assert is_permanent(RuntimeError("CUDA error: unspecified launch failure"))
     coded = RuntimeError("something")
     coded.error_code = 700
-    assert for_good(coded)
+    assert is_permanent(coded)
     outer = ValueError("frame lost")
     outer.__cause__ = coded
-    assert for_good(outer)
+    assert is_permanent(outer)
     for harmless in (
         "CUDA out of memory. Tried to allocate 2 GiB",
         "CUDA error: invalid argument",
         "misaligned address",
     ):
-        assert not for_good(RuntimeError(harmless))
+        assert not is_permanent(RuntimeError(harmless))
 
 
 @card
