@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from core.denoiser import Plane
+from core.denoiser import PlaneInput
 from core.device import uploaded
 from core.families.settings import CONTROL, check_settings
 from core.folder import ModelError, check_weights, network, read_json
@@ -137,10 +137,10 @@ class ControlledCall(nn.Module):
         return out
 
 
-def planes_of(controls: Sequence[Control], size: tuple[int, int], device: torch.device) -> Mapping[str, Plane]:
+def planes_of(controls: Sequence[Control], size: tuple[int, int], device: torch.device) -> Mapping[str, PlaneInput]:
     """What a denoiser with these ControlNets reads of a frame. size: (height, width) in pixels of their pictures."""
 
-    def reader(source: Source) -> Callable[[Tensor], Tensor]:
+    def reader(source: ControlSource) -> Callable[[Tensor], Tensor]:
         def read(plane_FHW: Tensor) -> Tensor:
             picture = source.picture(_channels_first(uploaded(plane_FHW, device)))
             if picture.shape[-2:] != size:
@@ -150,7 +150,7 @@ def planes_of(controls: Sequence[Control], size: tuple[int, int], device: torch.
         return read
 
     return {
-        f"control {number}": Plane((4, *size), reader(SOURCES[control.source]), SOURCES[control.source].plane)
+        f"control {number}": PlaneInput((4, *size), reader(SOURCES[control.source]), SOURCES[control.source].plane)
         for number, control in enumerate(controls)
     }
 
@@ -158,7 +158,7 @@ def planes_of(controls: Sequence[Control], size: tuple[int, int], device: torch.
 # ---- pictures for ControlNets --------------------------------------------------------------------------------------
 
 
-class Source(NamedTuple):
+class ControlSource(NamedTuple):
     """plane: of the frame that is read; "colour" is the picture itself. picture: (F, C, H, W), as the client wrote it,
     to (F, 3, H, W) in 0..1."""
 
@@ -232,11 +232,11 @@ def edges(x_FCHW: Tensor) -> Tensor:
     return _three(found)
 
 
-SOURCES: Mapping[str, Source] = {
-    "depth": Source("depth", nearness),
-    "normal": Source("normal", directions),
-    "mask": Source("mask", as_it_is),
-    "canny": Source("colour", edges),
-    "colour": Source("colour", as_it_is),
+SOURCES: Mapping[str, ControlSource] = {
+    "depth": ControlSource("depth", nearness),
+    "normal": ControlSource("normal", directions),
+    "mask": ControlSource("mask", as_it_is),
+    "canny": ControlSource("colour", edges),
+    "colour": ControlSource("colour", as_it_is),
 }
 assert tuple(SOURCES) == CONTROL_SOURCES

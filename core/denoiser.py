@@ -54,7 +54,7 @@ class RowInputs(NamedTuple):
     strengths: Any = ()
 
 
-class Plane(NamedTuple):
+class PlaneInput(NamedTuple):
     """How a denoiser takes a plane. shape: of what it reads of one frame. read: plane (F, H, W, ...) to (F, *shape).
     source: the plane's name, "colour" for the picture; empty where it is that under which the denoiser has it."""
 
@@ -71,7 +71,7 @@ class Denoiser(Protocol):
     with the frame; of a frame that lacks it, zeros do.
     """
 
-    planes: Mapping[str, Plane]
+    planes: Mapping[str, PlaneInput]
 
     def prompt(self, embedding: Embedding) -> PromptText:
         """Prepare one prompt."""
@@ -273,7 +273,7 @@ class Steering:
     """The ControlNets of a denoiser. planes: what they read of a frame, in their order. example: of `controls` for two
     rows. call: `core.control.ControlledCall` as a back end runs it. controls(pictures, strengths): what it reads."""
 
-    planes: Mapping[str, Plane]
+    planes: Mapping[str, PlaneInput]
     example: Any
     call: Callable[[], Call]
     controls: Callable[[tuple[Tensor, ...], Tensor], Any]
@@ -301,7 +301,7 @@ class UnetDenoiser:
         *,
         cache_text: bool = True,
         scale_width: int = 0,
-        planes: Mapping[str, Plane] = MappingProxyType({}),
+        planes: Mapping[str, PlaneInput] = MappingProxyType({}),
         banks: Callable[[], Banks] | None = None,
         loras: Scales | None = None,
         steering: Steering | None = None,
@@ -309,7 +309,7 @@ class UnetDenoiser:
         self._network = call
         self._network_planes = tuple(planes)
         self._control_planes = () if steering is None else tuple(steering.planes)
-        self.planes: Mapping[str, Plane] = {**planes, **({} if steering is None else steering.planes)}
+        self.planes: Mapping[str, PlaneInput] = {**planes, **({} if steering is None else steering.planes)}
         self._loras = loras
         self._steering = steering
         self._steered = None if steering is None else functools.cache(steering.call)

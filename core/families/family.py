@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from core.denoiser import Plane
+from core.denoiser import PlaneInput
 from core.text import Text
 
 
@@ -45,4 +45,4 @@ class Family:
     load: Callable[[Path, torch.dtype], Parts]
     text: Callable[[Sequence[Encoder], torch.device], Text]
     call: Callable[[Any], Any]
-    planes: Callable[[Any, tuple[int, int, int]], Mapping[str, Plane]] = lambda unet, latent: {}
+    planes: Callable[[Any, tuple[int, int, int]], Mapping[str, PlaneInput]] = lambda unet, latent: {}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from core.backend import BACKENDS, executions
-from core.denoiser import Plane, UnetCall
+from core.denoiser import PlaneInput, UnetCall
 from core.families.family import Encoder, Parts
 from core.families.table import FAMILIES, family_of
 from core.guidance import GUIDANCE
@@ -86,7 +86,7 @@ def depth_planes(unet, latent):
         small = torch.nn.functional.adaptive_avg_pool2d(depth_FHW.to(torch.float32)[:, None], latent[1:])
         return small / small.amax((2, 3), keepdim=True).clamp_min(1e-6)
 
-    return {"depth": Plane((1, *latent[1:]), read)}
+    return {"depth": PlaneInput((1, *latent[1:]), read)}
 
 
 @pytest.mark.parametrize("backend", [name for name, entry in BACKENDS.items() if entry.measured])

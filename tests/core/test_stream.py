@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from core.denoiser import Plane
+from core.denoiser import PlaneInput
 from core.guidance import NEGATIVE
 from core.input import Input
 from core.model import ModelError
@@ -503,7 +503,7 @@ class _Recorder:
 
     def __init__(self, inner):
         self._inner = inner
-        self.planes = {"depth": Plane((1, 8, 8), lambda depth_FHW: depth_FHW[:, None, ::8, ::8])}
+        self.planes = {"depth": PlaneInput((1, 8, 8), lambda depth_FHW: depth_FHW[:, None, ::8, ::8])}
         self.calls = []
 
     def __getattr__(self, name):
