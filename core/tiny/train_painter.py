@@ -37,7 +37,7 @@ from core.tiny.vocabulary import build_tokenizer
 
 
 @dataclass(frozen=True)
-class Settings:
+class PainterSettings:
     """All that the result depends on. steps, minutes: of training at most, whichever are over first; the learning rate
     follows."""
 
@@ -57,7 +57,7 @@ class Settings:
     sizes: Sizes = field(default_factory=Sizes)
 
 
-ON_A_CARD = Settings(
+ON_A_CARD = PainterSettings(
     steps=60_000,
     lr=1.2e-3,
     decoded_share=0.25,
@@ -67,9 +67,9 @@ ON_A_CARD = Settings(
 """Batches that keep a card busy; data is made by as many processes as there are cores, and all of it is kept."""
 
 
-def settings_for(device: torch.device) -> Settings:
+def settings_for(device: torch.device) -> PainterSettings:
     """The recipe as it is meant for a processor or a card."""
-    return ON_A_CARD if device.type == "cuda" else Settings()
+    return ON_A_CARD if device.type == "cuda" else PainterSettings()
 
 
 def _rate(step: int, done: float, peak: float, warm_up: int = 100) -> float:
@@ -95,7 +95,7 @@ def encoder_of(vae: PatchAutoencoder, device: torch.device) -> Encode:
 
 
 def produce(
-    autoencoder: Path, work: Path, settings: Settings, device: str, first: int = 0, every: int = 1, nice: int = 0
+    autoencoder: Path, work: Path, settings: PainterSettings, device: str, first: int = 0, every: int = 1, nice: int = 0
 ) -> None:
     """Make the shards of a whole run ahead of it, some at a time, until they are all made or this process is ended.
 
@@ -150,7 +150,7 @@ def _evenly(rows: int, count: int) -> slice:
 
 @torch.no_grad()
 def _on_own_estimates(
-    paint: Paint, batch: Batch, levels: Levels, settings: Settings, generator: torch.Generator
+    paint: Paint, batch: Batch, levels: Levels, settings: PainterSettings, generator: torch.Generator
 ) -> Batch:
     """The batch with the source of some rows replaced by what the model makes of them, to be noised less.
 
@@ -229,7 +229,7 @@ def _loss(
     vae: PatchAutoencoder,
     shards: Shards,
     levels: Levels,
-    settings: Settings,
+    settings: PainterSettings,
     generator: torch.Generator,
     large: bool,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -265,7 +265,7 @@ def _turns(
 
 
 def train_painter(
-    settings: Settings,
+    settings: PainterSettings,
     work: Path,
     shards: Shards,
     vae: PatchAutoencoder,
@@ -305,7 +305,7 @@ def train_painter(
 
 
 def train(
-    settings: Settings,
+    settings: PainterSettings,
     autoencoder: Path,
     work: Path,
     out: Path,
@@ -332,7 +332,7 @@ def train(
     log(f"written to {out}")
 
 
-def export(settings: Settings, work: Path, out: Path, vae: Any, painter: Painter, seconds: float) -> None:
+def export(settings: PainterSettings, work: Path, out: Path, vae: Any, painter: Painter, seconds: float) -> None:
     """Write the model folder with its recipe and loss curves."""
     unet, autoencoder, encoder = (copy.deepcopy(part).cpu() for part in (painter.unet, vae, painter.encoder))
     save_folder(out, unet, autoencoder, encoder)

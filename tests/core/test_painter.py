@@ -29,14 +29,14 @@ from core.tiny.shards import (
     stream_of,
 )
 from core.tiny.stage import Levels, Progress
-from core.tiny.train_painter import Painter, Settings, _evenly, _on_own_estimates, load_painter, train
+from core.tiny.train_painter import Painter, PainterSettings, _evenly, _on_own_estimates, load_painter, train
 from core.tiny.vocabulary import TOKENS, build_tokenizer
 from core.world import COLOUR_NAMES, SHAPES, STYLES
 from core.world.filters import FILTERS, filtered
 
 CPU = torch.device("cpu")
 
-TOY = Settings(
+TOY = PainterSettings(
     steps=4,
     checkpoint_s=0.0,
     mix=Mix(rows=3, large_rows=2, large_every=2),
