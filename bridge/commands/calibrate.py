@@ -226,12 +226,12 @@ def _start(args: argparse.Namespace, footage: Any) -> tuple[Any, float]:
 
 
 def _footage(args: argparse.Namespace, folder: Path) -> Any:
-    from core.calibration.footage import Recorded, recorded_size
+    from core.calibration.footage import RecordedFootage, recorded_size
     from core.calibration.kitti import open_kitti
 
     if args.kitti is not None:
         return open_kitti(args.kitti, args.kitti_camera, args.labels)
-    return Recorded(folder, _intrinsics(args, recorded_size(folder)))
+    return RecordedFootage(folder, _intrinsics(args, recorded_size(folder)))
 
 
 class _Progress:
@@ -252,7 +252,7 @@ def _solve(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from core.calibration.calibrate import calibrate_recording
     from core.calibration.footage import Segmented
     from core.calibration.segmentation import InMasks
-    from core.calibration.solver import Settings
+    from core.calibration.solver import SolverSettings
 
     footage = _footage(args, folder)
     T, offset_s = _start(args, footage)
@@ -270,7 +270,7 @@ def _solve(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             chosen.estimate(rig.T_cam_lidar, rig.offset_s)
 
     result = calibrate_recording(
-        recording, T, offset_s, args.frames, args.passes, Settings(seed=args.seed), _Progress(), better
+        recording, T, offset_s, args.frames, args.passes, SolverSettings(seed=args.seed), _Progress(), better
     )
     rig = result.rig
     summary: dict[str, Any] = {

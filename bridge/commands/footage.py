@@ -56,7 +56,7 @@ def follow(channel: str, take: Callable[[Frame], None], stop: threading.Event) -
                 take(frame)
 
 
-class Follower:
+class RingFollower:
     """`follow` on a thread of its own; what it raises is kept in `error`."""
 
     def __init__(self, channel: str, take: Callable[[Frame], None], stop: threading.Event) -> None:
@@ -98,14 +98,14 @@ class _Seen:
 
 
 def record(camera: str, points: str, seconds: float, folder: Path, stop: threading.Event) -> None:
-    """Write what comes through two channels into a folder that `Recorded` reads.
+    """Write what comes through two channels into a folder that `RecordedFootage` reads.
 
     Ends when the pictures' own stamps span so many seconds, when a channel falls silent, or by `stop`. Raises
     FootageError, and RingError, also when a channel does not begin.
     """
-    from core.calibration.footage import Recorder
+    from core.calibration.footage import FootageWriter
 
-    recorder = Recorder(folder)
+    recorder = FootageWriter(folder)
     pictures, clouds = _Seen(), _Seen()
 
     def take_picture(frame: Frame) -> None:
@@ -132,7 +132,7 @@ def record(camera: str, points: str, seconds: float, folder: Path, stop: threadi
         clouds.add(frame.capture_ns)
 
     ended = threading.Event()
-    readers = [Follower(camera, take_picture, ended), Follower(points, take_cloud, ended)]
+    readers = [RingFollower(camera, take_picture, ended), RingFollower(points, take_cloud, ended)]
     try:
         _watch(camera, points, seconds, pictures, clouds, stop, ended)
     finally:

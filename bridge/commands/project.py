@@ -93,7 +93,7 @@ class Aligned:
 
 def run(args: argparse.Namespace, rig: Any, stop: threading.Event) -> dict[str, Any]:
     """Align until `stop` or until `args.frames` frames are written; what was done. Raises RingError, ProjectError."""
-    from bridge.commands.footage import Follower, points_of
+    from bridge.commands.footage import RingFollower, points_of
     from bridge.ring import RingReader, RingWriter
 
     aligned = Aligned(rig, args.fill, args.motion)
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace, rig: Any, stop: threading.Event) -> dict[str, 
             aligned.aligner.add(points, frame.capture_ns)
 
     ended = threading.Event()
-    clouds = Follower(args.points, take_cloud, ended)
+    clouds = RingFollower(args.points, take_cloud, ended)
     K, (width, height) = rig.K, rig.size
     lens = (K[0, 0], K[1, 1], K[0, 2], K[1, 2])
     written, spent_s = 0, 0.0

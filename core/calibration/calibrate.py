@@ -12,9 +12,9 @@ from core.calibration.geometry import Floats
 from core.calibration.recording import Pair, Recording, pair
 from core.calibration.residuals import CHUNK, Residuals
 from core.calibration.rig import PARAMETERS, Rig, check_camera, check_pose
-from core.calibration.solver import PRIOR, SCALES_PX, Settings, Solver, State, Weighting, evaluate, steps_between
+from core.calibration.solver import PRIOR, SCALES_PX, Solver, SolverSettings, State, Weighting, evaluate, steps_between
 
-DEFAULTS = Settings()
+DEFAULTS = SolverSettings()
 FEWEST_PAIRS = 5
 FEWEST_POINTS = 20
 FEWEST_PIXELS = 100
@@ -182,7 +182,7 @@ def calibrate(
     size: tuple[int, int],
     T_start: Floats,
     offset_s: float = 0.0,
-    settings: Settings = DEFAULTS,
+    settings: SolverSettings = DEFAULTS,
     temporal: bool = True,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Calibration:
@@ -272,7 +272,7 @@ def calibrate_recording(
     offset_s: float = 0.0,
     count: int = 20,
     passes: int = 2,
-    settings: Settings = DEFAULTS,
+    settings: SolverSettings = DEFAULTS,
     progress: Callable[[float], None] = lambda share: None,
     after_pass: Callable[[Rig], None] = lambda rig: None,
 ) -> Calibration:
@@ -298,7 +298,7 @@ def calibrate_recording(
 
 
 def loss_curves(
-    pairs: Sequence[Pair], rig: Rig, half_widths: Sequence[float], count: int = 41, settings: Settings = DEFAULTS
+    pairs: Sequence[Pair], rig: Rig, half_widths: Sequence[float], count: int = 41, settings: SolverSettings = DEFAULTS
 ) -> list[tuple[Floats, Floats]]:
     """Per unknown, steps (count,) up to `half_widths` (radians, metres, seconds) to either side of the rig, and the
     loss there without the other unknowns moving."""

@@ -1,6 +1,6 @@
 """Pictures and clouds as they were recorded, and what makes a `Recording` of them: segmentation and motion.
 
-A folder that `Recorder` wrote, a KITTI folder and anything else with the attributes of `Footage` can be calibrated.
+A folder that `FootageWriter` wrote, a KITTI folder and anything else with the attributes of `Footage` is calibrated.
 
     FOLDER/recording.json          schema, size, intrinsics or null
     FOLDER/camera.csv              sequence, capture_ns, publish_ns, 16 numbers of the pose or nothing
@@ -143,7 +143,7 @@ class Segmented:
 # ---- a folder of our own -------------------------------------------------------------------------------------------
 
 
-class Recorder:
+class FootageWriter:
     """Writes pictures and clouds into a folder as they come. Pictures and clouds may come from two threads."""
 
     def __init__(self, folder: Path) -> None:
@@ -250,8 +250,8 @@ def recorded_size(folder: Path) -> tuple[int, int] | None:
     return None if size is None else (int(size[0]), int(size[1]))
 
 
-class Recorded:
-    """A folder that `Recorder` wrote, as `Footage`."""
+class RecordedFootage:
+    """A folder that `FootageWriter` wrote, as `Footage`."""
 
     def __init__(self, folder: Path, K: Floats | None = None) -> None:
         """K: instead of the intrinsics that came with the pictures. Raises `FootageError`."""

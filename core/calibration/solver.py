@@ -38,7 +38,7 @@ LEAST_GAIN = 1e-5
 
 
 @dataclass(frozen=True)
-class Settings:
+class SolverSettings:
     """How much work the solver does."""
 
     points: int = 1500
@@ -132,7 +132,7 @@ class Solver:
     """The search of one calibration from one first guess."""
 
     def __init__(
-        self, pairs: Sequence[Pair], K: Floats, start: State, settings: Settings, temporal: bool = True
+        self, pairs: Sequence[Pair], K: Floats, start: State, settings: SolverSettings, temporal: bool = True
     ) -> None:
         self.problem = Problem(pairs, K)
         self.start, self.settings = start, settings

@@ -15,10 +15,10 @@ from core.calibration.geometry import angle_deg, rotation, rotation_vector
 from core.calibration.recording import ClockError, Pair, match, pair
 from core.calibration.residuals import Problem, State
 from core.calibration.rig import Rig, RigError, check_camera, check_pose, load_rig
-from core.calibration.solver import Settings
+from core.calibration.solver import SolverSettings
 from core.calibration.synthetic import Pinhole, Sequence, drive, room
 
-QUICK = Settings(points=400, pixels=250, starts=2, rounds=3, averaged=2)
+QUICK = SolverSettings(points=400, pixels=250, starts=2, rounds=3, averaged=2)
 SMALL = Pinhole(414, 125, 240.5)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from core.calibration.calibrate import calibrate, calibrate_recording
-from core.calibration.footage import Cloud, FootageError, Recorded, Recorder, Segmented
+from core.calibration.footage import Cloud, FootageError, FootageWriter, RecordedFootage, Segmented
 from core.calibration.geometry import angle_deg
 from core.calibration.kitti import KittiRaw, SemanticKitti, open_kitti
 from core.calibration.recording import pair
@@ -24,11 +24,11 @@ from core.calibration.segmentation import (
     from_mask_plane,
     from_pictures,
 )
-from core.calibration.solver import Settings
+from core.calibration.solver import SolverSettings
 from core.calibration.synthetic import CLEAN, Pinhole, Sequence, drive, room
 from tests.core.kitti_folder import write_odometry, write_raw
 
-QUICK = Settings(points=400, pixels=250, starts=2, rounds=3, averaged=2)
+QUICK = SolverSettings(points=400, pixels=250, starts=2, rounds=3, averaged=2)
 SMALL = Pinhole(414, 125, 240.5)
 TINY = Pinhole(320, 180, 250.0)
 UP = np.array([0.0, 0.0, 1.0])
@@ -119,7 +119,7 @@ def test_folders_in_no_layout_are_refused_with_the_reason(tmp_path: Path, odomet
 
 def record(sequence: Sequence, folder: Path, rotated_by_s: float = 0.0) -> None:
     """What a live recording of the sequence would write; the clouds' clock is ahead by `rotated_by_s`."""
-    recorder = Recorder(folder)
+    recorder = FootageWriter(folder)
     for k, ns in enumerate(sequence.camera_ns):
         recorder.picture(sequence.picture(k), k, ns, ns + 5_000_000, (3 * sequence.true_mask(k)).astype(np.uint8))
     for k, ns in enumerate(sequence.lidar_ns):
@@ -155,8 +155,8 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 def test_a_recording_comes_back_and_needs_its_intrinsics(recorded: Path) -> None:
     sequence = walked()
     with pytest.raises(FootageError, match="without intrinsics"):
-        Recorded(recorded)
-    read = Recorded(recorded, sequence.K)
+        RecordedFootage(recorded)
+    read = RecordedFootage(recorded, sequence.K)
     assert read.size == sequence.size and read.camera_ns == sequence.camera_ns and read.lidar_ns == sequence.lidar_ns
     assert np.abs(read.picture(3).astype(int) - sequence.picture(3)).mean() < 4.0
     assert np.allclose(read.cloud(2).points, sequence.scan(2).points, atol=1e-5)
@@ -164,15 +164,15 @@ def test_a_recording_comes_back_and_needs_its_intrinsics(recorded: Path) -> None
     assert not from_mask_plane(read, (2,))(3).any()
     assert abs(read.clocks_apart_s) < 1e-6
     with pytest.raises(FootageError, match="holds a recording already"):
-        Recorder(recorded)
+        FootageWriter(recorded)
     with pytest.raises(FootageError, match="holds no recording"):
-        Recorded(recorded / "points")
+        RecordedFootage(recorded / "points")
 
 
 def test_what_moves_is_found_in_pictures_and_clouds(tmp_path: Path) -> None:
     sequence = strolled()
     record(sequence, tmp_path / "recording")
-    read = Recorded(tmp_path / "recording", sequence.K)
+    read = RecordedFootage(tmp_path / "recording", sequence.K)
     mask = changed(read)
     seen = [overlap(mask(k), sequence.true_mask(k)) for k in range(0, 20, 3)]
     chosen = away_from_background(read)
@@ -182,7 +182,7 @@ def test_what_moves_is_found_in_pictures_and_clouds(tmp_path: Path) -> None:
 
 def test_points_of_the_class_are_found_by_the_masks_and_an_estimate(recorded: Path) -> None:
     sequence = walked()
-    read = Recorded(recorded, sequence.K)
+    read = RecordedFootage(recorded, sequence.K)
     masks = from_mask_plane(read)
     in_masks = InMasks(read, masks, sequence.start(8, 0.4), 0.0)
     rough = np.mean([overlap(in_masks(k, read.cloud(k)), sequence.scan(k).chosen) for k in range(0, 10, 2)])
@@ -202,7 +202,7 @@ def test_objects_stand_above_the_ground() -> None:
 
 
 def test_a_segmenter_of_ones_own_is_held_to_the_size_of_the_pictures(recorded: Path) -> None:
-    read = Recorded(recorded, walked().K)
+    read = RecordedFootage(recorded, walked().K)
     assert by_segmenter(read, lambda picture: picture[..., 0] > 100)(0).shape == (180, 320)
     with pytest.raises(FootageError, match=r"must give \(180, 320\)"):
         by_segmenter(read, lambda picture: picture[:10, :, 0] > 100)(0)
@@ -211,7 +211,7 @@ def test_a_segmenter_of_ones_own_is_held_to_the_size_of_the_pictures(recorded: P
 def test_pose_and_offset_are_found_from_a_recording_on_two_clocks(tmp_path: Path) -> None:
     sequence = walked()
     record(sequence, tmp_path / "recording", rotated_by_s=5000.0)
-    read = Recorded(tmp_path / "recording", sequence.K)
+    read = RecordedFootage(tmp_path / "recording", sequence.K)
     assert read.clocks_apart_s == pytest.approx(5000.0, abs=1e-3)
     recording = Segmented(read, from_mask_plane(read), by_label(()))
     assert recording.moves_by == "optical flow"

@@ -16,7 +16,7 @@ from bridge.commands import calibrate, cli, project
 from bridge.commands import footage as live
 from bridge.commands.footage import record
 from bridge.ring import Kind, Origin, RingError, RingReader, RingWriter
-from core.calibration.footage import FootageError, Recorded
+from core.calibration.footage import FootageError, RecordedFootage
 from core.calibration.geometry import T_CAMERA_AXES, angle_deg, rigid
 from core.calibration.rig import Rig, load_rig
 from core.calibration.synthetic import Pinhole, Sequence, drive
@@ -153,7 +153,7 @@ def test_a_recording_ends_by_the_pictures_own_time_and_is_upright(tmp_path: Path
         stop.set()
         thread.join()
         sweep(name)
-    read = Recorded(tmp_path / "recording")
+    read = RecordedFootage(tmp_path / "recording")
     assert read.size == (32, 24) and read.K[0, 0] == 30.0
     assert (read.camera_ns[-1] - read.camera_ns[0]) * 1e-9 >= 2.0
     assert np.array_equal(read.classes(0)[:, 0], rows[::-1])
@@ -173,7 +173,7 @@ def test_channels_through_which_nothing_comes_are_named(tmp_path: Path, monkeypa
     sweep(camera)
     # A folder without pictures says so, too.
     with pytest.raises(FootageError, match="no picture came|no cloud came"):
-        Recorded(tmp_path / "a")
+        RecordedFootage(tmp_path / "a")
 
 
 def wall_and_square() -> np.ndarray:
