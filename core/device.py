@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-DEVICES = ("cpu", "cuda", "mps")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 # The names that torch.cpu.get_capabilities gives to multiplication in a dtype, on x86 and on Arm.
@@ -19,7 +18,7 @@ class DeviceError(RuntimeError):
 
 
 def available_devices() -> tuple[str, ...]:
-    """The devices of `DEVICES` that this machine can use, best first."""
+    """Those of cuda, mps and cpu that this machine can use, best first."""
     found = []
     if torch.cuda.is_available():
         found.append("cuda")

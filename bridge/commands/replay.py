@@ -102,7 +102,7 @@ class _Osc:
         self._udp.close()
 
     def __call__(self, values: dict[str, Any]) -> None:
-        from bridge.control.osc import bundle, datagram
+        from bridge.control.osc_messages import bundle, datagram
         from core.params import SPECS
 
         known = {name: value for name, value in values.items() if name in SPECS and value != self._sent.get(name)}

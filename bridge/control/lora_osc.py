@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bridge.control.osc import Alias, Answer, OscRefused, value_of
+from bridge.control.osc import Alias, Answer
+from bridge.control.osc_messages import OscRefused, value_of
 from core.params import LORAS, SPECS
 
 PREFIX = "/lora/"

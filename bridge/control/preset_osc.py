@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bridge.control.osc import Alias, Answer, OscRefused
+from bridge.control.osc import Alias, Answer
+from bridge.control.osc_messages import OscRefused
 from bridge.control.presets import COMMANDS, PresetError, Presets, from_words
 
 

@@ -19,7 +19,8 @@ from typing import Any, Protocol
 
 from bridge.control.limits import OncePer
 from bridge.control.live import LiveParams
-from bridge.control.osc import Alias, Answer, OscRefused, OscServer, Sender, datagram, value_of
+from bridge.control.osc import Alias, Answer, OscServer, Sender
+from bridge.control.osc_messages import OscRefused, datagram, value_of
 from bridge.control.statistics import Statistics
 from bridge.interop.adaptor import AdaptorError
 from bridge.interop.gate import Gate

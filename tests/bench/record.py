@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from bridge.commands.arguments import Parser
-from bridge.control.osc import datagram
+from bridge.control.osc_messages import datagram
 from bridge.control.shelf import Shelf
 from bridge.recording.file import RecordingError, RecordingReader, unpacked
 from bridge.recording.replay import replay

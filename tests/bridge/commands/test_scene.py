@@ -17,7 +17,7 @@ import pytest
 
 from bridge.commands import host as host_command
 from bridge.commands import scene
-from bridge.control.osc import datagram
+from bridge.control.osc_messages import datagram
 from bridge.ring import Kind, RingReader, RingWriter, State
 from bridge.ring.segment import place
 from tests.rings import fresh_channel, sweep
