@@ -168,4 +168,4 @@ def parse_host_name(text: str) -> str:
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     """For commands that end with `bridge.terminal.print_result`."""
-    parser.add_argument("--json", action="store_true", help="end with a line of JSON on a terminal too")
+    parser.add_argument("--json", action="store_true", help="print the last line, of JSON, on a terminal too")

@@ -78,8 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--record", type=parse_folder, metavar="FOLDER", help="keep what is recorded in this folder")
     source.add_argument("--recording", type=Path, metavar="FOLDER", help="a folder that --record kept")
     source.add_argument("--kitti", type=Path, metavar="FOLDER", help="one KITTI raw drive or odometry sequence")
-    source.add_argument("--kitti-camera", type=int, choices=range(4), default=2, help="its camera (default 2)")
-    source.add_argument("--labels", type=Path, metavar="FOLDER", help="labels of its clouds, in SemanticKITTI's form")
+    source.add_argument(
+        "--kitti-camera", type=int, choices=range(4), default=2, help="number of the KITTI camera (default 2)"
+    )
+    source.add_argument(
+        "--labels", type=Path, metavar="FOLDER", help="labels of the KITTI clouds, in SemanticKITTI's form"
+    )
     marks = parser.add_argument_group("what both must show")
     marks.add_argument("--mask", metavar="HOW", help=f"pictures: {MASKS} (default: plane where one comes, else moving)")
     marks.add_argument("--mask-values", type=_values, default=(), help="values of the class (default: all but 0)")
@@ -87,14 +91,16 @@ def _parser() -> argparse.ArgumentParser:
         "--class-of-points", choices=POINTS, help="clouds (default: labels where KITTI has them, else moving)"
     )
     marks.add_argument("--point-values", type=_values, default=(), help="labels or intensities of the class")
-    marks.add_argument("--class", dest="name", choices=CLASSES, default="car", help="of SemanticKITTI (default car)")
+    marks.add_argument(
+        "--class", dest="name", choices=CLASSES, default="car", help="class of SemanticKITTI (default car)"
+    )
     guess = parser.add_argument_group("first guess, right to some 12 degrees and 0.6 m")
     guess.add_argument("--start", type=Path, metavar="RIG", help="a rig file to begin from")
     guess.add_argument(
         "--axes",
         choices=AXES,
         default="lidar",
-        help="of the sensor: x ahead, z up; or x right, z ahead (default lidar)",
+        help="axes of the sensor: x ahead, z up; or x right, z ahead (default lidar)",
     )
     guess.add_argument(
         "--position",
@@ -115,15 +121,17 @@ def _parser() -> argparse.ArgumentParser:
     guess.add_argument(
         "--fov", type=float, metavar="DEG", help="horizontal field of view, where the client gives no lens"
     )
-    guess.add_argument("--focal", type=_numbers(4), metavar="FX,FY,CX,CY", help="intrinsics in pixels, instead")
+    guess.add_argument(
+        "--focal", type=_numbers(4), metavar="FX,FY,CX,CY", help="intrinsics in pixels, in place of --fov"
+    )
     work = parser.add_argument_group("work")
     work.add_argument("--frames", type=parse_count, default=20, help="pairs of picture and scan (default 20)")
     work.add_argument(
         "--passes", type=int, choices=(1, 2, 3), default=2, help="pair anew by what was found (default 2)"
     )
-    work.add_argument("--seed", type=parse_seed, default=0, help="of the random samples (default 0)")
-    work.add_argument("--out", type=parse_file, default=Path("rig.json"), help="the rig file (default rig.json)")
-    work.add_argument("--no-pictures", action="store_true", help="neither film nor plots")
+    work.add_argument("--seed", type=parse_seed, default=0, help="seed of the random samples (default 0)")
+    work.add_argument("--out", type=parse_file, default=Path("rig.json"), help="rig file to write (default rig.json)")
+    work.add_argument("--no-pictures", action="store_true", help="write neither film nor plots")
     add_json_option(parser)
     return parser
 

@@ -349,8 +349,8 @@ def _sheet_path(text: str) -> Path:
 def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser = Parser("demo", description="A moving scene, repainted live, in the browser.")
     parser.add_argument("--source", default="world", help="world (default), camera, camera:N, a video, a folder")
-    parser.add_argument("--size", type=parse_size, default=(192, 192), help="192 (default) or 256x144, pixels")
-    parser.add_argument("--fps", type=parse_fps, default=30.0, help="of the source (default 30)")
+    parser.add_argument("--size", type=parse_size, default=(192, 192), help="size in pixels: 192 (default) or 256x144")
+    parser.add_argument("--fps", type=parse_fps, default=30.0, help="frames per second of the source (default 30)")
     parser.add_argument(
         "--frames", type=parse_count, default=None, help="stop after so many pictures and write the sheet"
     )
@@ -361,14 +361,17 @@ def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, An
         help="steady pictures: off (default), bank, engine (the world's own motion), flow (estimated motion); the sheet"
         " shows single frames beside them",
     )
-    parser.add_argument("--no-browser", action="store_true", help="open no browser")
-    parser.add_argument("--prompt", action="append", default=[], help="repeat for several that take turns")
-    parser.add_argument("--seed", type=parse_seed, default=0, help="which scene of the world (default 0)")
+    parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    parser.add_argument("--prompt", action="append", default=[], help="a prompt; repeat for several that take turns")
+    parser.add_argument("--seed", type=parse_seed, default=0, help="seed of the scene (default 0)")
     parser.add_argument(
         "--channel", type=parse_channel, default=None, help="name of the channel (default: one of its own)"
     )
     parser.add_argument(
-        "--sheet", type=_sheet_path, default=Path("out/demo.png"), help="contact sheet (default out/demo.png)"
+        "--sheet",
+        type=_sheet_path,
+        default=Path("out/demo.png"),
+        help="file of the contact sheet (default out/demo.png)",
     )
     add_json_option(parser)
     add_host_options(parser)

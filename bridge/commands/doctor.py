@@ -288,8 +288,8 @@ def examine(channel: str | None) -> Report:
 def main(argv: list[str] | None = None) -> int:
     """Print the report; 1 when something is bad."""
     parser = Parser("doctor", description="What this machine can do, and what is wrong.")
-    parser.add_argument("--channel", help="look at this channel too")
-    parser.add_argument("--json", action="store_true", help="one line of JSON instead of the list")
+    parser.add_argument("--channel", help="check this channel too")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON instead of the list")
     args = parser.parse_args(argv)
     findings = []
     for finding in examine(args.channel):

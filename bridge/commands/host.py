@@ -257,7 +257,7 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=None,
         metavar="FOLDER",
-        help="with further models to change to while the host runs (parameter model)",
+        help="folder with further models to change to while the host runs (parameter model)",
     )
     parser.add_argument(
         "--prediction",
@@ -288,9 +288,14 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="auto (default: measured; on CUDA graphs), openvino, eager, graphs, compiled, compiled+graphs",
     )
-    parser.add_argument("--serial", action="store_true", help="no overlap: the plain twin of the loop")
     parser.add_argument(
-        "--cache", type=parse_folder, default=CACHE, help="folder for what one start leaves to the next"
+        "--serial", action="store_true", help="run the stages of a frame one after the other, without overlap"
+    )
+    parser.add_argument(
+        "--cache",
+        type=parse_folder,
+        default=CACHE,
+        help="folder where converted networks and measurements are kept between starts",
     )
     parser.add_argument(
         "--presets",
@@ -318,27 +323,29 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
         "--osc-port",
         type=parse_port,
         default=OSC_PORT,
-        help=f"UDP (default {OSC_PORT}; 0: any); further channels take the next ones",
+        help=f"UDP port for OSC (default {OSC_PORT}; 0: any); further channels take the next ones",
     )
     parser.add_argument(
         "--osc-host", type=parse_host_name, default="127.0.0.1", help="address for OSC (default: this machine only)"
     )
-    parser.add_argument("--port", type=parse_port, default=PAGE_PORT, help=f"of the page (default {PAGE_PORT}; 0: any)")
+    parser.add_argument(
+        "--port", type=parse_port, default=PAGE_PORT, help=f"TCP port of the page (default {PAGE_PORT}; 0: any)"
+    )
     parser.add_argument(
         "--listen",
         type=parse_host_name,
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="of the page; 0.0.0.0 lets other machines in",
+        help="address that the page listens on; 0.0.0.0 lets other machines in",
     )
-    parser.add_argument("--token", default=None, help=f"the word that viewers must bring; {NEW_TOKEN}: make one")
+    parser.add_argument("--token", default=None, help=f"password that viewers must give; {NEW_TOKEN}: make one")
     parser.add_argument(
         "--allow-origin",
         type=parse_origin,
         metavar="ADDRESS",
         action="append",
         default=[],
-        help="a page that may show our channels",
+        help="another site whose pages may show these channels",
     )
     parser.add_argument(
         "--allow-host",
@@ -353,7 +360,7 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="stun:HOST:PORT",
-        help="for viewers by WebRTC beyond a router (an extra, see clients/web/README.md)",
+        help="STUN server for WebRTC viewers beyond a router (an extra, see clients/web/README.md)",
     )
 
 
@@ -464,9 +471,14 @@ def main(argv: list[str] | None = None) -> int:
         help="NAME of the channel (default: made from the name in --input); repeat for more, which share the model",
     )
     add_endpoint_options(parser)
-    parser.add_argument("--size", type=parse_size, default=None, help="128 or 640x360 to work at (default: as it fits)")
+    parser.add_argument(
+        "--size",
+        type=parse_size,
+        default=None,
+        help="size to work at in pixels, 128 or 640x360 (default: fits the model)",
+    )
     parser.add_argument("--lossless", action="store_true", help="take every frame and wait for both sides (offline)")
-    parser.add_argument("--no-page", action="store_true", help="serve no page")
+    parser.add_argument("--no-page", action="store_true", help="start no page")
     add_host_options(parser)
     args = parser.parse_args(argv)
     options = host_options(parser, args)

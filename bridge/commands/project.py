@@ -148,7 +148,7 @@ def run(args: argparse.Namespace, rig: Any, stop: threading.Event) -> dict[str, 
 def main(argv: list[str] | None = None) -> int:
     """Align until stopped; the last line of standard output is JSON, on a terminal only where that is asked for."""
     parser = Parser("project", description="Write a camera's frames with depth from another sensor's points.")
-    parser.add_argument("--rig", type=Path, required=True, help="the file that calibrate wrote")
+    parser.add_argument("--rig", type=Path, required=True, help="rig file that calibrate wrote")
     parser.add_argument(
         "--camera", type=parse_channel, metavar="NAME", required=True, help="pictures are read from NAME.in"
     )

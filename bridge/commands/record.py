@@ -23,11 +23,11 @@ def main(argv: list[str] | None = None) -> int:
         "record",
         description="Record NAME.in, NAME.out, the parameters and all times into an MCAP file, until Ctrl-C.",
     )
-    parser.add_argument("channel", type=parse_channel, metavar="NAME", help="of the channel")
+    parser.add_argument("channel", type=parse_channel, metavar="NAME", help="name of the channel")
     parser.add_argument("file", metavar="FILE", type=Path, help="a new file, such as show.mcap")
-    parser.add_argument("--codec", default="jpeg", help="of colours: jpeg (default), lossless (LZ4), raw")
-    parser.add_argument("--sides", default="in,out", help="in,out (default), in, or out")
-    parser.add_argument("--seconds", type=parse_seconds, default=None, help="end after so long")
+    parser.add_argument("--codec", default="jpeg", help="codec of colour planes: jpeg (default), lossless (LZ4), raw")
+    parser.add_argument("--sides", default="in,out", help="rings to record: in,out (default), in, or out")
+    parser.add_argument("--seconds", type=parse_seconds, default=None, help="stop after so many seconds")
     parser.add_argument(
         "--page",
         default=os.environ.get("FRAMELOOM_PAGE", f"http://127.0.0.1:{PAGE_PORT}/"),

@@ -22,16 +22,24 @@ def main(argv: list[str] | None = None) -> int:
         "replay",
         description="Play a recording into NAME.in (and NAME.out), with its own times; or export it as a film.",
     )
-    parser.add_argument("file", metavar="FILE", type=Path, help="made by record")
+    parser.add_argument("file", metavar="FILE", type=Path, help="a recording made by record")
     parser.add_argument(
-        "--channel", type=parse_channel, metavar="NAME", default=None, help="where to (default: the recorded channel)"
+        "--channel",
+        type=parse_channel,
+        metavar="NAME",
+        default=None,
+        help="channel to play into (default: the recorded one)",
     )
-    parser.add_argument("--sides", default="in", help="in (default: a host repaints it), out, or in,out")
-    parser.add_argument("--speed", type=float, default=1.0, help="1 (default) as it was, 2 twice as fast, 0 at once")
-    parser.add_argument("--loop", action="store_true", help="begin again at the end, until Ctrl-C")
+    parser.add_argument("--sides", default="in", help="rings to play: in (default: a host repaints it), out, or in,out")
+    parser.add_argument(
+        "--speed", type=float, default=1.0, help="1 (default) as recorded, 2 twice as fast, 0 without waiting"
+    )
+    parser.add_argument("--loop", action="store_true", help="repeat until Ctrl-C")
     parser.add_argument("--lossless", action="store_true", help="wait for a host started with --lossless")
     parser.add_argument("--no-params", action="store_true", help="leave the host's parameters as they are")
-    parser.add_argument("--osc-port", type=parse_port, default=OSC_PORT, help=f"of the host (default {OSC_PORT})")
+    parser.add_argument(
+        "--osc-port", type=parse_port, default=OSC_PORT, help=f"OSC port of the host (default {OSC_PORT})"
+    )
     parser.add_argument(
         "--export", type=parse_file, metavar="FILM", help="write a film (.mp4, .webm) by ffmpeg instead"
     )

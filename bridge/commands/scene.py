@@ -264,15 +264,17 @@ def _base(text: str) -> str:
 def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser = Parser("scene", description="A room with live screens in the browser; visitors draw and set prompts.")
     parser.add_argument("--hosts", type=_hosts, default=2, help="painted worlds, each with a host (default 2)")
-    parser.add_argument("--prompt", action="append", default=[], help="repeat: one per world, then the visitors'")
-    parser.add_argument("--size", type=parse_size, default=(128, 128), help="128 (default) or 256x144, pixels")
-    parser.add_argument("--fps", type=parse_fps, default=15.0, help="of each world (default 15)")
+    parser.add_argument(
+        "--prompt", action="append", default=[], help="a prompt; repeat for one per world, then the visitors'"
+    )
+    parser.add_argument("--size", type=parse_size, default=(128, 128), help="size in pixels: 128 (default) or 256x144")
+    parser.add_argument("--fps", type=parse_fps, default=15.0, help="frames per second of each world (default 15)")
     parser.add_argument("--frames", type=parse_count, default=None, help="stop after so many pictures of every world")
-    parser.add_argument("--seed", type=parse_seed, default=0, help="which scene of the first world (default 0)")
+    parser.add_argument("--seed", type=parse_seed, default=0, help="seed of the first world's scene (default 0)")
     parser.add_argument(
         "--channel", type=_base, default=None, help="first part of the channels' names (default: one of its own)"
     )
-    parser.add_argument("--no-browser", action="store_true", help="open no browser")
+    parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     add_json_option(parser)
     add_host_options(parser)
     args = parser.parse_args(argv)

@@ -120,11 +120,13 @@ def _arguments(arguments: list[str], what: str | None) -> argparse.Namespace:
         parser.set_defaults(what=what)
     parser.add_argument("--channel", type=parse_channel, required=True, help="the channel NAME; frames go to NAME.in")
     parser.add_argument("--fps", type=parse_fps, default=30.0, help="frames per second (default 30)")
-    parser.add_argument("--size", type=parse_size, default=(128, 128), help="128 or 640x360, pixels (default 128)")
+    parser.add_argument("--size", type=parse_size, default=(128, 128), help="size in pixels: 128 (default) or 640x360")
     parser.add_argument("--frames", type=parse_count, default=None, help="stop after so many frames")
-    parser.add_argument("--seed", type=parse_seed, default=0, help="which world (default 0)")
+    parser.add_argument("--seed", type=parse_seed, default=0, help="seed of the world (default 0)")
     parser.add_argument("--style", default="", help="the world's own look (default grey)")
-    parser.add_argument("--planes", type=_planes, default=(), help="of the world, a comma list: " + ",".join(PLANES))
+    parser.add_argument(
+        "--planes", type=_planes, default=(), help="planes of the world, separated by commas: " + ",".join(PLANES)
+    )
     parser.add_argument(
         "--hold",
         type=parse_seconds,

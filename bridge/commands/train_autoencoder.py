@@ -12,11 +12,16 @@ from bridge.commands.arguments import Parser, parse_count, parse_folder, parse_s
 def main(argv: list[str]) -> int:
     """Train; the exit status is 0 when the folder was written."""
     parser = Parser("train autoencoder", description="Train the patch autoencoder from synthetic pictures alone.")
-    parser.add_argument("--work", type=parse_folder, default=Path(".cache/autoencoder"), help="checkpoints")
-    parser.add_argument("--out", type=parse_folder, default=Path("out/autoencoder"), help="default out/autoencoder")
+    parser.add_argument("--work", type=parse_folder, default=Path(".cache/autoencoder"), help="folder for checkpoints")
+    parser.add_argument(
+        "--out",
+        type=parse_folder,
+        default=Path("out/autoencoder"),
+        help="folder of the weights (default out/autoencoder)",
+    )
     parser.add_argument("--steps", type=parse_count, default=60_000, help="optimizer steps at most (default 60000)")
-    parser.add_argument("--minutes", type=float, default=80.0, help="of training at most (default 80)")
-    parser.add_argument("--start", type=Path, default=None, help="a folder of weights to begin with")
+    parser.add_argument("--minutes", type=float, default=80.0, help="minutes of training at most (default 80)")
+    parser.add_argument("--start", type=Path, default=None, help="folder of weights to start from")
     parser.add_argument("--seed", type=parse_seed, default=0)
     args = parser.parse_args(argv)
     if not args.minutes > 0:

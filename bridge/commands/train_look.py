@@ -18,18 +18,24 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("folder", type=Path, help="pictures of the look, each with a .txt file of its caption, or:")
     parser.add_argument(
-        "--caption", default=None, help='of all pictures, such as "moss style"; {name}: the file\'s name'
+        "--caption", default=None, help='caption of all pictures, such as "moss style"; {name}: the file\'s name'
     )
     parser.add_argument(
-        "--sources", type=Path, default=None, metavar="FOLDER", help="what each picture looked like before, same names"
+        "--sources",
+        type=Path,
+        default=None,
+        metavar="FOLDER",
+        help="folder of what each picture looked like before, by the same names",
     )
-    parser.add_argument("--work", type=parse_folder, default=Path(".cache/look"), help="checkpoints, samples, curves")
+    parser.add_argument(
+        "--work", type=parse_folder, default=Path(".cache/look"), help="folder for checkpoints, samples, curves"
+    )
     parser.add_argument(
         "--out", type=parse_folder, default=Path("out/look"), help="the model folder (default out/look)"
     )
-    parser.add_argument("--start", type=Path, default=None, help="a painter to begin with (default: the embedded one)")
+    parser.add_argument("--start", type=Path, default=None, help="painter to start from (default: the embedded one)")
     parser.add_argument("--steps", type=parse_count, default=None, help="optimizer steps at most (default 600)")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of training at most (default 10)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="minutes of training at most (default 10)")
     parser.add_argument("--rank", type=int, default=0, help="LoRA of this rank; 0 (default) tunes all weights")
     parser.add_argument("--lr", type=float, default=None, help="learning rate (default 4e-4)")
     parser.add_argument("--seed", type=parse_seed, default=0)

@@ -19,22 +19,22 @@ def main(argv: list[str]) -> int:
         description="Train the embedded model's painter from synthetic pictures and the procedural world.",
     )
     parser.add_argument(
-        "--work", type=parse_folder, default=Path(".cache/painter"), help="checkpoints, and data as it is made"
+        "--work", type=parse_folder, default=Path(".cache/painter"), help="folder for checkpoints and training data"
     )
     parser.add_argument(
         "--out", type=parse_folder, default=Path("out/painter"), help="the model folder (default out/painter)"
     )
     parser.add_argument("--autoencoder", type=Path, default=None, help="a folder of weights (default: the trained one)")
-    parser.add_argument("--start", type=Path, default=None, metavar="FOLDER", help="a model folder to go on from")
+    parser.add_argument("--start", type=Path, default=None, metavar="FOLDER", help="model folder to continue from")
     parser.add_argument("--steps", type=parse_count, default=None, help="optimizer steps at most")
-    parser.add_argument("--minutes", type=float, default=180.0, help="of training at most (default 180)")
+    parser.add_argument("--minutes", type=float, default=180.0, help="minutes of training at most (default 180)")
     parser.add_argument("--seed", type=parse_seed, default=0)
     parser.add_argument("--device", default=None, help="auto (default), cpu or cuda")
     parser.add_argument(
         "--makers",
         type=parse_count,
         default=None,
-        help="processes that make data (default: 1, on a card the cores less 1)",
+        help="processes that make training data (default: 1; on a card one less than the cores)",
     )
     args = parser.parse_args(argv)
     if not args.minutes > 0:
