@@ -29,6 +29,7 @@ from bridge.ring import (
     State,
     now_ns,
 )
+from bridge.ring.colour import CHANNELS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -241,11 +242,12 @@ class Receiver:
         out = self.picture
         if out is None or out.shape != rows.shape or out.dtype != kind:
             out = self.picture = np.empty(rows.shape, kind)
-        if frame.formats.get(Kind.COLOUR) == Format.BGRA8:
-            np.copyto(out[..., :3], rows[..., 2::-1])
-            np.copyto(out[..., 3], rows[..., 3])
-        else:
+        order = CHANNELS[frame.formats[Kind.COLOUR]]
+        if rows.shape[2] < 3 or order[:3] == (0, 1, 2):
             np.copyto(out, rows)
+            return
+        for place, channel in enumerate(order[: rows.shape[2]]):
+            np.copyto(out[..., place], rows[..., channel])
 
     @property
     def state(self) -> State:
