@@ -43,6 +43,7 @@ from tests.clients.td.parameters import Undocumented
 from tests.conformance.peers import build, find_tool
 from tests.rings import fresh_channel, sweep
 from tests.test_imports import closure, imports
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "clients" / "touchdesigner" / "README.md"
@@ -636,7 +637,7 @@ def test_a_host_that_cannot_start_says_why(show: Show, tmp_path: Path) -> None:
     show.comp.par.Starthost.pulse()
     show.says("Host Options: No closing quotation")
     show.comp.destroy()
-    wait_for(lambda: not list(tmp_path.glob("frameloom-host-*")))
+    until(lambda: not list(tmp_path.glob("frameloom-host-*")))
 
 
 def test_the_host_ends_when_touchdesigner_is_killed(tmp_path: Path) -> None:
@@ -663,20 +664,13 @@ def test_the_host_ends_when_touchdesigner_is_killed(tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     touchdesigner = subprocess.Popen([sys.executable, "-c", owner], env=environment)
     try:
-        wait_for((tmp_path / "pid").exists)
+        until((tmp_path / "pid").exists)
         pid = int((tmp_path / "pid").read_text())
         assert alive(pid)
     finally:
         touchdesigner.send_signal(signal.SIGKILL)
         touchdesigner.wait()
-    wait_for(lambda: not alive(pid))
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: not alive(pid))
 
 
 def alive(pid: int) -> bool:
@@ -754,7 +748,7 @@ def test_touchdesigner_killed_while_writing(show: Show) -> None:
     other = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.DEVNULL)
     try:
         with RingReader(f"{show.channel}.in") as reader:
-            wait_for(lambda: reader.read() is not None and reader.read(timeout_s=1.0) is not None)
+            until(lambda: reader.read() is not None and reader.read(timeout_s=1.0) is not None)
             other.kill()
             other.wait()
             assert reader.state is State.WRITER_GONE
@@ -972,11 +966,11 @@ def test_answers_of_strangers_and_garbage_change_nothing(part: Callable[[str], A
             for garbage in (b"", b"\0" * 50, b"#bundle\0", osc.encode("/error"), osc.encode("/stats/fps", "x")):
                 host.sendto(garbage, us)
             host.sendto(osc.encode("/subscribed", 1, 60.0), us)
-            wait_for(link.poll)
+            until(link.poll)
             assert link.error == "" and link.stats == {} and link.up
             host.sendto(osc.encode("/error", "/prompt", "too long"), us)
             host.sendto(osc.encode("/stats/fps", 24.5), us)
-            wait_for(lambda: not link.poll() and link.stats == {"fps": 24.5})
+            until(lambda: not link.poll() and link.stats == {"fps": 24.5})
             assert link.error == "/prompt: too long"
 
 
@@ -1042,7 +1036,7 @@ def capture_frames(cuda: ModuleType, driver: Any, top: CudaTop, bgra: Any) -> No
     with ThreadPoolExecutor(1) as errands, RingReader(f"{channel}.in") as reader:
         sender = cuda.Sender(f"{channel}.in", errands)
         capture = cuda.Capture(sender, driver)
-        wait_for(lambda: [capture.frame_end(top, 1234, 56), sender.sent][1])
+        until(lambda: [capture.frame_end(top, 1234, 56), sender.sent][1])
         frame = reader.read()
         assert frame is not None and sender.sent == 1
         assert (frame.source_frame_id, frame.capture_ns, frame.origin) == (56, 1234, Origin.BOTTOM_LEFT)

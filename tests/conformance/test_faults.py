@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,19 +15,13 @@ from tests.bridge.ring.test_ring_faults import PLANTED, killed, linux, of_versio
 from tests.bridge.ring.test_ring_hostile import BAD_HEADERS, header_field, poke
 from tests.conformance.peers import PATIENCE_S, Peer, Running, stage
 from tests.conformance.test_conformance import peer
+from tests.waiting import until
 
 if sys.platform != "win32":
     import resource
 
 pytestmark = posix
 languages = pytest.mark.parametrize("name", ["c", "c#"])
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def maps_a_ring(running: Running) -> bool:

@@ -16,10 +16,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -33,9 +33,12 @@ from bridge.control.live import LiveParams
 from bridge.ring import Kind, RingReader, RingWriter, State
 from bridge.ring.leftovers import clear, sweep
 from bridge.ring.segment import place
+from tests import waiting
 
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE_S = 240.0
+
+until = partial(waiting.until, patience_s=PATIENCE_S)
 POSIX = os.name == "posix"
 SMALL = ("--model", "passthrough", "--size", "32", "--no-browser", "--port", "0", "--osc-port", "0")
 
@@ -44,16 +47,6 @@ def leftovers(channel: str) -> list[str]:
     placement = place(f"{channel}.in")
     head = placement.prefix.removesuffix(".in")
     return sorted(p.name for p in Path(placement.folder).glob(f"{head}.*"))
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"{what}: not within {PATIENCE_S:.0f} s")
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,13 @@ from bridge.commands import scene
 from bridge.control.osc_messages import datagram
 from bridge.ring import Kind, RingReader, RingWriter, State
 from bridge.ring.segment import place
+from tests import waiting
 from tests.rings import fresh_channel, sweep
 
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE_S = 240.0
+
+until = partial(waiting.until, patience_s=PATIENCE_S)
 SMALL = ("--model", "passthrough", "--size", "32", "--no-browser", "--port", "0", "--osc-port", "0")
 
 
@@ -65,13 +68,6 @@ def running(base, *words):
         if child.poll() is None:
             child.kill()
         child.communicate()
-
-
-def until(condition, what):
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.05)
 
 
 def test_two_worlds_are_painted_and_it_ends_by_itself(base):

@@ -17,6 +17,7 @@ from bridge.control.presets import COMMANDS, Glide, PresetError, Presets, from_f
 from bridge.control.shelf import Shelf
 from bridge.control.statistics import Statistics
 from core.params import SPECS, Params
+from tests.waiting import until
 
 DAWN = Params(prompt="red ball", strength=0.2, steps=1, seed=5, guidance="none")
 DUSK = Params(prompt="blue box", strength=0.6, steps=3, seed=9, guidance="full", similarity_filter=True)
@@ -38,13 +39,6 @@ def presets(live, tmp_path):
 
 def all_of(params):
     return {name: getattr(params, name) for name in SPECS}
-
-
-def until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 # ---- what lies between

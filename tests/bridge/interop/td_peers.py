@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import queue
-import shutil
 import subprocess
 import threading
 import time
@@ -13,18 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.conformance.peers import find_tool
+
 SOURCE = Path(__file__).with_name("td_peer.c")
 FOLDER = Path("/dev/shm")
 PATIENCE_S = 60.0
-
-
-def find_tool(*names: str) -> str | None:
-    """The first of these programs that is there; Debian keeps wine64 beside the path."""
-    for name in names:
-        found = shutil.which(name) or shutil.which(name, path="/usr/lib/wine")
-        if found:
-            return found
-    return None
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from bridge.interop.gate import Gate
 from bridge.ring import Frame, RingReader, RingWriter, WriterExists
 from bridge.ring.layout import ColourSpace, Format, Kind, Origin
 from tests.rings import fresh_channel, sweep
+from tests.waiting import until
 
 PATIENCE_S = 60.0
 
@@ -28,16 +28,6 @@ def channel() -> Iterator[str]:
     name = fresh_channel()
     yield name
     sweep(name)
-
-
-def wait_for(look: Callable[[], Any]) -> Any:
-    end = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end:
-        found = look()
-        if found:
-            return found
-        time.sleep(0.002)
-    raise AssertionError("waited in vain")
 
 
 class Scripted:
@@ -147,7 +137,7 @@ def test_pictures_reach_the_channel_as_they_are(channel: str) -> None:
     pump = InputPump(source, channel, print)
     with RingReader(f"{channel}.in") as reader:
         pump.start()
-        frame = wait_for(lambda: next((f for f in [reader.read(1.0)] if f and f.source_frame_id == 2), None))
+        frame = until(lambda: next((f for f in [reader.read(1.0)] if f and f.source_frame_id == 2), None))
         assert (frame.planes[Kind.COLOUR] == 2).all()
         assert frame.formats[Kind.COLOUR] == Format.BGRA8
         assert (frame.origin, frame.colour_space) == (Origin.BOTTOM_LEFT, ColourSpace.LINEAR)
@@ -166,7 +156,7 @@ def test_the_heartbeat_goes_on_while_nothing_comes(channel: str, monkeypatch: py
     monkeypatch.setattr(RingWriter, "beat", lambda self: [beats.append(1), real(self)])
     pump = InputPump(Scripted(), channel, print)
     pump.start()
-    wait_for(lambda: len(beats) > 3)
+    until(lambda: len(beats) > 3)
     pump.stop()
 
 
@@ -181,12 +171,12 @@ def test_a_closed_gate_lets_single_pictures_pass(channel: str) -> None:
         for wanted in (1, 2, 3):
             gate.step()
             # The same picture again: it was asked for.
-            frame = wait_for(lambda: reader.read(1.0))
+            frame = until(lambda: reader.read(1.0))
             assert frame.source_frame_id == wanted
             assert reader.read(timeout_s=0.02) is None
         source.pictures = [picture(9)]
         gate.open()
-        assert (wait_for(lambda: reader.read(1.0)).planes[Kind.COLOUR] == 9).all()
+        assert (until(lambda: reader.read(1.0)).planes[Kind.COLOUR] == 9).all()
         pump.stop()
 
 
@@ -200,7 +190,7 @@ def test_a_step_waits_for_its_picture(channel: str) -> None:
         gate.step()
         assert reader.read(timeout_s=0.1) is None
         source.pictures = [picture(5)]
-        assert wait_for(lambda: reader.read(1.0)).source_frame_id == 1
+        assert until(lambda: reader.read(1.0)).source_frame_id == 1
         pump.stop()
 
 
@@ -210,7 +200,7 @@ def test_a_picture_too_large_for_a_ring_is_told_and_the_next_one_passes(channel:
     pump = InputPump(Scripted(huge, picture(3)), channel, said.append)
     with RingReader(f"{channel}.in") as reader:
         pump.start()
-        assert (wait_for(lambda: reader.read(1.0)).planes[Kind.COLOUR] == 3).all()
+        assert (until(lambda: reader.read(1.0)).planes[Kind.COLOUR] == 3).all()
         pump.stop()
     assert len(said) == 1 and "could not be handed to the host" in said[0]
 
@@ -223,13 +213,13 @@ def test_results_are_handed_over_once_and_newest_first(channel: str) -> None:
         pump.start()
         for value in (1, 2):
             writer.write({Kind.COLOUR: picture(value).pixels})
-            wait_for(lambda value=value: len(told) == value)
+            until(lambda value=value: len(told) == value)
         sink.busy = True
         writer.write({Kind.COLOUR: picture(3).pixels})
-        wait_for(lambda: sink.refused)
+        until(lambda: sink.refused)
         sink.busy = False
         writer.write({Kind.COLOUR: picture(4).pixels})
-        wait_for(lambda: len(told) == 3)
+        until(lambda: len(told) == 3)
         pump.stop()
     assert [int(frame[0, 0, 0]) for frame in sink.frames] == [1, 2, 4]
     assert sink.closed == 1
@@ -257,36 +247,36 @@ def test_a_single_frame_shows_its_own_result_once_and_the_next_one_waits_to_be_a
         def result(value: int, of: int) -> None:
             before = len(asked)
             writer.write({Kind.COLOUR: picture(value).pixels}, source_frame_id=of)
-            wait_for(lambda: len(asked) > before)
+            until(lambda: len(asked) > before)
 
         source.start()
         output.start()
-        assert wait_for(lambda: reader.read(1.0)).source_frame_id == 1
+        assert until(lambda: reader.read(1.0)).source_frame_id == 1
         result(1, of=1)
-        wait_for(lambda: len(told) == 1)
+        until(lambda: len(told) == 1)
         gate.close()
         result(1, of=1)
         gate.step()
         gate.step()
-        assert wait_for(lambda: reader.read(1.0)).source_frame_id == 2
+        assert until(lambda: reader.read(1.0)).source_frame_id == 2
         result(11, of=1)
         # An acknowledgement that comes before its result is none.
         gate.acknowledge()
         result(12, of=2)
-        wait_for(lambda: len(told) == 2)
+        until(lambda: len(told) == 2)
         result(13, of=2)
         # The second step waits for the project's word.
         assert reader.read(timeout_s=0.1) is None
         gate.acknowledge()
-        assert wait_for(lambda: reader.read(1.0)).source_frame_id == 3
+        assert until(lambda: reader.read(1.0)).source_frame_id == 3
         result(14, of=3)
-        wait_for(lambda: len(told) == 3)
+        until(lambda: len(told) == 3)
         # Without that word it goes on after a while.
         gate.step()
         assert not gate.take_step(0.0)
         gate.open()
         result(15, of=3)
-        wait_for(lambda: len(told) == 4)
+        until(lambda: len(told) == 4)
         source.stop()
         output.stop()
     assert [int(frame[0, 0, 0]) for frame in sink.frames] == [1, 12, 14, 15]
@@ -320,13 +310,13 @@ def test_where_no_picture_is_needed_blank_ones_come_until_there_are_some(channel
         assert reader.read(timeout_s=0.1) is None
         free[0] = True
         for _ in range(3):
-            assert (wait_for(lambda: reader.read(1.0)).planes[Kind.COLOUR] == 128).all()
+            assert (until(lambda: reader.read(1.0)).planes[Kind.COLOUR] == 128).all()
         source.pictures = [picture(7)]
-        wait_for(lambda: (reader.read(1.0).planes[Kind.COLOUR] == 7).all())
+        until(lambda: (reader.read(1.0).planes[Kind.COLOUR] == 7).all())
         # Painting goes on although that picture does not change.
-        assert (wait_for(lambda: reader.read(1.0)).planes[Kind.COLOUR] == 7).all()
+        assert (until(lambda: reader.read(1.0)).planes[Kind.COLOUR] == 7).all()
         pump.gate.rename("other")
-        wait_for(lambda: source.switched == ["other"])
+        until(lambda: source.switched == ["other"])
         pump.stop()
 
 
@@ -338,7 +328,7 @@ def test_a_pump_whose_end_fails_ends_tidily(channel: str, caplog: pytest.LogCapt
     source = Broken()
     pump = InputPump(source, channel, print)
     pump.start()
-    wait_for(lambda: source.closed)
+    until(lambda: source.closed)
     pump.stop()
     assert "input ended" in caplog.text and "broken" in caplog.text
     with RingWriter(f"{channel}.in", capacity_bytes=4096):

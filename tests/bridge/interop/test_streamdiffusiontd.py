@@ -8,9 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from multiprocessing import shared_memory
 from pathlib import Path
 from typing import Any
@@ -31,22 +30,13 @@ from bridge.interop.streamdiffusiontd_osc import ABSENT, StreamDiffusionTd
 from bridge.ring import Frame
 from bridge.ring.layout import ColourSpace, Format, Kind, Origin
 from tests.rings import fresh_channel, sweep
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = Path("/dev/shm")
 PATIENCE_S = 60.0
 
 memory_here = pytest.mark.skipif(not FOLDER.is_dir(), reason="needs /dev/shm, where these bytes are exercised")
-
-
-def wait_for(look: Callable[[], Any]) -> Any:
-    end = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end:
-        found = look()
-        if found:
-            return found
-        time.sleep(0.002)
-    raise AssertionError("waited in vain")
 
 
 def noise(seed: int, height: int = 24, width: int = 32, channels: int = 3) -> np.ndarray:
@@ -120,14 +110,14 @@ def test_each_new_picture_of_a_project_is_seen_once(source: SdtdInput, name: str
     assert len(said) == 1 and f"waiting for shared memory {name}" in said[0]
     project = Project(name, 32 * 24 * 3)
     write(name, noise(1))
-    got = wait_for(source.poll)
+    got = until(source.poll)
     assert (got.format, got.origin) == (Format.RGB8, Origin.TOP_LEFT)
     assert np.array_equal(got.pixels, noise(1))
     for _ in range(50):
         assert source.poll() is None
     assert np.array_equal(source.poll(again=True).pixels, noise(1))
     write(name, noise(2))
-    assert np.array_equal(wait_for(source.poll).pixels, noise(2))
+    assert np.array_equal(until(source.poll).pixels, noise(2))
     # Our closing takes nothing away from the project, whose memory it is.
     source.close()
     assert (FOLDER / name).exists()
@@ -139,15 +129,15 @@ def test_each_new_picture_of_a_project_is_seen_once(source: SdtdInput, name: str
 def test_a_project_that_is_started_anew(source: SdtdInput, name: str) -> None:
     first = Project(name, 32 * 24 * 3)
     write(name, noise(1))
-    wait_for(source.poll)
+    until(source.poll)
     first.end()
     for _ in range(20):
         assert source.poll() is None
     second = Project(name, 32 * 24 * 3)
     write(name, noise(2))
-    last = wait_for(source.poll)
+    last = until(source.poll)
     while not np.array_equal(last.pixels, noise(2)):
-        last = wait_for(source.poll)
+        last = until(source.poll)
     second.end()
 
 
@@ -155,7 +145,7 @@ def test_a_project_that_is_started_anew(source: SdtdInput, name: str) -> None:
 def test_a_project_that_vanishes_leaves_its_last_picture_and_no_new_ones(source: SdtdInput, name: str) -> None:
     project = Project(name, 32 * 24 * 3)
     write(name, noise(1))
-    wait_for(source.poll)
+    until(source.poll)
     project.kill()
     for _ in range(50):
         assert source.poll() is None
@@ -169,7 +159,7 @@ def test_memory_of_another_size(name: str, said: list[str]) -> None:
     assert len(said) == 1 and "has 100 bytes, too few for 32x24 RGB" in said[0]
     small.remove()
     large = create_memory(name, 512 * 512 * 3)
-    assert wait_for(source.poll).pixels.shape == (24, 32, 3)
+    assert until(source.poll).pixels.shape == (24, 32, 3)
     assert len(said) == 2 and "more than the size given needs" in said[1]
     source.close()
     large.remove()
@@ -182,14 +172,14 @@ def test_at_rest_the_memory_is_let_go_and_a_change_is_still_seen(
     monkeypatch.setattr(streamdiffusiontd, "REST_S", 0.0)
     monkeypatch.setattr(streamdiffusiontd, "LOOK_S", 0.01)
     memory = create_memory(name, 32 * 24 * 3)
-    wait_for(source.poll)
+    until(source.poll)
     opened = []
     real = streamdiffusiontd.open_memory
     monkeypatch.setattr(streamdiffusiontd, "open_memory", lambda name: [opened.append(1), real(name)][1])
     while len(opened) < 4:
         assert source.poll() is None
     memory.bytes[:] = 7
-    assert (wait_for(source.poll).pixels == 7).all()
+    assert (until(source.poll).pixels == 7).all()
     memory.remove()
 
 
@@ -261,13 +251,13 @@ def test_results_go_into_memory_that_the_project_made(name: str, said: list[str]
 def test_other_memory_is_read_on_request(source: SdtdInput, name: str) -> None:
     first, second = create_memory(name, 32 * 24 * 3), create_memory(f"{name}-b", 32 * 24 * 3)
     second.bytes[:] = 9
-    assert (wait_for(source.poll).pixels == 0).all()
+    assert (until(source.poll).pixels == 0).all()
     source.switch(f"{name}-b")
-    assert (wait_for(source.poll).pixels == 9).all()
+    assert (until(source.poll).pixels == 9).all()
     # An equal picture of other memory is a new one.
     first.bytes[:] = 9
     source.switch(name)
-    assert (wait_for(source.poll).pixels == 9).all()
+    assert (until(source.poll).pixels == 9).all()
     assert source.blank().pixels.shape == (24, 32, 3)
     source.close()
     first.remove()
@@ -711,7 +701,7 @@ def test_an_existing_project_points_at_this_host(name: str) -> None:
             peer.until("/frame_ready")
             assert np.array_equal(read(f"{name}-out"), noise(1))
             write(name, noise(2))
-            wait_for(lambda: np.array_equal(read(f"{name}-out"), noise(2)))
+            until(lambda: np.array_equal(read(f"{name}-out"), noise(2)))
             peer.send("/pause")
             assert peer.until("/streaming_status")[1] == "paused"
             write(name, noise(3))

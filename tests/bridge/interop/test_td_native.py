@@ -6,10 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +32,7 @@ from bridge.ring.layout import ColourSpace, Format, Kind, Origin
 from tests.bridge.interop.td_peers import FOLDER, PATIENCE_S, Peer, fresh_name, native_peer, sweep, wine_peer
 from tests.rings import fresh_channel
 from tests.rings import sweep as sweep_rings
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -82,17 +81,6 @@ def sink(name: str, said: list[str]) -> Iterator[TdOutput]:
     sink.close()
 
 
-def wait_for(look: Callable[[], Any]) -> Any:
-    """The first true answer; the peer on the other side needs its time."""
-    end = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end:
-        found = look()
-        if found:
-            return found
-        time.sleep(0.002)
-    raise AssertionError("waited in vain")
-
-
 def number_of(picture: TakenPicture) -> int:
     """Which frame of the C program this is; fails when it is torn."""
     data = picture.pixels.reshape(-1)
@@ -118,7 +106,7 @@ def noise(seed: int, height: int = 24, width: int = 32) -> np.ndarray:
 def test_what_is_put_is_polled_once(source: TdInput, sink: TdOutput) -> None:
     assert source.poll() is None
     assert sink.put(frame(noise(1)))
-    got = wait_for(source.poll)
+    got = until(source.poll)
     assert (got.format, got.origin) == (Format.RGBA8, Origin.BOTTOM_LEFT)
     assert np.array_equal(got.pixels[::-1], noise(1))
     for _ in range(50):
@@ -127,23 +115,23 @@ def test_what_is_put_is_polled_once(source: TdInput, sink: TdOutput) -> None:
     one_pixel = noise(1)
     one_pixel[11, 17, 1] ^= 1
     assert sink.put(frame(one_pixel))
-    assert np.array_equal(wait_for(source.poll).pixels[::-1], one_pixel)
+    assert np.array_equal(until(source.poll).pixels[::-1], one_pixel)
 
 
 def test_a_larger_picture_moves_to_another_postfix_and_is_followed(source: TdInput, sink: TdOutput, name: str) -> None:
     sink.put(frame(noise(1)))
-    wait_for(source.poll)
+    until(source.poll)
     sink.put(frame(noise(2, 200, 300)))
     info = open_memory(info_names(name)[0])
     assert info is not None
     postfix = parse_info(info.bytes[:INFO_SIZE].tobytes()).postfix
     assert len(postfix) == 31 and postfix.isalpha() and postfix.islower()
-    got = wait_for(source.poll)
+    got = until(source.poll)
     assert np.array_equal(got.pixels[::-1], noise(2, 200, 300))
     assert open_memory(data_name(name)) is None
     # A smaller one stays where it is.
     sink.put(frame(noise(3, 8, 8)))
-    assert wait_for(source.poll).pixels.shape == (8, 8, 4)
+    assert until(source.poll).pixels.shape == (8, 8, 4)
     assert parse_info(info.bytes[:INFO_SIZE].tobytes()).postfix == postfix
     info.close()
 
@@ -163,7 +151,7 @@ def test_an_owner_that_leaves_and_comes_back(source: TdInput, name: str, said: l
     for seed in (1, 2):
         sink = TdOutput(name, said.append)
         sink.put(frame(noise(seed)))
-        assert np.array_equal(wait_for(source.poll).pixels[::-1], noise(seed))
+        assert np.array_equal(until(source.poll).pixels[::-1], noise(seed))
         sink.close()
         assert source.poll() is None
 
@@ -171,10 +159,10 @@ def test_an_owner_that_leaves_and_comes_back(source: TdInput, name: str, said: l
 def test_leftovers_of_a_killed_owner_are_taken_over(source: TdInput, name: str, said: list[str]) -> None:
     killed = TdOutput(name, said.append)
     killed.put(frame(noise(1)))
-    wait_for(source.poll)
+    until(source.poll)
     again = TdOutput(name, said.append)
     assert again.put(frame(noise(2)))
-    assert np.array_equal(wait_for(source.poll).pixels[::-1], noise(2))
+    assert np.array_equal(until(source.poll).pixels[::-1], noise(2))
     assert len(said) == 1 and "is there already and is taken over" in said[0]
     again.close()
     killed.close()
@@ -190,7 +178,7 @@ def test_an_orderly_restart_while_a_receiver_holds_the_memory_is_no_take_over(
     old = create_memory(data_name(name), 1000)
     again = TdOutput(name, said.append)
     assert again.put(frame(noise(2)))
-    assert np.array_equal(wait_for(source.poll).pixels[::-1], noise(2))
+    assert np.array_equal(until(source.poll).pixels[::-1], noise(2))
     assert parse_info(infos[0].bytes[:INFO_SIZE].tobytes()).postfix
     assert not parse_info(infos[0].bytes[:INFO_SIZE].tobytes()).detach
     assert not [line for line in said if "taken over" in line], said
@@ -204,7 +192,7 @@ def test_a_held_mutex_costs_frames_and_is_told_once(
 ) -> None:
     monkeypatch.setattr(td_native, "STUCK_S", 0.05)
     sink.put(frame(noise(1)))
-    wait_for(source.poll)
+    until(source.poll)
     held = open_lock(lock_name(data_name(name)))
     assert held.take(1.0)
     while sink.skipped < 30:
@@ -218,9 +206,9 @@ def test_a_held_mutex_costs_frames_and_is_told_once(
     assert len(said) == 2 and len(set(said)) == 1, said
     assert "has been held by another program" in said[0]
     held.give()
-    assert wait_for(source.poll) is not None
+    assert until(source.poll) is not None
     assert sink.put(frame(noise(2)))
-    assert np.array_equal(wait_for(source.poll).pixels[::-1], noise(2))
+    assert np.array_equal(until(source.poll).pixels[::-1], noise(2))
     held.close()
     memory.close()
     source.close()
@@ -235,14 +223,14 @@ def test_at_rest_the_memory_is_let_go_and_a_change_is_still_seen(
     monkeypatch.setattr(td_native, "REST_S", 0.0)
     monkeypatch.setattr(td_native, "LOOK_S", 0.01)
     sink.put(frame(noise(1)))
-    wait_for(source.poll)
+    until(source.poll)
     opened = []
     real = td_native.open_memory
     monkeypatch.setattr(td_native, "open_memory", lambda name: [opened.append(name), real(name)][1])
     while len(opened) < 6:
         assert source.poll() is None
     sink.put(frame(noise(2)))
-    assert np.array_equal(wait_for(source.poll).pixels[::-1], noise(2))
+    assert np.array_equal(until(source.poll).pixels[::-1], noise(2))
 
 
 def test_a_held_info_mutex_waits_without_hanging(source: TdInput, sink: TdOutput, name: str) -> None:
@@ -253,7 +241,7 @@ def test_a_held_info_mutex_waits_without_hanging(source: TdInput, sink: TdOutput
     assert not sink.put(frame(noise(1)))
     held[1].give()
     assert sink.put(frame(noise(1)))
-    assert wait_for(source.poll) is not None
+    assert until(source.poll) is not None
     for lock in held:
         lock.close()
 
@@ -277,11 +265,11 @@ def test_garbage_is_named_and_a_good_picture_follows(
 ) -> None:
     memory = create_memory(data_name(name), 1000)
     memory.bytes[: len(bad)] = memoryview(bad)
-    wait_for(lambda: [source.poll(), said][1])
+    until(lambda: [source.poll(), said][1])
     assert len(said) == 1 and told in said[0], said
     good = pack_header(2, 8, 8, 37)
     memory.bytes[: len(good)] = memoryview(good)
-    assert wait_for(source.poll).pixels.shape == (8, 8, 4)
+    assert until(source.poll).pixels.shape == (8, 8, 4)
     assert len(said) == 1
     memory.remove()
 
@@ -291,7 +279,7 @@ def test_an_info_block_of_another_program_is_passed_over(source: TdInput, name: 
     info.bytes[:] = 0x55
     memory = create_memory(data_name(name), 1000)
     memory.bytes[:56] = memoryview(pack_header(2, 8, 8, 37))
-    assert wait_for(source.poll).pixels.shape == (8, 8, 4)
+    assert until(source.poll).pixels.shape == (8, 8, 4)
     assert len(said) == 1 and "an info block of 16 bytes" in said[0]
     assert (info.bytes == 0x55).all()
     info.remove()
@@ -301,14 +289,14 @@ def test_an_info_block_of_another_program_is_passed_over(source: TdInput, name: 
 def test_memory_that_is_cut_or_replaced(source: TdInput, name: str) -> None:
     memory = create_memory(data_name(name), 1000)
     memory.bytes[:56] = memoryview(pack_header(2, 8, 8, 37))
-    wait_for(source.poll)
+    until(source.poll)
     os.truncate(FOLDER / data_name(name), 10)
     for _ in range(20):
         assert source.poll() is None
     (FOLDER / data_name(name)).unlink()
     fresh = create_memory(data_name(name), 2000)
     fresh.bytes[:56] = memoryview(pack_header(2, 16, 8, 37))
-    assert wait_for(source.poll).pixels.shape == (8, 16, 4)
+    assert until(source.poll).pixels.shape == (8, 16, 4)
     fresh.remove()
     memory.close()
 
@@ -347,7 +335,7 @@ def test_the_words_of_an_input(name: str) -> None:
     memory.bytes[:56] = memoryview(pack_header(2, 2, 2, 97))
     for words, space in ((name, ColourSpace.SRGB), (f"{name}:linear", ColourSpace.LINEAR)):
         source = td_native.open_input(words, print)
-        assert wait_for(source.poll).colour_space is space
+        assert until(source.poll).colour_space is space
         source.close()
     memory.remove()
 
@@ -369,7 +357,7 @@ def test_a_foreign_owner(peer: Peer, source: TdInput, name: str, version: int, i
     try:
         numbers = []
         while len(numbers) < 5:
-            got = wait_for(source.poll)
+            got = until(source.poll)
             assert got.pixels.shape == (32, 48, 4)
             numbers.append(number_of(got))
         # The count goes round at 251.
@@ -384,7 +372,7 @@ def test_a_foreign_owner_with_another_format(
 ) -> None:
     playing = peer.start("out", name, 48, 32, 100000, 20, f"format={number}")
     try:
-        got = wait_for(source.poll)
+        got = until(source.poll)
         assert got.pixels.shape == shape
         number_of(got)
     finally:
@@ -394,12 +382,12 @@ def test_a_foreign_owner_with_another_format(
 def test_a_foreign_owner_that_resizes_while_running(peer: Peer, source: TdInput, name: str) -> None:
     playing = peer.start("out", name, 48, 32, 100000, 20, "resize=20")
     try:
-        shapes = [wait_for(source.poll).pixels.shape[:2]]
+        shapes = [until(source.poll).pixels.shape[:2]]
         playing.go()
         # Only a receiver that said it follows is given a postfix.
         assert playing.line("resized") == "resized 1"
         while shapes[-1] != (32, 96):
-            got = wait_for(source.poll)
+            got = until(source.poll)
             number_of(got)
             shapes.append(got.pixels.shape[:2])
         assert set(shapes) == {(32, 48), (32, 96)}
@@ -414,12 +402,12 @@ def test_a_foreign_owner_that_hangs_with_the_mutex(
     playing = peer.start("out", name, 48, 32, 100000, 20, "hold=4")
     try:
         playing.line("holding")
-        wait_for(lambda: [source.poll(), source.skipped > 20 and said][1])
+        until(lambda: [source.poll(), source.skipped > 20 and said][1])
         assert "has been held by another program" in said[-1]
         playing.go()
         number = 0
         while number <= 4:
-            number = number_of(wait_for(source.poll))
+            number = number_of(until(source.poll))
     finally:
         playing.stop()
 
@@ -429,13 +417,13 @@ def test_a_foreign_owner_that_dies_with_the_mutex_and_is_started_anew(peer: Peer
     playing.line("crash")
     playing.stop()
     # The mutex of a dead process is free, and the last picture was whole.
-    assert number_of(wait_for(source.poll)) == 4
+    assert number_of(until(source.poll)) == 4
     assert source.poll() is None
     for path in FOLDER.glob(f"*TouchSHM{name}*"):
         path.unlink()
     playing = peer.start("out", name, 24, 16, 100000, 20)
     try:
-        got = wait_for(source.poll)
+        got = until(source.poll)
         assert got.pixels.shape == (16, 24, 4)
         number_of(got)
     finally:
@@ -463,7 +451,7 @@ def test_a_foreign_receiver(peer: Peer, name: str, said: list[str], version: int
     try:
         pictures = [noise(1, 8, 12), noise(2, 8, 12), noise(3, 16, 24), noise(4, 4, 4)]
         for pixels in pictures:
-            wait_for(lambda pixels=pixels: sink.put(frame(pixels)))
+            until(lambda pixels=pixels: sink.put(frame(pixels)))
             height, width = pixels.shape[:2]
             wanted = f"picture {width} {height} format 37 version {version} {bottom_up(pixels)}"
             assert playing.line("picture") == wanted
@@ -509,11 +497,11 @@ def test_wine_two_windows_programs_over_named_objects(windows: Peer, name: str) 
 def test_wine_a_windows_owner_is_read(windows: Peer, source: TdInput, name: str) -> None:
     playing = windows.start("out", name, 48, 32, 100000, 20, "resize=15", FILES="1")
     try:
-        shapes = [wait_for(source.poll).pixels.shape[:2]]
+        shapes = [until(source.poll).pixels.shape[:2]]
         playing.go()
         assert playing.line("resized") == "resized 1"
         while shapes[-1] != (32, 96):
-            got = wait_for(source.poll)
+            got = until(source.poll)
             number_of(got)
             shapes.append(got.pixels.shape[:2])
     finally:
@@ -524,11 +512,11 @@ def test_wine_a_windows_owner_that_hangs_with_the_lock(windows: Peer, source: Td
     playing = windows.start("out", name, 48, 32, 100000, 20, "hold=4", FILES="1")
     try:
         playing.line("holding")
-        wait_for(lambda: [source.poll(), source.skipped > 5][1])
+        until(lambda: [source.poll(), source.skipped > 5][1])
         playing.go()
         number = 0
         while number <= 4:
-            number = number_of(wait_for(source.poll))
+            number = number_of(until(source.poll))
     finally:
         playing.stop()
 
@@ -537,7 +525,7 @@ def test_wine_a_windows_receiver_is_fed(windows: Peer, sink: TdOutput, name: str
     playing = windows.start("in", name, 1000, int(PATIENCE_S * 1000), FILES="1")
     try:
         for pixels in (noise(1, 8, 12), noise(2, 8, 12), noise(3, 80, 120)):
-            wait_for(lambda pixels=pixels: sink.put(frame(pixels)))
+            until(lambda pixels=pixels: sink.put(frame(pixels)))
             assert playing.line("picture").endswith(bottom_up(pixels))
         sink.close()
         assert playing.line("detached")
@@ -551,7 +539,7 @@ def test_an_old_info_block_may_carry_a_postfix_already(source: TdInput, name: st
     info.bytes[:] = memoryview(pack_info(Info(False, "later", False)))
     memory = create_memory(data_name(name, "later"), 1000)
     memory.bytes[:56] = memoryview(pack_header(2, 8, 8, 37))
-    assert wait_for(source.poll).pixels.shape == (8, 8, 4)
+    assert until(source.poll).pixels.shape == (8, 8, 4)
     assert info.bytes[INFO_SUPPORTED] == 1
     info.remove()
     memory.remove()

@@ -26,15 +26,9 @@ from bridge.ring import ColourSpace, Format, Kind, Origin, Policy, RingReader, R
 from bridge.ring.clock import now_ns
 from core.params import Params
 from tests.rings import fresh_channel, sweep
+from tests.waiting import until
 
 PATIENCE_S = 60
-
-
-def until(condition, what="it"):
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.01)
 
 
 @pytest.fixture
