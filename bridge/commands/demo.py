@@ -7,12 +7,12 @@ ends by itself, leaves a contact sheet, and prints what it measured as one line 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,24 +32,21 @@ from bridge.commands.beside import ROWS, beside
 from bridge.commands.contact_sheet import FORMATS, Pair, write_sheet
 from bridge.commands.host import (
     ChannelHost,
-    StartError,
     add_host_options,
     host_options,
     params_from,
     set_library_habits,
     status_line,
 )
-from bridge.commands.show import PAIRS, STATUS_S, STUCK_S, Client, Heartbeat, Measured, captions, open_page
-from bridge.commands.signals import StopRequest
+from bridge.commands.show import PAIRS, STATUS_S, STUCK_S, Client, Heartbeat, Measured, captions, open_page, run
 from bridge.ring import Frame, Kind, RingError, RingReader
-from bridge.ring.leftovers import clear, sweep
-from bridge.sources import SourceError, look_for
-from bridge.terminal import PROGRAM, print_result, say, say_warnings, status, status_every_s
-from core.params import TEMPORAL, ParamError, Params, params_for
+from bridge.ring.leftovers import clear
+from bridge.sources import look_for
+from bridge.terminal import PROGRAM, print_result, say, status, status_every_s
+from core.params import TEMPORAL, Params, params_for
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-CHANNEL_PREFIX = "demo-"
 SETTLED = 0.85
 """How far into its share of the frames a pair is taken, so that the new prompt has reached every stage."""
 STYLE_S = 6.0
@@ -383,19 +380,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run the demo; 1 when something kept it from its end. What was measured is the last line of standard output, as
     JSON; nothing where it failed before the first picture."""
     args, options = _arguments(argv)
-    say_warnings()
-    stop = StopRequest()
-    own_channel = args.channel is None
-    channel = f"{CHANNEL_PREFIX}{os.getpid()}" if own_channel else args.channel
-    try:
-        if own_channel:
-            sweep(CHANNEL_PREFIX)
-        exit_status, summary = show(args, options, channel, stop.event)
-    except (StartError, ParamError, SourceError, RingError) as error:
-        say(f"demo: {error}")
+    finished = run("demo", args.channel, partial(show, args, options))
+    if finished is None:
         return 1
-    finally:
-        stop.restore()
+    exit_status, summary = finished
     if summary["first_output_s"] is not None:
         say(f"{summary['frames_out']} pictures in {summary['seconds']:.0f} s, {summary['fps']:.1f} per second")
     if summary["failure"] is None or summary["first_output_s"] is not None or args.json:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from bridge.commands.arguments import (
@@ -27,22 +28,18 @@ from bridge.commands.arguments import (
 )
 from bridge.commands.host import (
     ChannelHost,
-    StartError,
     add_host_options,
     host_options,
     nth_channel,
     params_from,
     set_library_habits,
 )
-from bridge.commands.show import PAIRS, STATUS_S, STUCK_S, Client, Heartbeat, Measured, captions, open_page
-from bridge.commands.signals import StopRequest
+from bridge.commands.show import PAIRS, STATUS_S, STUCK_S, Client, Heartbeat, Measured, captions, open_page, run
 from bridge.control.statistics import peak_memory_mb
-from bridge.ring import RingError
-from bridge.ring.leftovers import clear, sweep
-from bridge.terminal import print_result, say, say_warnings, status, status_every_s
-from core.params import ParamError, params_for
+from bridge.ring.leftovers import clear
+from bridge.terminal import print_result, say, status, status_every_s
+from core.params import params_for
 
-CHANNEL_PREFIX = "scene-"
 GUEST = "guest"
 MAX_HOSTS = 8
 POLL_S = 0.1
@@ -285,19 +282,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run the scene; 1 when something kept it from its end. What was measured is the last line of standard output, as
     JSON; nothing where it failed before the first picture."""
     args, options = _arguments(argv)
-    say_warnings()
-    stop = StopRequest()
-    own_channel = args.channel is None
-    base = f"{CHANNEL_PREFIX}{os.getpid()}" if own_channel else args.channel
-    try:
-        if own_channel:
-            sweep(CHANNEL_PREFIX)
-        exit_status, summary = show(args, options, base, stop.event)
-    except (StartError, ParamError, RingError) as error:
-        say(f"scene: {error}")
+    finished = run("scene", args.channel, partial(show, args, options))
+    if finished is None:
         return 1
-    finally:
-        stop.restore()
+    exit_status, summary = finished
     rates = [world for world in summary["worlds"] if world["first_output_s"] is not None]
     if rates:
         shown = ", ".join(f"{world['channel']} {world['fps']:.1f}" for world in rates)

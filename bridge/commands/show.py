@@ -12,10 +12,15 @@ import time
 import webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from bridge.commands.host import PROGRESS_S
-from bridge.terminal import child_command, child_environment, say, status
+from bridge.commands.host import PROGRESS_S, StartError
+from bridge.commands.signals import StopRequest
+from bridge.ring import RingError
+from bridge.ring.leftovers import sweep
+from bridge.sources import SourceError
+from bridge.terminal import child_command, child_environment, say, say_warnings, status
+from core.params import ParamError
 
 PAIRS = 8
 """Prompts that are offered, and pictures of a contact sheet."""
@@ -25,6 +30,28 @@ RESTART_PAUSE_S = 1.0
 CLIENT_END_S = 15.0
 STUCK_S = 120.0
 """Without any output for so long, although the model is loaded and frames come in, a demo with an end gives up."""
+
+
+Shown = TypeVar("Shown")
+
+
+def run(command: str, channel: str | None, show: Callable[[str, threading.Event], Shown]) -> Shown | None:
+    """What `show` returns for a channel, or the first of several, and the event of a request to stop. None where it
+    failed, which was told in one line.
+
+    channel: None for one of the command's own; what those of killed processes left is deleted first.
+    """
+    say_warnings()
+    stop = StopRequest()
+    try:
+        if channel is None:
+            sweep(f"{command}-")
+        return show(f"{command}-{os.getpid()}" if channel is None else channel, stop.event)
+    except (StartError, ParamError, SourceError, RingError) as error:
+        say(f"{command}: {error}")
+        return None
+    finally:
+        stop.restore()
 
 
 class Heartbeat:

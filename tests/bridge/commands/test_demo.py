@@ -239,7 +239,7 @@ def test_a_second_ctrl_c_ends_a_demo_that_is_still_loading(tmp_path: Path) -> No
         finally:
             child.kill()
             child.communicate()
-    until(lambda: [sweep(demo.CHANNEL_PREFIX), not leftovers(f"demo-{child.pid}")][1], "the end of the client")
+    until(lambda: [sweep("demo-"), not leftovers(f"demo-{child.pid}")][1], "the end of the client")
 
 
 @pytest.mark.skipif(not POSIX, reason="closes a POSIX pipe")
@@ -265,7 +265,7 @@ def test_a_killed_demo_takes_its_client_along_and_the_next_one_cleans_up(picture
             child.wait(60)
             until(lambda: inputs.state is State.WRITER_GONE, "the end of the client")
     assert leftovers(channel)
-    sweep(demo.CHANNEL_PREFIX)
+    sweep("demo-")
     assert not leftovers(channel)
 
 
