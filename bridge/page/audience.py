@@ -31,7 +31,7 @@ class Audience:
         statistics = room.about.statistics
         rings = {
             s.name: {"state": s.state, "message": s.message, "encoded": s.encoded, "sent": s.sent}
-            for s in room.sides.values()
+            for s in room.views.values()
         }
         return {
             **(statistics.snapshot(limits.STATS_LOOK_BACK_S) if statistics is not None else {}),
@@ -45,49 +45,49 @@ class Audience:
             "recording": None if room.about.recordings is None else room.about.recordings.state(),
         }
 
-    def offer(self, side: RingView, packets: dict[Encoding, Packet], state: str) -> None:
-        """Hand a side's new frame and state to those who look at it. On the loop's thread, as all below."""
+    def offer(self, view: RingView, packets: dict[Encoding, Packet], state: str) -> None:
+        """Hand a view's new frame and state to those who look at it. On the loop's thread, as all below."""
         if packets:
-            side.packets = packets
+            view.packets = packets
         for viewer in self.viewers:
-            if viewer.side is not side:
+            if viewer.view is not view:
                 continue
             if viewer.state_told != state:
                 viewer.state_told = state
                 viewer.tell("state", state)
-            packet = side.packets.get(viewer.codec)
+            packet = view.packets.get(viewer.codec)
             if packet is not None and packet.key != viewer.shown and viewer.credits > 0:
                 viewer.offered = packet
                 viewer.wake.set()
-        self.want(side)
+        self.want(view)
 
-    def want(self, side: RingView) -> None:
-        """Tell a side what its viewers wait for."""
-        side.wanted = frozenset(v.codec for v in self.viewers if v.side is side and v.waits)
-        if side.wanted:
-            side.wake.set()
+    def want(self, view: RingView) -> None:
+        """Tell a view what its viewers wait for."""
+        view.wanted = frozenset(v.codec for v in self.viewers if v.view is view and v.waits)
+        if view.wanted:
+            view.wake.set()
 
     def params_changed(self, room: Room) -> None:
         """Tell the viewers of a channel what anybody set."""
         text = json.dumps(room.params())
         for viewer in self.viewers:
-            if viewer.side.channel == room.about.name:
+            if viewer.view.channel == room.about.name:
                 viewer.tell("params", text)
 
     def presets_changed(self, room: Room) -> None:
         """Tell the viewers of a channel that its presets are others."""
         for viewer in self.viewers:
-            if viewer.side.channel == room.about.name:
+            if viewer.view.channel == room.about.name:
                 viewer.tell("presets", json.dumps({"type": "presets"}))
 
     async def tick(self) -> None:
         """Send the statistics, for ever."""
         while True:
             await asyncio.sleep(limits.STATS_EVERY_S)
-            for name in {viewer.side.channel for viewer in self.viewers}:
+            for name in {viewer.view.channel for viewer in self.viewers}:
                 text = json.dumps({"type": "stats", **self.snapshot(name)})
                 for viewer in self.viewers:
-                    if viewer.side.channel == name:
+                    if viewer.view.channel == name:
                         viewer.tell("stats", text)
 
     @property
@@ -103,12 +103,12 @@ class Audience:
             yield
         finally:
             self.viewers.discard(viewer)
-            self.want(viewer.side)
+            self.want(viewer.view)
 
     async def picture_for(self, viewer: Viewer, timeout_s: float) -> Packet | None:
         """The newest frame that the viewer has not had; None after `timeout_s` seconds without one."""
         viewer.credits = 1
-        self.want(viewer.side)
+        self.want(viewer.view)
         try:
             async with asyncio.timeout(timeout_s):
                 while (packet := viewer.take()) is None:

@@ -43,20 +43,20 @@ class Entrance:
         known = ", ".join(map(repr, self._audience.rooms))
         return f"unknown channel {name[:40]!r}; this gateway serves {known}"
 
-    def picture_side(self, request: web.Request) -> RingView:
+    def picture_view(self, request: web.Request) -> RingView:
         """The same for a picture that a page of another site might embed."""
         if not self.access.may_embed(request.headers.get("Sec-Fetch-Site")):
             raise web.HTTPForbidden(text="pages of other sites may show this picture only with a token")
-        return self.side_of(request)
+        return self.view_of(request)
 
-    def side_of(self, request: web.Request) -> RingView:
-        """The side that a plain request names, when there is room for one viewer more."""
+    def view_of(self, request: web.Request) -> RingView:
+        """The view that a plain request names, when there is room for one viewer more."""
         room, name = self.room_of(request), request.query.get("side", "out")
-        if name not in room.sides:
+        if name not in room.views:
             raise web.HTTPBadRequest(text=f"unknown side {name[:40]!r}; in or out")
         if self._audience.full:
             raise web.HTTPServiceUnavailable(text=_FULL.format(limits.MAX_VIEWERS))
-        return room.sides[name]
+        return room.views[name]
 
     def check_origin(self, request: web.Request, origin: str | None = None) -> None:
         """Refuse the pages of others. origin: what a page says of itself, where its browser does not."""

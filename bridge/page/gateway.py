@@ -147,22 +147,22 @@ class Gateway:
         self._thread = threading.Thread(target=self._run, args=(listener, ready), name="gateway", daemon=True)
         self._thread.start()
         ready.wait()
-        for side in self._all_sides():
-            side.start()
+        for view in self._all_views():
+            view.start()
 
     def snapshot(self, channel: str | None = None) -> dict[str, Any]:
         """The statistics of the channel's host and what the gateway itself did, as plain JSON-able values."""
         return self._audience.snapshot(channel)
 
-    def _all_sides(self) -> list[RingView]:
-        return [side for room in self._audience.rooms.values() for side in room.sides.values()]
+    def _all_views(self) -> list[RingView]:
+        return [view for room in self._audience.rooms.values() for view in room.views.values()]
 
     def stop(self) -> None:
         """Close every viewer with a reason and free the port; harmless when not running."""
         if self._thread is None:
             return
-        for side in self._all_sides():
-            side.stop()
+        for view in self._all_views():
+            view.stop()
         self._post(self._leave)
         self._thread.join()
         self._thread = self._loop = self._leaving = None
@@ -243,9 +243,9 @@ class Gateway:
         except RuntimeError:
             _log.debug("gateway: the loop has ended")
 
-    def _publish(self, side: RingView, packets: dict[Encoding, Packet]) -> None:
-        """Called by a side's reader thread: its frame or its state is new."""
-        self._post(self._audience.offer, side, packets, json.dumps(side.report()))
+    def _publish(self, view: RingView, packets: dict[Encoding, Packet]) -> None:
+        """Called by a view's reader thread: its frame or its state is new."""
+        self._post(self._audience.offer, view, packets, json.dumps(view.report()))
 
     # ---- plain requests
 
@@ -304,7 +304,7 @@ class Gateway:
                 "name": name,
                 "host": room.about.live is not None,
                 "examples": room.about.examples,
-                "sides": {side.name: {"state": side.state, "message": side.message} for side in room.sides.values()},
+                "sides": {view.name: {"state": view.state, "message": view.message} for view in room.views.values()},
             }
             for name, room in self._audience.rooms.items()
         ]

@@ -59,10 +59,10 @@ class Line:
 
 
 class Viewer:
-    """Somebody who looks at one side, owed one frame at most: the newest, when there is credit for it."""
+    """Somebody who looks at one view, owed one frame at most: the newest, when there is credit for it."""
 
-    def __init__(self, side: RingView, codec: Encoding) -> None:
-        self.side = side
+    def __init__(self, view: RingView, codec: Encoding) -> None:
+        self.view = view
         self.codec = codec
         self.credits = 0
         self.shown: tuple[int, int] | None = None
@@ -87,15 +87,15 @@ class Viewer:
             return None
         self.credits -= 1
         self.shown = packet.key
-        self.side.sent += 1
+        self.view.sent += 1
         return packet
 
 
 class Visitor(Viewer):
     """A viewer on a WebSocket. Everything it is owed is bounded: one frame, one text per kind, a few answers."""
 
-    def __init__(self, line: Line, room: Room, side: RingView, codec: Encoding) -> None:
-        super().__init__(side, codec)
+    def __init__(self, line: Line, room: Room, view: RingView, codec: Encoding) -> None:
+        super().__init__(view, codec)
         self.line = line
         self.room = room
         self.texts: dict[str, str] = {}

@@ -77,7 +77,7 @@ class Room:
     """One channel while it is served."""
 
     about: Channel
-    sides: dict[str, RingView]
+    views: dict[str, RingView]
     session: str = field(default_factory=lambda: secrets.token_hex(8))
     """Another one after every start: a page then knows that its settings are gone."""
 

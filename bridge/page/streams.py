@@ -51,16 +51,16 @@ class Streams:
 
     async def snapshot(self, request: web.Request) -> web.StreamResponse:
         """The newest picture as a JPEG."""
-        viewer = Viewer(self._entrance.picture_side(request), Encoding.JPEG)
+        viewer = Viewer(self._entrance.picture_view(request), Encoding.JPEG)
         with self._audience.watching(viewer):
             packet = await self._audience.picture_for(viewer, limits.SNAPSHOT_S)
         if packet is None:
-            raise web.HTTPServiceUnavailable(text=viewer.side.message or f"no picture on {viewer.side.ring} yet")
+            raise web.HTTPServiceUnavailable(text=viewer.view.message or f"no picture on {viewer.view.ring} yet")
         return web.Response(body=packet.data[PACKET.size :], content_type="image/jpeg", headers=NOT_KEPT)
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Motion JPEG without end."""
-        viewer = Viewer(self._entrance.picture_side(request), Encoding.JPEG)
+        viewer = Viewer(self._entrance.picture_view(request), Encoding.JPEG)
         stream = web.StreamResponse(headers={**SECURITY, **NOT_KEPT})
         stream.content_type = f"multipart/x-mixed-replace; boundary={_BOUNDARY}"
         with self._audience.watching(viewer):
@@ -103,7 +103,7 @@ class Streams:
             raise web.HTTPNotImplemented(text=_NO_WEBRTC) from error
         from bridge.page.webrtc import Peer, PeerRefused
 
-        viewer = Viewer(self._entrance.side_of(request), Encoding.RGB8)
+        viewer = Viewer(self._entrance.view_of(request), Encoding.RGB8)
         with contextlib.ExitStack() as visit:
             visit.enter_context(self._audience.watching(viewer))
             peer = Peer(lambda timeout_s: self._audience.picture_for(viewer, timeout_s), self._ice_servers)

@@ -38,20 +38,20 @@ class Visits:
             name, codec = request.query.get("side", "out"), request.query.get("codec", "jpeg")
             if room is None:
                 pass
-            elif name not in room.sides:
+            elif name not in room.views:
                 await line.close(CLOSE_BAD_REQUEST, f"unknown side {name[:40]!r}; in or out")
             elif codec not in _CODECS:
                 await line.close(CLOSE_BAD_REQUEST, f"unknown codec {codec[:40]!r}; {', '.join(_CODECS)}")
             else:
-                await self._attend(Visitor(line, room, room.sides[name], _CODECS[codec]))
+                await self._attend(Visitor(line, room, room.views[name], _CODECS[codec]))
         return ws
 
     async def _attend(self, viewer: Visitor) -> None:
         """Serve one viewer until it leaves."""
-        side = viewer.side
-        viewer.tell("hello", json.dumps({"type": "hello", "channel": side.channel, "side": side.name}))
+        view = viewer.view
+        viewer.tell("hello", json.dumps({"type": "hello", "channel": view.channel, "side": view.name}))
         viewer.tell("params", json.dumps(viewer.room.params()))
-        viewer.tell("state", json.dumps(side.report()))
+        viewer.tell("state", json.dumps(view.report()))
         with self._audience.watching(viewer):
             sending = asyncio.create_task(self._send_to(viewer))
             try:
@@ -78,7 +78,7 @@ class Visits:
                         viewer.busy = True
                         await ws.send_bytes(packet.data)
                         viewer.busy = False
-                        self._audience.want(viewer.side)
+                        self._audience.want(viewer.view)
         except TimeoutError:
             # It does not read: nothing more can be said to it.
             viewer.line.abort()
@@ -113,7 +113,7 @@ class Visits:
                 viewer.reply("error", message=f"credit: send n from 1 to {limits.MAX_IN_FLIGHT}")
                 return
             viewer.credits = min(limits.MAX_IN_FLIGHT, viewer.credits + n)
-            self._audience.want(viewer.side)
+            self._audience.want(viewer.view)
         elif kind == "set":
             name = message.get("name")
             self._set(viewer, message, {str(name): message.get("value")}, str(name))
@@ -139,7 +139,7 @@ class Visits:
             about["id"] = message["id"]
         presets = viewer.room.about.presets
         if presets is None:
-            reason = f"no presets are kept for {viewer.side.channel} here; use the page of its own host"
+            reason = f"no presets are kept for {viewer.view.channel} here; use the page of its own host"
             viewer.reply("error", message=reason, **about)
             return
         try:
@@ -154,7 +154,7 @@ class Visits:
         recordings, do = viewer.room.about.recordings, message.get("do")
         about = {"id": message["id"]} if isinstance(message.get("id"), int) else {}
         if recordings is None:
-            reason = f"{viewer.side.channel} is not recorded from here; use: {PROGRAM} record"
+            reason = f"{viewer.view.channel} is not recorded from here; use: {PROGRAM} record"
             viewer.reply("error", message=reason, **about)
         elif do not in ("start", "stop"):
             viewer.reply("error", message='record: send "do": "start" or "stop"', **about)
@@ -172,7 +172,7 @@ class Visits:
             about["id"] = message["id"]
         live = viewer.room.about.live
         if live is None:
-            reason = f"the host of {viewer.side.channel} is another program; set it by OSC or on that host's page"
+            reason = f"the host of {viewer.view.channel} is another program; set it by OSC or on that host's page"
             viewer.reply("error", message=reason, **about)
             return
         try:

@@ -795,7 +795,7 @@ def test_viewers_that_vanish_leave_nothing_behind(gateway):
                 await ws.send_json({"type": "credit", "n": 2})
                 ws._response.connection.transport.abort()
         await until(lambda: gateway.snapshot()["viewers"] == 0, "all have left")
-        assert gateway._audience.rooms[gateway.channel].sides["out"].wanted == frozenset()
+        assert gateway._audience.rooms[gateway.channel].views["out"].wanted == frozenset()
 
     run(check())
 
