@@ -268,7 +268,7 @@ def _absent(name: str, placement: segment.Placement, fix: str) -> Check:
 
 
 def _judge(name: str, before: Look, after: Look) -> Report:
-    """One finding on the frames of a ring that was looked at twice."""
+    """One check of the frames of a ring that was looked at twice."""
     beat_s = (now_ns() - after.heartbeat_ns) / 1e9
     alive = f"its heartbeat is {beat_s:.1f} s old" if beat_s > STALE_S else "its heartbeat is fresh"
     who = f"its writer (process {after.writer_pid})"

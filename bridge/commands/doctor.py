@@ -1,6 +1,6 @@
 """`frameloom doctor`: what this machine can do and what is wrong, each with its fix.
 
-Every check is a function that yields findings and touches nothing that is in use: ports are bound for a moment, the
+Every check is a function that yields `Check`s and touches nothing that is in use: ports are bound for a moment, the
 ring is tried on a channel of its own. What is said of a channel is `channel_doctor`'s. Exit status 1
 when something that the program needs is broken.
 """
@@ -264,7 +264,7 @@ def check_camera() -> Report:
 
 
 def examine(channel: str | None) -> Report:
-    """All findings, as they are made."""
+    """All checks, as they are made."""
     set_library_habits()
     checks: list[Callable[[], Report]] = [
         check_python,
@@ -291,17 +291,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--channel", help="check this channel too")
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of the list")
     args = parser.parse_args(argv)
-    findings = []
-    for finding in examine(args.channel):
-        findings.append(finding)
+    checks = []
+    for check in examine(args.channel):
+        checks.append(check)
         if not args.json:
-            print(f"{finding.level:4}  {finding.name:13}  {finding.said}", flush=True)
-            if finding.fix:
-                print(f"      {'':13}  -> {finding.fix}", flush=True)
-    bad = sum(f.level == "bad" for f in findings)
-    warned = sum(f.level == "warn" for f in findings)
+            print(f"{check.level:4}  {check.name:13}  {check.said}", flush=True)
+            if check.fix:
+                print(f"      {'':13}  -> {check.fix}", flush=True)
+    bad = sum(f.level == "bad" for f in checks)
+    warned = sum(f.level == "warn" for f in checks)
     if args.json:
-        print(json.dumps({"ok": not bad, "findings": [asdict(f) for f in findings]}))
+        print(json.dumps({"ok": not bad, "checks": [asdict(f) for f in checks]}))
     elif bad or warned:
         print(f"{bad} bad, {warned} to know of")
     else:

@@ -57,7 +57,7 @@ _BAD_OFFER = (
     OperationError,
 )
 
-Newest = Callable[[float], Awaitable[Packet | None]]
+NextPacket = Callable[[float], Awaitable[Packet | None]]
 """The newest RGB8 packet that was not taken yet, or None when there is none within so many seconds."""
 
 
@@ -73,7 +73,7 @@ class PictureTrack(MediaStreamTrack):
 
     kind = "video"
 
-    def __init__(self, newest: Newest) -> None:
+    def __init__(self, newest: NextPacket) -> None:
         super().__init__()
         self.matrix = Colorspace.ITU601
         """What the viewer takes the colours for: aiortc's streams do not say it."""
@@ -130,7 +130,7 @@ class Peer:
     machine how it is seen from outside; without any, viewers reach it by its own addresses only.
     """
 
-    def __init__(self, newest: Newest, ice_servers: Iterable[str] = ()) -> None:
+    def __init__(self, newest: NextPacket, ice_servers: Iterable[str] = ()) -> None:
         servers = [RTCIceServer(urls=server) for server in ice_servers]
         self._connection = RTCPeerConnection(RTCConfiguration(servers, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
         self._track = PictureTrack(newest)

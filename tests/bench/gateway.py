@@ -282,7 +282,7 @@ def looked_at(urls: Sequence[str]) -> Iterator[None]:
         viewers.wait()
 
 
-def spread(ages: list[float]) -> dict[str, float]:
+def percentiles(ages: list[float]) -> dict[str, float]:
     return {name: percentile(ages, q) for name, q in (("p50", 50), ("p95", 95), ("p99", 99))}
 
 
@@ -313,7 +313,7 @@ async def measure(
             with looked_at(others) if name.endswith("looked at") else contextlib.nullcontext():
                 seen = await in_the_page(browser, url, script, frames)
             results[name] = {
-                **spread(seen["ages"]),
+                **percentiles(seen["ages"]),
                 "frames": len(seen["ages"]),
                 "shown_per_s": len(seen["ages"]) / seen["seconds"],
                 "torn": seen["torn"],
@@ -361,11 +361,11 @@ def main(argv: list[str] | None = None) -> int:
         "publish_to_picture_ms": shown,
         "first_paint_ms": {"median": percentile(paints, 50), "worst": max(paints), "loads": len(paints)},
         "viewers_32": {
-            **spread(crowd["ages"]),
+            **percentiles(crowd["ages"]),
             "frames": crowd["frames"],
             "encodes_of_one_frame": max(encodes.values()),
         },
-        "stalled_viewer": {"others_alone": spread(alone + again), "others_beside_it": spread(beside)},
+        "stalled_viewer": {"others_alone": percentiles(alone + again), "others_beside_it": percentiles(beside)},
     }
     table(
         ("publish to picture, ms", "p50", "p95", "p99", "shown/s", "clock error"),
@@ -375,7 +375,7 @@ def main(argv: list[str] | None = None) -> int:
     table(
         ("publish to a viewer, ms", "p50", "p95", "p99"),
         [
-            [name, *spread(ages).values()]
+            [name, *percentiles(ages).values()]
             for name, ages in (
                 (f"{VIEWERS} viewers", crowd["ages"]),
                 ("4 viewers", alone + again),

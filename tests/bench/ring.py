@@ -59,7 +59,7 @@ class Setting(NamedTuple):
 
 
 class End:
-    """One end of a transport. `echo` belongs to the server: receive one picture and send it back.
+    """One side of a transport. `echo` belongs to the server: receive one picture and send it back.
 
     `pour` and `drain` are sending and receiving without loss, one way, as fast as it goes.
     """
@@ -357,7 +357,7 @@ OURS = ("ring", "ring, copied out")
 BARE, BARE_TWO = "memcpy", "memcpy of two"
 
 
-def serve(kind: str, setting: Setting, control: Any) -> None:
+def other_process(kind: str, setting: Setting, control: Any) -> None:
     """The other process: does what it is told and sleeps on `control` in between, so that nobody spins in idle."""
     short_slices()
     end = TRANSPORTS[kind](setting, True)
@@ -402,7 +402,7 @@ class Pair:
         self.end = TRANSPORTS[kind](setting, False)
         context = multiprocessing.get_context("spawn")
         self._control, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(kind, setting, theirs), daemon=True)
+        self._process = context.Process(target=other_process, args=(kind, setting, theirs), daemon=True)
         self._process.start()
         self.picture = np.random.default_rng(1).integers(0, 255, setting.shape, np.uint8)
         self.stamp = self.picture.reshape(-1)[:8].view(np.uint64)

@@ -56,7 +56,7 @@ def writer(channel: str) -> Iterator[RingWriter]:
 
 
 def asked(channel: str) -> list[Check]:
-    """The findings, each of them well formed."""
+    """The checks, each of them well formed."""
     found = list(check_channel(channel))
     assert found
     for each in found:

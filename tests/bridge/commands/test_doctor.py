@@ -18,8 +18,8 @@ from bridge.commands.report import LEVELS, Check
 from bridge.ring.segment import place
 
 
-def only(findings: Iterator[Check]) -> Check:
-    (found,) = findings
+def only(checks: Iterator[Check]) -> Check:
+    (found,) = checks
     assert found.level in LEVELS
     assert bool(found.fix) == (found.level != "ok")
     return found
@@ -61,27 +61,27 @@ def test_little_shared_memory_is_noticed(
 def test_the_report_fails_only_when_something_is_bad(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    findings = [Check("ok", "a", "fine"), Check("warn", "b", "so so", "fix b")]
-    monkeypatch.setattr(doctor, "examine", lambda channel: iter(findings))
+    checks = [Check("ok", "a", "fine"), Check("warn", "b", "so so", "fix b")]
+    monkeypatch.setattr(doctor, "examine", lambda channel: iter(checks))
     assert doctor.main([]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert [line.split() for line in shown[:3]] == [["ok", "a", "fine"], ["warn", "b", "so", "so"], ["->", "fix", "b"]]
     assert shown[-1] == "0 bad, 1 to know of"
-    findings.append(Check("bad", "c", "broken", "fix c"))
+    checks.append(Check("bad", "c", "broken", "fix c"))
     assert doctor.main(["--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["ok"] is False
-    assert report["findings"][2] == {"level": "bad", "name": "c", "said": "broken", "fix": "fix c"}
+    assert report["checks"][2] == {"level": "bad", "name": "c", "said": "broken", "fix": "fix c"}
 
 
 def test_the_whole_examination_runs(capsys: pytest.CaptureFixture[str]) -> None:
     """Every check on the real machine; a channel that nobody serves makes it fail."""
     assert doctor.main(["--json", "--channel", f"test-nobody-{os.getpid()}"]) == 1
-    findings = {f["name"]: f for f in json.loads(capsys.readouterr().out)["findings"]}
-    assert {"python", "packages", "torch", "device", "compiler", "back ends", "speed", "model", "ring"} <= set(findings)
-    assert findings["packages"]["level"] == "ok", findings["packages"]
-    assert "computes in " in findings["device"]["said"]
-    assert findings[f"test-nobody-{os.getpid()}.in"]["said"].startswith("no writer: ")
+    checks = {f["name"]: f for f in json.loads(capsys.readouterr().out)["checks"]}
+    assert {"python", "packages", "torch", "device", "compiler", "back ends", "speed", "model", "ring"} <= set(checks)
+    assert checks["packages"]["level"] == "ok", checks["packages"]
+    assert "computes in " in checks["device"]["said"]
+    assert checks[f"test-nobody-{os.getpid()}.in"]["said"].startswith("no writer: ")
 
 
 def test_a_damaged_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
