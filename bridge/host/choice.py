@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -92,7 +93,10 @@ class ModelChange:
                     self._wake.clear()
                     continue
                 try:
-                    self._change(name)
+                    # On a thread that ends with it: the CPU threads that torch gives to one, where a model is measured,
+                    # go with it, and would be in the frame path's way otherwise (`core.device.one_thread`).
+                    with ThreadPoolExecutor(1) as alone:
+                        alone.submit(self._change, name).result()
                 except (HostError, *RECOVERABLE) as error:
                     self._complain("model", f"model {name!r} cannot be used, {self._called} goes on: {error}")
                     self._take_back(name)

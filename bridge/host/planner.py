@@ -119,6 +119,9 @@ class Planner:
 
     def run(self) -> None:
         """Until `stop`."""
+        from core.device import one_thread
+
+        one_thread()
         unsubscribe = self._live.subscribe(lambda params, revision: self._changed.set())
         try:
             while not self._stop.is_set():
@@ -131,6 +134,9 @@ class Planner:
 
     def build(self) -> None:
         """Build the model for what its plain form runs, again and again until `stop`."""
+        from core.device import one_thread
+
+        one_thread()
         while not self._stop.is_set():
             self._to_build.wait()
             self._to_build.clear()
