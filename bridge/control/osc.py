@@ -2,7 +2,8 @@
 
 Addresses (the only OSC library user; every parameter address is derived from `core.params.SPECS`):
 
-    /<field> <value>      set a parameter; /t_index takes several numbers or texts, or one text "18,26"
+    /<field> <value>      set a parameter; /t_index and /size take several numbers or texts, or one
+                          text "18,26"
     /get [field]          answered by /value <field> <value>, one message per field
     /ping                 answered by /pong
     /subscribe [port]     statistics as /stats/<name> <number> twice a second for a minute; send again to stay
@@ -84,7 +85,7 @@ _COMMA = re.compile(r"^(\s*[+-]?\d*),(\d+\s*)$")
 _WHOLE = re.compile(r"[0-9]{1,9}(\.0*)?")
 _ROUNDING = 1e-4
 """How far from a whole number a fader's value may be, which was scaled in 32 bits on its way."""
-_BETWEEN = str.maketrans("[](),", " " * 5)
+_BETWEEN = str.maketrans("[](),x", " " * 6)
 """What stands around and between the numbers of a list that is sent as text."""
 _COMMANDS = ("/get", "/ping", "/subscribe", "/unsubscribe")
 # What servers like this one send. Answering it would let two of them talk to each other for ever.

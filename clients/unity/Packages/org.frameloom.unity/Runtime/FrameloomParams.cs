@@ -112,6 +112,9 @@ namespace Frameloom
         [Tooltip("img2img repaints the input; txt2img ignores it.")]
         public FrameloomTask task = FrameloomTask.Img2img;
 
+        [Tooltip("Width and height to paint at, or one number for a square; empty: as the host was started. In px.")]
+        public int[] size = new int[0];
+
         [Tooltip("Skip frames that look like the last processed one, so that the device can sleep.")]
         public bool similarityFilter = false;
 
@@ -247,6 +250,7 @@ namespace Frameloom
             to.Add("/noise_draws", noiseDraws);
             to.Add("/mode", ModeWords[(int)mode]);
             to.Add("/task", TaskWords[(int)task]);
+            to.Add("/size", size);
             to.Add("/similarity_filter", similarityFilter);
             to.Add("/similarity_threshold", similarityThreshold);
             to.Add("/similarity_max_skip", similarityMaxSkip);
@@ -323,6 +327,8 @@ namespace Frameloom
                 to.Add("/mode", ModeWords[(int)mode]);
             if (task != sent.task)
                 to.Add("/task", TaskWords[(int)task]);
+            if (!Same(size, sent.size))
+                to.Add("/size", size);
             if (similarityFilter != sent.similarityFilter)
                 to.Add("/similarity_filter", similarityFilter);
             if (similarityThreshold != sent.similarityThreshold)
@@ -421,6 +427,7 @@ namespace Frameloom
             noiseDraws = other.noiseDraws;
             mode = other.mode;
             task = other.task;
+            size = (int[])other.size.Clone();
             similarityFilter = other.similarityFilter;
             similarityThreshold = other.similarityThreshold;
             similarityMaxSkip = other.similarityMaxSkip;
