@@ -6,7 +6,7 @@ Importing it costs seconds, so it is imported where a model is about to be loade
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,9 @@ from core.tree import mapped
 
 __all__ = ["Model", "ModelError", "assemble", "check_folder", "load_model"]
 
+KEPT_SIZES = 4
+"""So many sizes keep their networks: to go back to one costs nothing, and to go through all of them fills no memory."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -54,9 +57,12 @@ class Model:
     loras: tuple[str, ...] = ()
     """The names of the LoRAs that change it, in the order of their parameters."""
     forms: dict[tuple[Any, ...], Any] = field(default_factory=dict)
-    """The networks as back ends convert them, by back end, kind and size; shared by all that share the weights."""
+    """The networks as back ends convert them, by latent size, back end, kind and shapes; shared by all that share the
+    weights."""
     calls: dict[tuple[Any, ...], Call] = field(default_factory=dict)
-    """The networks as this execution runs them, by kind and size."""
+    """The networks as this execution runs them, likewise."""
+    sizes: dict[tuple[int, int], None] = field(default_factory=dict)
+    """The latent sizes that there are networks for, the one asked for last at the end."""
 
     @property
     def device(self) -> torch.device:
@@ -96,7 +102,8 @@ class Model:
 
     @property
     def size_multiple(self) -> int:
-        """Width and height in pixels have to be multiples of this."""
+        """Width and height in pixels suit the U-Net best as multiples of this, and have to be multiples of
+        `latent_scale`."""
         return self.latent_scale * 2 ** (len(self.unet.config.block_out_channels) - 1)
 
     def fit(self, width: int, height: int, area: int | None = None) -> tuple[int, int]:
@@ -110,6 +117,11 @@ class Model:
         w = min(w, max(step, 2 * area // h // step * step))
         return w, min(h, max(step, 2 * area // w // step * step))
 
+    def near(self, width: int, height: int) -> tuple[int, int]:
+        """The (width, height) to work at where that one is asked for."""
+        scale = self.latent_scale
+        return max(1, round(width / scale)) * scale, max(1, round(height / scale)) * scale
+
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(c, h, w) of the latents of pictures of that size. A U-Net may read channels beside these."""
         return int(self.vae.config.latent_channels), height // self.latent_scale, width // self.latent_scale
@@ -122,18 +134,20 @@ class Model:
         noise_source: NoiseSource = seeded_noise,
     ) -> Stream[Any]:
         """A new stream. Raises `ModelError` when the size does not suit the model."""
-        step = self.size_multiple
+        step = self.latent_scale
         if config.width % step or config.height % step or config.width < step or config.height < step:
             raise ModelError(f"size {config.width}x{config.height} does not suit this model: use multiples of {step}")
         _, rows, columns = latent = self.latent_shape(config.width, config.height)
+        size = (rows, columns)
+        self._make_room(size)
 
         def blank(*shape: int) -> Tensor:
             return torch.zeros(shape, device=self.device)
 
         codec = Codec(
             self.vae.config,
-            self._call(self._autoencoder.encode(self.vae), blank(1, 3, config.height, config.width)),
-            self._call(DecodeVae(self.vae), blank(1, *latent)),
+            self._call(size, self._autoencoder.encode(self.vae), blank(1, 3, config.height, config.width)),
+            self._call(size, DecodeVae(self.vae), blank(1, *latent)),
             (config.height, config.width),
             self.device,
             self.latent_scale,
@@ -153,8 +167,10 @@ class Model:
         for high, wide in window_sizes(rows, columns):
             picture = torch.zeros((1, 3, high * scale, wide * scale), device=self.device)
             latent = torch.zeros((1, channels, high, wide), device=self.device)
-            encoders.append(Window(high, wide, self._call(self._autoencoder.encode(self.vae), picture)))
-            decoders.append(Window(high, wide, self._call(DecodeVae(self.vae), latent)))
+            encoders.append(
+                Window(high, wide, self._call((rows, columns), self._autoencoder.encode(self.vae), picture))
+            )
+            decoders.append(Window(high, wide, self._call((rows, columns), DecodeVae(self.vae), latent)))
             for window in (encoders[-1], decoders[-1]):
                 window.call.prepare(1)
         return encoders, decoders
@@ -174,8 +190,13 @@ class Model:
         t = torch.zeros(2, dtype=torch.long, device=self.device)
         example = (torch.zeros(2, *latent, device=self.device), t, embedding, pairs)
         steered = ControlledCall(self.call, [control.network for control in self.controls])
+        _, *size = latent
+
+        def call(network: nn.Module, *example: Any) -> Call:
+            return self._call(tuple(size), network, *example)
+
         return UnetDenoiser(
-            self._call(self.call, *example),
+            call(self.call, *example),
             self.call.cross,
             self.noise,
             self.prediction,
@@ -187,19 +208,17 @@ class Model:
             loras=self.call.loras,
             banks=lambda: Banks(
                 self._layers(example),
-                lambda bank, *control: self._call(
-                    BankedCall(steered if control else self.call), *example, bank, *control
-                ),
+                lambda bank, *control: call(BankedCall(steered if control else self.call), *example, bank, *control),
             ),
-            steering=self._steering(steered, example) if self.controls else None,
+            steering=self._steering(call, steered, example) if self.controls else None,
         )
 
-    def _steering(self, steered: ControlledCall, example: tuple[Any, ...]) -> Steering:
+    def _steering(self, call: Callable[..., Call], steered: ControlledCall, example: tuple[Any, ...]) -> Steering:
         height, width = (side * self.latent_scale for side in example[0].shape[-2:])
         planes = planes_of(self.controls, (height, width), self.device)
         pictures = tuple(torch.zeros(2, *plane.shape, device=self.device) for plane in planes.values())
         control = Controls(pictures, torch.zeros(2, len(planes), device=self.device))
-        return Steering(planes, control, lambda: self._call(steered, *example, control), Controls)
+        return Steering(planes, control, lambda: call(steered, *example, control), Controls)
 
     @torch.inference_mode()
     def _layers(self, example: tuple[Any, ...]) -> tuple[Layer, ...]:
@@ -210,11 +229,21 @@ class Model:
         _, fresh = BankedCall(self.call)(x, *example[1:], nothing)
         return tuple(Layer(name, *made[0].shape[1:]) for name, made in zip(self.call.banked, fresh, strict=True))
 
-    def _call(self, network: nn.Module, *example: Any) -> Call:
-        """The network as the back end runs it, made once per kind of network and size."""
+    def _make_room(self, size: tuple[int, int]) -> None:
+        """For networks of this size: those of sizes that were asked for longest ago go, unless a stream has them."""
+        self.sizes.pop(size, None)
+        self.sizes[size] = None
+        for old in list(self.sizes)[:-KEPT_SIZES]:
+            self.sizes.pop(old, None)
+            for made in (self.forms, self.calls):
+                for key in [key for key in list(made) if key[0] == old]:
+                    made.pop(key, None)
+
+    def _call(self, size: tuple[int, ...], network: nn.Module, *example: Any) -> Call:
+        """The network as the back end runs it, made once per latent size and kind of network."""
         execution = self.execution
         backend = BACKENDS[execution.backend]
-        key = (execution.backend, type(network).__name__, *(tuple(leaf.shape) for leaf in tree_leaves(example)))
+        key = (size, execution.backend, type(network).__name__, *(tuple(leaf.shape) for leaf in tree_leaves(example)))
         if key not in self.forms:
             self.forms[key] = backend.convert(network, example, execution.store)
         if key not in self.calls:

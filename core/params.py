@@ -22,6 +22,7 @@ STAGE_GRID = 50
 
 MAX_STEPS = 8
 MAX_DRAWS = 16
+SIZE_STEP_PX = 8
 MAX_PROMPT_CHARS = 2000
 MAX_LORAS = 4
 MAX_CONTROLS = 2
@@ -57,7 +58,8 @@ class Spec:
     """What the outside may know of one parameter.
 
     kind is one of "str", "float", "int", "bool", "choice", "ints". `low`/`high` bound numbers (and every
-    element of "ints"), and the length in characters of "str"; `max_items` bounds "ints".
+    element of "ints"), and the length in characters of "str"; `max_items` bounds "ints", which are multiples of `step`
+    where that is given, and each larger than the one before where `rising`.
     `slow` marks fields whose new value needs work off the frame path (a text encoder pass). `acts_with` names another
     field and its values with which this one has an effect; None: it always has. `title` is what to show a person
     instead of the name.
@@ -73,6 +75,7 @@ class Spec:
     step: float | None = None
     choices: tuple[str, ...] = ()
     max_items: int = 0
+    rising: bool = True
     main: bool = False
     slow: bool = False
     acts_with: tuple[str, tuple[Any, ...]] | None = None
@@ -144,9 +147,9 @@ def _check_str(spec: Spec, value: Any) -> str:
 
 
 def _check_ints(spec: Spec, value: Any) -> tuple[int, ...]:
-    wanted = (
-        f"0 to {spec.max_items} whole numbers from {spec.low:.0f} to {spec.high:.0f}, each larger than the one before"
-    )
+    step = 1 if spec.step is None else int(spec.step)
+    wanted = f"0 to {spec.max_items} {'whole numbers' if step == 1 else f'multiples of {step}'}"
+    wanted += f" from {spec.low:.0f} to {spec.high:.0f}" + (", each larger than the one before" if spec.rising else "")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = (value,)
     if not isinstance(value, (list, tuple)) or len(value) > spec.max_items:
@@ -154,10 +157,10 @@ def _check_ints(spec: Spec, value: Any) -> tuple[int, ...]:
     numbers = []
     for item in value:
         number = _number(spec, item, wanted)
-        if number != int(number):
+        if number % step:
             raise _refuse(spec, value, wanted)
         numbers.append(int(number))
-    if any(b <= a for a, b in zip(numbers, numbers[1:], strict=False)):
+    if spec.rising and any(b <= a for a, b in zip(numbers, numbers[1:], strict=False)):
         raise _refuse(spec, value, wanted)
     return tuple(numbers)
 
@@ -303,6 +306,21 @@ class Params:
         main=True,
     )
     task: str = _param("img2img", "choice", "img2img repaints the input; txt2img ignores it.", choices=TASKS)
+    size: tuple[int, ...] = _param(
+        (),
+        "ints",
+        "Width and height to paint at, or one number for a square; empty: as the host was started.",
+        unit="px",
+        low=128,
+        high=1024,
+        step=SIZE_STEP_PX,
+        max_items=2,
+        rising=False,
+        slow=True,
+    )
+    upscale: int = _param(
+        1, "int", "The picture comes out so many times as large as it is painted.", unit="times", low=1, high=2, step=1
+    )
     similarity_filter: bool = _param(
         False, "bool", "Skip frames that look like the last processed one, so that the device can sleep.", main=True
     )
@@ -529,6 +547,11 @@ def _spec_of(f: Field[Any]) -> Spec:
 
 
 SPECS: dict[str, Spec] = {f.name: _spec_of(f) for f in fields(Params)}
+
+
+def size_of(size: tuple[int, ...]) -> tuple[int, int] | None:
+    """(width, height) in pixels that `Params.size` asks for; None where it asks for none."""
+    return (size[0], size[-1]) if size else None
 
 
 CONTROLS = tuple(f"control_{number}" for number in range(1, MAX_CONTROLS + 1))

@@ -36,6 +36,10 @@ class PassthroughModel:
         scale = (area / (width * height)) ** 0.5
         return max(1, round(width * scale)), max(1, round(height * scale))
 
+    def near(self, width: int, height: int) -> tuple[int, int]:
+        """See `core.model.Model.near`."""
+        return width, height
+
     def stream(self, config: StreamConfig) -> PassthroughStream:
         """A new stream."""
         return PassthroughStream(config)

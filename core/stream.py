@@ -25,6 +25,7 @@ from core.bank import BankInputs, Form
 from core.codec import Codec, packed
 from core.denoiser import Denoiser, PromptText, RowInputs
 from core.device import downloaded, settle
+from core.enlarge import enlarged
 from core.feedback import Feedback
 from core.flight import Carried, Flight, Tag
 from core.guidance import POSITIVE, ROLES, Guidance, GuidanceScales, Row, active_guidance
@@ -140,13 +141,15 @@ class Plan:
 @dataclass(frozen=True)
 class Latents(Generic[Tag]):
     """Finished latents (F, c, h, w), the tag of the frames they belong to, what is known of their motion, and what
-    stays of the pictures that came in. tolerance: for `core.reuse`."""
+    stays of the pictures that came in. tolerance: for `core.reuse`. enlarge: the picture comes out so many times as
+    large."""
 
     latent_Fchw: Tensor
     tag: Tag
     guide: Guide | None = None
     behind: Behind | None = None
     tolerance: float | None = None
+    enlarge: int = 1
 
 
 @dataclass(frozen=True)
@@ -430,9 +433,10 @@ class Stream(Generic[Tag]):
         cut_F = self._cuts(entering.estimate[0], plan)
         entering = self._marked(self._matched(entering, cut_F, plan), cut_F, plan.params)
         finished = _ADVANCE[plan.params.mode](self, self._with_moving_noise(entering, plan), tag, plan)
-        if finished is not None:
-            self._feedback.finished(finished.latent_Fchw, plan.params)
-        return finished
+        if finished is None:
+            return None
+        self._feedback.finished(finished.latent_Fchw, plan.params)
+        return replace(finished, enlarge=plan.params.upscale)
 
     def _with_moving_noise(self, entering: Carried, plan: Plan) -> Carried:
         """With noise in the guide, where the parameters want it to move and it is not new in every frame."""
@@ -488,7 +492,7 @@ class Stream(Generic[Tag]):
         levels = self._pictures.steadied(levels, finished.guide)
         if finished.behind is not None:
             levels = finished.behind.behind(levels)
-        return Painted(packed(levels), finished.tag)
+        return Painted(packed(enlarged(levels, finished.enlarge)), finished.tag)
 
     def step(
         self,

@@ -99,6 +99,8 @@ def _params(arguments: list[str]) -> int:
             accepts = "0 or 1"
         else:
             accepts = f"{spec.low:.10g} to {spec.high:.10g}{' ' + spec.unit if spec.unit else ''}"
+            if spec.step and spec.kind == "ints":
+                accepts += f" in steps of {spec.step}"
             if spec.kind == "ints":
                 accepts = f"up to {spec.max_items} of {accepts}"
         rows.append((f"/{spec.name}", text(spec.default), accepts, spec.help))

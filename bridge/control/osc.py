@@ -2,7 +2,8 @@
 
 Addresses (every one of a parameter is derived from `core.params.SPECS`):
 
-    /<field> <value>      set a parameter; /t_index takes several numbers or texts, or one text "18,26"
+    /<field> <value>      set a parameter; /t_index and /size take several numbers or texts, or one
+                          text "18,26"
     /get [field]          answered by /value <field> <value>, one message per field
     /ping                 answered by /pong
     /subscribe [port]     statistics as /stats/<name> <number> twice a second for a minute; send again to stay

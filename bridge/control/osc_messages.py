@@ -30,7 +30,7 @@ _COMMA = re.compile(r"^(\s*[+-]?\d*),(\d+\s*)$")
 _WHOLE = re.compile(r"[0-9]{1,9}(\.0*)?")
 _ROUNDING = 1e-4
 """How far from a whole number a fader's value may be, which was scaled in 32 bits on its way."""
-_BETWEEN = str.maketrans("[](),", " " * 5)
+_BETWEEN = str.maketrans("[](),x", " " * 6)
 """What stands around and between the numbers of a list that is sent as text."""
 
 

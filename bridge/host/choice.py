@@ -1,19 +1,24 @@
-"""The models that a host may change to while it runs, and the change: the old one paints until the new one is ready."""
+"""What a host changes while it runs, its model and its size: the old one paints until the new one is ready. And the
+models that it may change to."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from bridge.control.live import LiveParams
 from bridge.host.config import HostConfig, HostError
 from bridge.host.loading import Loaded, Models, check
 from bridge.host.planner import RECOVERABLE, Planner, wanted
-from core.params import AS_STARTED, Params, params_for
+from core.params import AS_STARTED, Params, params_for, size_of
 
 MAX_CHOICES = 200
+WHY_CHARS = 300
+"""Of an error, in one message."""
 
 
 def choices(config: HostConfig) -> dict[str, str | Path]:
@@ -24,6 +29,12 @@ def choices(config: HostConfig) -> dict[str, str | Path]:
         found["embedded"] = "embedded"
         found |= {path.name: path for path in _models_in(config.models_folder)}
     return found
+
+
+def in_words(size: tuple[int, ...]) -> str:
+    """A `Params.size` for people."""
+    pixels = size_of(size)
+    return "the size at the start" if pixels is None else "{}x{}".format(*pixels)
 
 
 def _models_in(folder: Path) -> list[Path]:
@@ -45,8 +56,8 @@ def _models_in(folder: Path) -> list[Path]:
     return found
 
 
-class ModelChange:
-    """Follows the parameter `model` of a host that runs.
+class Change:
+    """Follows the parameters `model` and `size` of a host that runs.
 
     loaded: what runs now. changed(loaded, model): called when another one does, with what `HostConfig.model` would be
     for it. `run` is to have a thread of its own.
@@ -62,8 +73,8 @@ class ModelChange:
         complain: Callable[[str, str], None],
         changed: Callable[[Loaded, str | Path], None],
     ) -> None:
-        self.loading: str | None = None
-        """The name of the model that is being loaded, if one is."""
+        self.preparing = ""
+        """What is being made ready, in words; nothing: ""."""
         self._config = config
         self._live = live
         self._models = models
@@ -77,7 +88,7 @@ class ModelChange:
         self._wake = threading.Event()
 
     def stop(self) -> None:
-        """Let `run` end, after the model that is being loaded."""
+        """Let `run` end, after what is being made ready."""
         self._stop.set()
         self._wake.set()
 
@@ -86,30 +97,39 @@ class ModelChange:
         unsubscribe = self._live.subscribe(lambda params, revision: self._wake.set())
         try:
             while not self._stop.is_set():
-                name = self._live.current.model
-                if name == self._name:
+                now = self._live.current
+                if now.model != self._name:
+                    self._follow(self._use_model, "model", now.model)
+                elif now.size != self._planner.size:
+                    self._follow(self._use_size, "size", now.size)
+                else:
                     self._wake.wait()
                     self._wake.clear()
-                    continue
-                try:
-                    self._change(name)
-                except (HostError, *RECOVERABLE) as error:
-                    self._complain("model", f"model {name!r} cannot be used, {self._called} goes on: {error}")
-                    self._take_back(name)
-                finally:
-                    self.loading = None
         finally:
             unsubscribe()
 
-    def _take_back(self, name: str) -> None:
-        # Unless somebody has asked for yet another one meanwhile.
-        self._live.adjust(lambda now: {"model": self._name} if now.model == name else {})
+    def _follow(self, use: Callable[[Any], None], name: str, value: Any) -> None:
+        """Change to another value of a parameter. One that cannot be had is told, and taken back."""
+        try:
+            # On a thread that ends with it: the CPU threads that torch gives to one, where a model is measured, go with
+            # it, and would be in the frame path's way otherwise (`core.device.one_thread`).
+            with ThreadPoolExecutor(1) as alone:
+                alone.submit(use, value).result()
+        except (HostError, *RECOVERABLE) as error:
+            running = {"model": self._name, "size": self._planner.size}[name]
+            asked, stays = (repr(value), Path(self._model).name) if name == "model" else map(in_words, (value, running))
+            why = " ".join(str(error).split())[:WHY_CHARS] or type(error).__name__
+            self._complain(name, f"{name} {asked} cannot be used, {stays} goes on: {why}")
+            # Unless somebody has asked for yet another one meanwhile.
+            self._live.adjust(lambda now: {name: running} if getattr(now, name) == value else {})
+        finally:
+            self.preparing = ""
 
-    @property
-    def _called(self) -> str:
-        return Path(self._model).name
+    def _use_size(self, size: tuple[int, ...]) -> None:
+        self.preparing = f"preparing {in_words(size)}"
+        self._planner.use_size(size)
 
-    def _change(self, name: str) -> None:
+    def _use_model(self, name: str) -> None:
         there = choices(self._config)
         if name not in there:
             more = (
@@ -120,7 +140,7 @@ class ModelChange:
             raise HostError(f"this host has no such model; {more}")
         model = there[name]
         if str(model) != str(self._model):
-            self.loading = name
+            self.preparing = f"loading {name}"
             # Lanes stay as they are. What was given for the first model is for that one.
             config = replace(self._config, model=model, overlap=self._overlap)
             if model != self._config.model:

@@ -19,7 +19,7 @@ from pathlib import Path
 from bridge.control.limits import OncePer
 from bridge.control.live import LiveParams
 from bridge.control.statistics import Statistics
-from bridge.host.choice import ModelChange, choices
+from bridge.host.choice import Change, choices
 from bridge.host.config import HostConfig, HostError
 from bridge.host.ingest import WAIT_S, Ingest, smooth
 from bridge.host.lanes import Closed, ThreadLanes
@@ -81,7 +81,7 @@ class Host:
         self.planner: Planner | None = None
         self._models = models if models is not None else Models()
         self._model = config.model
-        self._change: ModelChange | None = None
+        self._change: Change | None = None
         self._on_failure = on_failure
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -126,8 +126,8 @@ class Host:
     @property
     def preparing(self) -> str:
         """What is being made ready while frames are painted without it, in words; nothing: ""."""
-        if self._change is not None and self._change.loading is not None:
-            return f"loading {self._change.loading}"
+        if self._change is not None and self._change.preparing:
+            return self._change.preparing
         if self.planner is not None and self.planner.building and self.loaded is not None:
             return f"building {self.loaded.backend_name}"
         return ""
@@ -204,7 +204,7 @@ class Host:
 
                 torch.set_num_threads(loaded.torch_threads)
             self.planner = planner = Planner(self.config, self.live, loaded.model, self._complain, loaded.plain)
-            self._change = change = ModelChange(
+            self._change = change = Change(
                 self.config, self.live, self._models, loaded, planner, self._refuse, self._changed
             )
             lanes = ThreadLanes(THREADS) if loaded.overlap else SerialLanes()
@@ -224,7 +224,7 @@ class Host:
                 lost=self._lost,
             )
             del loaded  # it goes when another one takes its place
-            for name, work in (("planner", planner.run), ("build", planner.build), ("model", change.run)):
+            for name, work in (("planner", planner.run), ("build", planner.build), ("change", change.run)):
                 workers.append(self._spawn(name, work))
             self.ready.set()
             self._loop(ingest, lanes)

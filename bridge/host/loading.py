@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from bridge.host.config import HostConfig, HostError
-from core.params import CONTROL_SOURCES, MAX_CONTROLS, MAX_LORAS, Params
+from core.params import CONTROL_SOURCES, MAX_CONTROLS, MAX_LORAS, Params, size_of
 from core.words import Words
 
 
@@ -152,11 +152,11 @@ def _load(config: HostConfig, params: Params) -> Loaded:
         if device.type == "cpu":
             # What is measured may differ in dtype: cast from float32, whichever wins.
             model = load_model(folder, device, torch.float32, "eager", **given)
-            size = config.size or (model.native_size, model.native_size)
+            size = size_of(params.size) or config.size or (model.native_size, model.native_size)
             tuned = tuning.tune(
                 model,
                 ways,
-                model.fit(*size, size[0] * size[1]),
+                model.near(*size),
                 params,
                 tuning.Cache(None if config.cache is None else config.cache / "tuning.json"),
                 overlap=config.overlap,

@@ -15,7 +15,7 @@ from typing import Any
 from bridge.control.live import LiveParams
 from bridge.host.config import HostConfig, HostError
 from core.faults import GONE, is_permanent
-from core.params import MAX_CONTROLS, Params
+from core.params import MAX_CONTROLS, Params, size_of
 
 SETTLE_S = 0.3
 """A source whose pictures change their size is followed once they have kept the new one for so long. Until then they
@@ -38,8 +38,8 @@ class Planner:
     """Keeps `work` up to date with the parameters, the size of the source and the model.
 
     model, plain: of `bridge.host.loading.Loaded`. complain(kind, message): for the user. `run`, and `build` where there
-    may be a plain form, are to have a thread each; `use_model` may be called by any; the others are called by the
-    thread that takes frames.
+    may be a plain form, are to have a thread each; `use_model` and `use_size` may be called by any other one; the rest
+    is called by the thread that takes frames.
     """
 
     def __init__(
@@ -62,11 +62,19 @@ class Planner:
         self._built: set[tuple[Any, ...]] = set()
         """What the model has been built for, where it has a plain form."""
         self._planning = threading.Lock()
+        self.size = live.current.size
+        """`Params.size`, as far as it has been followed."""
         self._source_size: tuple[int, int] | None = None
         self._settled_at_s: float | None = None
         self._resizing = False
-        if config.size is not None:
+        self._asking = False
+        if self._asked is not None:
             self._use_size()
+
+    @property
+    def _asked(self) -> tuple[int, int] | None:
+        """(width, height) in pixels that frames are to be run at; None: one that follows the source."""
+        return size_of(self.size) or self._config.size
 
     @property
     def building(self) -> bool:
@@ -82,11 +90,11 @@ class Planner:
     def follow_source(self, width: int, height: int) -> Work:
         """What to run a frame of this size with now; a stream for its own size may follow later."""
         size = (width, height)
-        if self._config.size is None and size != self._source_size:
+        if size != self._source_size:
             self._source_size = size
-            if self.work is None or self._config.lossless:
+            if self._asked is None and (self.work is None or self._config.lossless):
                 self._use_size()
-            else:
+            elif self._asked is None:
                 self._settled_at_s = time.monotonic() + SETTLE_S
                 self._changed.set()
         assert self.work is not None
@@ -95,7 +103,7 @@ class Planner:
     def outdated(self, work: Work) -> bool:
         """Whether a stream of another size is on its way, or there since."""
         # In this order: `run` sets the second before it clears the first, and swaps before it clears the second.
-        return self._settled_at_s is not None or self._resizing or self.work is not work
+        return self._settled_at_s is not None or self._resizing or self._asking or self.work is not work
 
     def use_model(self, model: Any, plain: Any = None, *, before: Callable[[], None] = lambda: None) -> None:
         """Run frames by another model from now on; returns when it does. before: called just before that. Raises what
@@ -103,13 +111,15 @@ class Planner:
         first = model if plain is None else plain
         # Most of the work is done here, where it keeps nobody from planning.
         stream = (
-            None if self.work is None else self._warm(first, wanted(self._live, self._config)[0], self._size(model))
+            None
+            if self.work is None
+            else self._warm(first, wanted(self._live, self._config)[0], self._size(model, self._asked))
         )
         with self._planning:
             before()
             if self.work is not None:
                 params, revision = wanted(self._live, self._config)
-                size = self._size(model)
+                size = self._size(model, self._asked)
                 if stream is None or (stream.config.width, stream.config.height) != size:
                     stream = self._warm(first, params, size)
                 self.work = Work(stream, stream.plan(params), revision, plain is not None)
@@ -117,8 +127,31 @@ class Planner:
             self._built.clear()
         self._to_build.set()
 
+    def use_size(self, size: tuple[int, ...]) -> None:
+        """Run frames at this `Params.size` from now on; otherwise as `use_model`."""
+        self._asking = True
+        try:
+            built = None
+            if self.work is not None:
+                params, _ = wanted(self._live, self._config)
+                pixels = self._size(self._model, size_of(size) or self._config.size)
+                model, _ = self._form(pixels, params)
+                built = model, self._warm(model, params, pixels)
+            with self._planning:
+                before, self.size = self.size, size
+                try:
+                    self._use_size_in_lock(built)
+                except BaseException:
+                    self.size = before
+                    raise
+        finally:
+            self._asking = False
+
     def run(self) -> None:
         """Until `stop`."""
+        from core.device import one_thread
+
+        one_thread()
         unsubscribe = self._live.subscribe(lambda params, revision: self._changed.set())
         try:
             while not self._stop.is_set():
@@ -131,6 +164,9 @@ class Planner:
 
     def build(self) -> None:
         """Build the model for what its plain form runs, again and again until `stop`."""
+        from core.device import one_thread
+
+        one_thread()
         while not self._stop.is_set():
             self._to_build.wait()
             self._to_build.clear()
@@ -178,26 +214,31 @@ class Planner:
         finally:
             self._resizing = False
 
-    def _size(self, model: Any) -> tuple[int, int]:
+    def _size(self, model: Any, asked: tuple[int, int] | None) -> tuple[int, int]:
         """(width, height) in pixels for the model to work at."""
-        if self._config.size is not None:
-            width, height = self._config.size
-            return model.fit(width, height, width * height)
+        if asked is not None:
+            return model.near(*asked)
         assert self._source_size is not None
         return model.fit(*self._source_size)
 
     def _use_size(self) -> None:
-        """Build the stream for the size that is wanted now and swap it in; frames in flight in the old one leave no
-        trace."""
         with self._planning:
-            work = self.work
-            size = self._size(self._model)
-            if work is not None and (work.stream.config.width, work.stream.config.height) == size:
-                return
-            params, revision = wanted(self._live, self._config)
-            model, plain = self._form(size, params)
+            self._use_size_in_lock()
+
+    def _use_size_in_lock(self, built: tuple[Any, Any] | None = None) -> None:
+        """Swap in a stream for the size that is wanted now; frames in flight in the old one leave no trace. built: a
+        form of the model and a stream of it, which is taken if it serves."""
+        work = self.work
+        size = self._size(self._model, self._asked)
+        if work is not None and (work.stream.config.width, work.stream.config.height) == size:
+            return
+        params, revision = wanted(self._live, self._config)
+        model, plain = self._form(size, params)
+        if built is not None and built[0] is model and (built[1].config.width, built[1].config.height) == size:
+            stream = built[1]
+        else:
             stream = self._warm(model, params, size)
-            self.work = Work(stream, stream.plan(params), revision, plain)
+        self.work = Work(stream, stream.plan(params), revision, plain)
         if plain:
             self._to_build.set()
 

@@ -1,8 +1,8 @@
 """Other people's models: how near to diffusers' pipelines, what live changes cost, and memory and time per stage.
 
-Nearness and live changes are measured on small random models in the published layouts (`tests.tiny_pipelines`), time
-and memory on random weights of the published sizes, which --quick leaves out. Weights that were trained change none of
-these figures.
+Nearness and live changes are measured on small random models in the published layouts (`tests.tiny_pipelines`), the
+latter as whoever watches the results of a host sees them; time and memory on random weights of the published sizes,
+which --quick leaves out. Weights that were trained change none of these figures.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ import platform
 import statistics
 import sys
 import tempfile
-import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bridge.commands.arguments import Parser
+from bridge.ring.layout import Kind
 from tests.bench.report import bar, emit, percentile, table
 
 NEAR = 1e-3
-CHANGES = 500
+CHANGES, QUICK_CHANGES = 500, 200
+"""Of each parameter. Fewer have no 99th percentile but their slowest."""
 GROWTH_MIB = 8.0
 FREE_FACTOR = 1.3
 """Of a model's weights, what has to be free before one of full size is made."""
@@ -124,77 +125,105 @@ def _values(name: str) -> Callable[[int], Any]:
 
 
 LIVE = ("prompt", "seed", "guidance_scale", "lora_1", "control_1", "feedback", "masked", "strength")
+STILL = 60
+"""Results without a change, for the median."""
+PACE_S = 0.002
+"""A frame is written at least so often: there is always a newer one for the host to take."""
 
 
-def live_changes(folder: Path, changes: int) -> dict[str, dict[str, float]]:
-    """Per parameter: the frame time without changes and while another thread plans a change every second frame, in ms,
-    and by how many MiB the process grew from a fifth of the changes on."""
+class Watched:
+    """A host that never lacks frames, and what its results tell of it."""
+
+    def __init__(self, rig: Any, planes: dict[Any, Any], pictures: Sequence[Any]) -> None:
+        self._rig = rig
+        self._planes = planes
+        self._pictures = pictures
+        self._written = 0
+        self._last: Any = None
+
+    def gap_ms(self) -> float | None:
+        """Between the next result and the one before it; None where one of them was not seen."""
+        while True:
+            if self._rig.host.failure is not None:
+                raise SystemExit(f"the host ended: {self._rig.host.failure}")
+            picture = self._pictures[self._written % len(self._pictures)]
+            self._written += 1
+            self._rig.writer.write({**self._planes, Kind.COLOUR: picture}, source_frame_id=self._written)
+            frame = self._rig.reader.read(timeout_s=PACE_S)
+            if frame is not None:
+                break
+        before, self._last = self._last, frame
+        follows = before is not None and frame.sequence == before.sequence + 1
+        return (frame.publish_ns - before.publish_ns) / 1e6 if follows else None
+
+    def gaps_ms(self, results: int) -> list[float]:
+        return [gap for _ in range(results) if (gap := self.gap_ms()) is not None]
+
+    def changed(self, values: dict[str, Any]) -> list[float]:
+        """The gaps from a change of the parameters until it is seen."""
+        live = self._rig.host.live
+        live.update(values)
+        gaps = self.gaps_ms(1)
+        while self._last.param_revision < live.revision:
+            gaps += self.gaps_ms(1)
+        return gaps
+
+    def grown_mib(self) -> float:
+        """What the process has; nothing is measured while it cleans up."""
+        gc.collect()
+        grown = _rss_mib()
+        self.gaps_ms(3)
+        return grown
+
+
+def live_changes(folder: Path, changes: int, backend: str | None) -> tuple[str, dict[str, dict[str, float]]]:
+    """What the networks run on, and per parameter: the median time from one result of a host to the next, without
+    changes and with one at a time, in ms, and by how many MiB the process grew from a fifth of the changes on."""
+    import numpy as np
+
     from core.params import Params
-    from core.stream import StreamConfig
+    from tests.bridge.host.test_host import Rig
     from tests.core import test_control as nets
     from tests.random_model import random_frames
     from tests.tiny_pipelines import SIDE_PX
 
     # Left there by `near_diffusers`.
     home = folder / "sd15"
-    model = nets.load(home, ("depth", "first"), loras=[home / "style.safetensors"])
-    planes = {"depth": nets.depth_plane(), "mask": torch.zeros(1, SIDE_PX, SIDE_PX)}
-    frames = random_frames(8)
     base = Params(prompt="a house", steps=2, strength=0.6, guidance="full", guidance_scale=1.5)
-    return {
-        name: _changed(model.stream(StreamConfig(SIDE_PX, SIDE_PX)), base, name, changes, frames, planes)
-        for name in LIVE
-    }
+    with Rig(
+        f"bench-models-{os.getpid()}",
+        base,
+        model=home / "model",
+        loras=(home / "style.safetensors",),
+        controls=(("depth", home / "first"),),
+        size=(SIDE_PX, SIDE_PX),
+        backend=backend,
+    ) as rig:
+        planes = {Kind.DEPTH: nets.depth_plane()[0].numpy(), Kind.MASK: np.zeros((SIDE_PX, SIDE_PX), np.uint8)}
+        watched = Watched(rig, planes, list(random_frames(8).numpy()))
+        return rig.host.loaded.backend_name, {name: _changed(watched, base, name, changes) for name in LIVE}
 
 
-def _changed(
-    stream: Any, base: Any, name: str, changes: int, frames: torch.Tensor, planes: dict[str, torch.Tensor]
-) -> dict[str, float]:
-    plan = stream.plan(base)
-    ends, turn = threading.Event(), threading.Event()
-    grown: list[float] = []
-    numbers = iter(range(10**9))
-
-    def change() -> None:
-        nonlocal plan
-        try:
-            for i in range(changes):
-                if i == changes // 5:
-                    gc.collect()
-                    grown.append(_rss_mib())
-                turn.wait(60)
-                turn.clear()
-                plan = stream.plan(base.with_values(**{name: _values(name)(i)}))
-            gc.collect()
-            grown.append(_rss_mib())
-        finally:
-            ends.set()
-
-    def frame_ms() -> float:
-        number = next(numbers)
-        began = time.perf_counter()
-        stream.step(frames[number % len(frames)][None], number, plan, planes, [number])
-        return (time.perf_counter() - began) * 1e3
-
-    for _ in range(5):
-        frame_ms()
-    still = [frame_ms() for _ in range(30)]
-    thread = threading.Thread(target=change)
-    thread.start()
+def _changed(watched: Watched, base: Any, name: str, changes: int) -> dict[str, float]:
+    watched.changed({name: getattr(base, name)})
+    watched.gaps_ms(10)
+    still = watched.gaps_ms(STILL)
     moving: list[float] = []
-    while not ends.is_set():
-        if len(moving) % 2 == 0:
-            turn.set()
-        moving.append(frame_ms())
-    thread.join()
+    grown = 0.0
+    for i in range(changes):
+        if i == changes // 5:
+            grown = watched.grown_mib()
+        moving += watched.changed({name: _values(name)(i)})
+    grown = watched.grown_mib() - grown
+    watched.changed({name: getattr(base, name)})
     return {
         "frame_ms": statistics.median(still),
         "slowest_still_ms": max(still),
         "frame_while_changing_ms": statistics.median(moving),
         "p99_while_changing_ms": percentile(moving, 99),
         "slowest_while_changing_ms": max(moving),
-        "frames_meanwhile": len(moving),
-        "grown_mib": grown[1] - grown[0],
+        "results_meanwhile": len(moving),
+        "grown_mib": grown,
     }
 
 
@@ -269,20 +298,21 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser("bench models", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer changes, no networks of full size")
     parser.add_argument("--size", type=int, default=512, help="side in pixels of the full-size runs (default 512)")
+    parser.add_argument("--backend", help="of the live changes (default: what a host takes, the fastest)")
     args = parser.parse_args(argv)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.simplefilter("ignore")
-    changes = CHANGES // 5 if args.quick else CHANGES
+    changes = QUICK_CHANGES if args.quick else CHANGES
     with tempfile.TemporaryDirectory() as folder:
         far = near_diffusers(Path(folder))
         table(
             ("against diffusers' pipeline", "largest difference"),
             [(name, f"{value:.1e}") for name, value in far.items()],
         )
-        live = live_changes(Path(folder), changes)
+        backend, live = live_changes(Path(folder), changes, args.backend)
     rows = [
         (
             name,
@@ -301,13 +331,13 @@ def main(argv: list[str] | None = None) -> int:
     bars = [bar(f"difference from diffusers: {name}", value, NEAR, at_most=True) for name, value in far.items()]
     linux = platform.system() == "Linux"
     for name, figures in live.items():
-        # Beyond a frame of the undisturbed stream; the planner's thread has its share of the processor in it.
+        # Beyond what a result of the undisturbed stream takes.
         still = figures["frame_ms"]
         stall = (figures["p99_while_changing_ms"] - still) / still
         bars.append(bar(f"{name}: frames that a change holds the stream up, p99", stall, 1.0, at_most=True))
         grown = figures["grown_mib"] if linux else None
         bars.append(bar(f"{name}: MiB grown over {changes} changes", grown, GROWTH_MIB, at_most=True))
-    emit("models", {"far": far, "live": live, "changes": changes, "full_size": sizes}, bars)
+    emit("models", {"far": far, "backend": backend, "live": live, "changes": changes, "full_size": sizes}, bars)
     return 0
 
 

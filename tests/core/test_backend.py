@@ -14,7 +14,7 @@ import torch
 from core.backend import BACKENDS, BackendError, Execution, executions
 from core.backends import openvino as openvino_backend
 from core.codec import DecodeVae
-from core.device import DTYPES, DeviceError, native_dtypes, pick_device
+from core.device import DTYPES, DeviceError, native_dtypes, one_thread, pick_device
 from core.params import Params
 from core.stream import StreamConfig
 from tests.random_model import SIZE_PX, random_frames, random_model
@@ -53,8 +53,9 @@ def test_a_stream_equals_the_eager_one(backend, steps):
 @pytest.mark.parametrize("backend", MEASURED)
 def test_one_model_serves_any_size_number_of_rows_and_prompt(backend):
     model, plain = random_model(backend=here(backend)), random_model(backend="eager")
-    for size in (SIZE_PX, 2 * SIZE_PX):
-        ours, theirs = (m.stream(StreamConfig(size, size)) for m in (model, plain))
+    # The second in steps of the latent, which the U-Net halves to odd sides.
+    for size in ((SIZE_PX, SIZE_PX), (SIZE_PX + 8, 2 * SIZE_PX - 8)):
+        ours, theirs = (m.stream(StreamConfig(*size)) for m in (model, plain))
         for guidance, steps, prompt in (("none", 1, "red"), ("full", 4, "blue box"), ("onetime-negative", 3, "red")):
             params = Params(prompt=prompt, strength=0.64, guidance=guidance, steps=steps, guidance_scale=1.5)
             for i, frame in enumerate(random_frames(2 * steps)):
@@ -65,6 +66,48 @@ def test_one_model_serves_any_size_number_of_rows_and_prompt(backend):
                     torch.testing.assert_close(one.latent_Fchw, other.latent_Fchw, atol=1e-4, rtol=1e-4)
     # Encoder, decoder and U-Net for each size, and nothing more, whatever the number of rows.
     assert len(model.forms) == len(model.calls) == 6
+
+
+@pytest.mark.parametrize("backend", MEASURED)
+def test_a_change_of_values_makes_and_compiles_nothing_and_reads_no_text_again(backend):
+    model = random_model(backend=here(backend))
+    stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX))
+    params = Params(prompt="red ball", strength=0.64, guidance="full", steps=2, guidance_scale=1.5)
+    stream.step(random_frames(1), 0, stream.plan(params))
+
+    def made():
+        forms = [tuple(getattr(call, "_compiled", ())) for call in model.calls.values()]
+        return set(model.calls), set(model.forms), forms, model.text.encodings, stream._denoiser.projections
+
+    before = made()
+    for value in ({"seed": 7}, {"strength": 0.4}, {"guidance_scale": 2.0}, {"delta": 0.5}, {"feedback": 0.5}):
+        params = params.with_values(**value)
+        plan = stream.plan(params)
+        assert made() == before  # and what the frame path finds is ready
+        stream.step(random_frames(1), 0, plan)
+    assert made() == before
+
+
+def test_a_thread_beside_the_frame_path_takes_one_cpu_thread_and_leaves_others_theirs():
+    def in_thread(work):
+        found = []
+        thread = threading.Thread(target=lambda: found.append(work()))
+        thread.start()
+        thread.join()
+        return found[0]
+
+    def beside():
+        one_thread()
+        return torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert in_thread(beside) == 1
+        assert torch.get_num_threads() == 3
+        assert in_thread(torch.get_num_threads) == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=list(DTYPES))

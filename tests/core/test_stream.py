@@ -595,8 +595,10 @@ def test_paused_runs_nothing_and_the_next_frame_runs(model):
 
 
 def test_sizes_that_do_not_suit_are_refused(model):
-    with pytest.raises(ModelError, match="multiples of 16"):
+    with pytest.raises(ModelError, match="multiples of 8"):
         model.stream(StreamConfig(100, 64))
+    assert model.near(640, 360) == (640, 360)
+    assert model.near(101, 1) == (104, 8)
     assert model.fit(1920, 1080) == (80, 48)
     assert model.fit(64, 64) == (64, 64)
     for width, height in ((4, 3000), (3000, 4), (1, 1 << 24)):

@@ -262,7 +262,7 @@ function textLook(spec, id) {
     whole: () => true,
     read() {
       if (!ints) return input.value;
-      const words = input.value.split(/[\s,;]+/).filter((word) => word !== "");
+      const words = input.value.split(/[\s,;x×]+/).filter((word) => word !== "");
       return words.map((word) => (Number.isNaN(Number(word)) ? word : Number(word)));
     },
     write(value) {

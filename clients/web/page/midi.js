@@ -34,7 +34,10 @@ const VALUES = {
   },
   bool: (spec, { share, key }, now) => (key ? !now : share >= 0.5),
   choice: (spec, { share, key }, now) => (key ? after(spec.choices, now) : at(spec.choices, share)),
-  ints: (spec, { share }) => [Math.round(spec.low + share * (spec.high - spec.low))],
+  ints(spec, { share }) {
+    const step = spec.step ?? 1;
+    return [spec.low + step * Math.round((share * (spec.high - spec.low)) / step)];
+  },
   // Knobs choose among the texts that the page offers for it, keys go through them.
   str: (spec, { share, key }, now, texts) => (texts.length === 0 ? now : key ? after(texts, now) : at(texts, share)),
 };

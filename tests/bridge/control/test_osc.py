@@ -97,7 +97,7 @@ def good(name):
         other = next(choice for choice in reversed(spec.choices) if choice != spec.default)
         return other, other
     if spec.kind == "ints":
-        return "18,26", (18, 26)
+        return {"t_index": ("18,26", (18, 26)), "size": ("512x384", (512, 384))}[name]
     # Floats that 32 bits hold exactly, as they travel so.
     numbers = (spec.high, spec.low) if spec.kind == "int" else (0.5, 0.25, 8.0)
     other = next(number for number in numbers if spec.low <= number <= spec.high and number != spec.default)

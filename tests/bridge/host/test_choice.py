@@ -1,4 +1,4 @@
-"""Another model while the host runs: the old one paints until the new one is ready, and stays where that fails."""
+"""Another model or size while the host runs: the old one paints until the new one is ready, and stays if that fails."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import weakref
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from bridge.host.choice import choices
@@ -19,7 +20,8 @@ from bridge.host.planner import Planner
 from bridge.ring import now_ns
 from bridge.ring.layout import Kind
 from core.backend import BACKENDS, Backend
-from core.params import AS_STARTED, Params, params_for
+from core.model import KEPT_SIZES
+from core.params import AS_STARTED, ParamError, Params, params_for
 from core.tiny import WEIGHTS
 from tests.bridge.host.test_host import PATIENCE_S, SAME_WAY, Rig
 from tests.core.test_model import save
@@ -77,6 +79,15 @@ class Painting(Rig):
             self.paint()
             painted += 1
         return painted
+
+    def resize(self, *size):
+        """Ask for a size, and paint until it is the one; how many pictures came meanwhile."""
+        self.host.live.set("size", size)
+        sizes = [(0, 0)]
+        while sizes[-1] != (size[0], size[-1]):
+            frame = self.paint()
+            sizes.append((frame.width, frame.height))
+        return len(sizes) - 2
 
 
 def test_the_choices_are_what_lies_in_the_folder_now(models):
@@ -141,6 +152,63 @@ def test_what_still_is_as_the_old_model_starts_becomes_as_the_new_one_does(chann
         rig.colour()
         rig.change("embedded")
         assert rig.host.live.current.strength == Params().strength
+
+
+def test_another_size_paints_from_then_on_and_the_old_one_until_then(channel):
+    with Painting(channel, model="embedded", **OPTIONS) as rig:
+        first = rig.colour()
+        assert rig.resize(136, 200) > 0  # pictures came while it was prepared
+        second = rig.colour()
+        assert second.shape[:2] == (200, 136)
+        rig.resize(128)
+        rig.host.live.set("size", ())
+        rig.paint(lambda frame: (frame.width, frame.height) == SIZE)
+        assert np.array_equal(rig.colour(), first)
+        assert rig.host.preparing == "" and rig.host.statistics.snapshot()["last_refused"] is None
+    for start in ({"params": Params(steps=1, size=(136, 200))}, {"size": (136, 200)}):
+        with Painting(f"{channel}-2", model="embedded", **{**OPTIONS, **start}) as rig:
+            assert np.array_equal(rig.colour(), second)
+
+
+def test_a_size_that_cannot_be_had_is_told_and_the_old_one_goes_on(channel):
+    with Painting(channel, model="embedded", **OPTIONS) as rig:
+        first = rig.colour()
+        for size in ((132,), (120,), (1032, 512), (256, 256, 256)):
+            with pytest.raises(ParamError, match="size: .* 0 to 2 multiples of 8 from 128 to 1024$"):
+                rig.host.live.set("size", size)
+
+        def too_large(model, params, size):
+            raise torch.OutOfMemoryError("Tried to allocate 20 GiB.\n1 GiB is free.")
+
+        rig.host.planner._warm = too_large
+        rig.host.live.set("size", (1024,))
+        rig.wait(lambda: rig.host.live.current.size == ())
+        line = rig.host.statistics.snapshot()["last_refused"]
+        why = "Tried to allocate 20 GiB. 1 GiB is free."
+        assert line == f"size 1024x1024 cannot be used, the size at the start goes on: {why}"
+        assert np.array_equal(rig.colour(), first)
+        assert rig.host.preparing == "" and rig.host.failure is None
+
+
+def test_a_source_is_followed_again_when_no_size_is_asked_for_any_more(channel):
+    with Painting(channel, model="passthrough") as rig:
+        rig.paint(lambda frame: (frame.width, frame.height) == SIZE)
+        rig.resize(128, 256)
+        rig.writer.write({Kind.COLOUR: np.zeros((48, 80, 3), np.uint8)})
+        rig.paint(lambda frame: (frame.width, frame.height) == (128, 256))
+        rig.host.live.set("size", ())
+        rig.paint(lambda frame: (frame.width, frame.height) == SIZE)
+
+
+def test_going_through_sizes_keeps_the_networks_of_a_few(channel):
+    with Painting(channel, model="embedded", **OPTIONS) as rig:
+        rig.paint()
+        of_one = len(rig.host.loaded.model.calls)
+        for side in range(128, 128 + 8 * (KEPT_SIZES + 2), 8):
+            rig.resize(side)
+        model = rig.host.loaded.model
+        assert len(model.calls) == len(model.forms) == KEPT_SIZES * of_one
+        assert {key[0] for key in model.calls} == set(model.sizes)
 
 
 class Building:

@@ -112,6 +112,12 @@ namespace Frameloom
         [Tooltip("img2img repaints the input; txt2img ignores it.")]
         public FrameloomTask task = FrameloomTask.Img2img;
 
+        [Tooltip("Width and height to paint at, or one number for a square; empty: as the host was started. In px.")]
+        public int[] size = new int[0];
+
+        [Tooltip("The picture comes out so many times as large as it is painted. In times."), Range(1, 2)]
+        public int upscale = 1;
+
         [Tooltip("Skip frames that look like the last processed one, so that the device can sleep.")]
         public bool similarityFilter = false;
 
@@ -247,6 +253,8 @@ namespace Frameloom
             to.Add("/noise_draws", noiseDraws);
             to.Add("/mode", ModeWords[(int)mode]);
             to.Add("/task", TaskWords[(int)task]);
+            to.Add("/size", size);
+            to.Add("/upscale", upscale);
             to.Add("/similarity_filter", similarityFilter);
             to.Add("/similarity_threshold", similarityThreshold);
             to.Add("/similarity_max_skip", similarityMaxSkip);
@@ -323,6 +331,10 @@ namespace Frameloom
                 to.Add("/mode", ModeWords[(int)mode]);
             if (task != sent.task)
                 to.Add("/task", TaskWords[(int)task]);
+            if (!Same(size, sent.size))
+                to.Add("/size", size);
+            if (upscale != sent.upscale)
+                to.Add("/upscale", upscale);
             if (similarityFilter != sent.similarityFilter)
                 to.Add("/similarity_filter", similarityFilter);
             if (similarityThreshold != sent.similarityThreshold)
@@ -421,6 +433,8 @@ namespace Frameloom
             noiseDraws = other.noiseDraws;
             mode = other.mode;
             task = other.task;
+            size = (int[])other.size.Clone();
+            upscale = other.upscale;
             similarityFilter = other.similarityFilter;
             similarityThreshold = other.similarityThreshold;
             similarityMaxSkip = other.similarityMaxSkip;
