@@ -4,7 +4,7 @@ The stream knows only `Denoiser`: rows of noisy latents, their timesteps and the
 the model really predicts (epsilon, v or the clean sample), its dtype, and where the cross-attention keys and values
 come from stays in here.
 
-Shapes: R rows, c h w latent, N text tokens, C embedding width, P prompts, H heads, D head width.
+Shapes: R rows, c h w latent, N text tokens, C embedding width, P prompts, H heads, D head width, T tokens of a picture.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ class PromptText:
 
 class RowInputs(NamedTuple):
     """What the rows of a U-Net call read beside latents and timesteps; a tree, so `core.tree.part` of it is that of
-    some rows. embedding (R, ...), keys_values (k_RHND, v_RHND) per layer: of the prompts. planes: what a client sent
+    some rows. embedding (R, ...), keys_values (k_RHND, v_RHND) per layer: of the prompts, and (k_RHTD, v_RHTD) after
+    them of the reference picture, where the model is shown one. planes: what a client sent
     with its picture, (R, ...) by the names of `Denoiser.planes`. bank: `core.bank.BankInputs`, or () without a bank.
     strengths: of the ControlNets, (R, n), or () where none acts."""
 
     embedding: Embedding
-    keys_values: tuple[tuple[Tensor, Tensor], ...] = ()
+    keys_values: tuple[tuple[Tensor, ...], ...] = ()
     planes: Mapping[str, Tensor] = {}
     bank: Any = ()
     strengths: Any = ()
@@ -126,12 +127,14 @@ class _CrossAttention:
         encoder_hidden_states: Tensor,
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
-        prepared: tuple[tuple[Tensor, Tensor], ...] = (),
+        prepared: tuple[tuple[Tensor, ...], ...] = (),
         bank: Reader | None = None,
     ) -> Tensor:
         query = heads_first(attn.to_q(hidden_states), attn.heads)
-        key, value = prepared[self._layer] if prepared else keys_values(attn, encoder_hidden_states)
+        key, value, *picture = prepared[self._layer] if prepared else keys_values(attn, encoder_hidden_states)
         mixed = nnf.scaled_dot_product_attention(query, key, value)
+        if picture:
+            mixed = mixed + nnf.scaled_dot_product_attention(query, *picture)
         return attn.to_out[0](mixed.transpose(1, 2).flatten(2)) / attn.rescale_output_factor
 
 
@@ -151,7 +154,7 @@ class _Other:
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
-        prepared: tuple[tuple[Tensor, Tensor], ...] = (),
+        prepared: tuple[tuple[Tensor, ...], ...] = (),
         bank: Reader | None = None,
     ) -> Tensor:
         if bank is None or self._bank_layer is None:
@@ -169,10 +172,26 @@ def keys_values(attn: Any, embedding_RNC: Tensor) -> tuple[Tensor, Tensor]:
     return heads_first(attn.to_k(embedding_RNC), attn.heads), heads_first(attn.to_v(embedding_RNC), attn.heads)
 
 
-def prepared(cross: Sequence[Any], embedding: Embedding, loras: Scales | None) -> tuple[tuple[Tensor, Tensor], ...]:
-    """Keys and values (R, H, N, D) of each of the cross-attention layers, of an embedding (R, ...)."""
+PICTURE, PICTURE_SCALE = "picture", "picture scale"
+"""Among an embedding's others: the tokens (T, C) of the reference picture and their weight (1), where keys and values
+are not prepared."""
+
+
+def picture_keys_values(attn: Any, tokens_RTC: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values (R, H, T, D) of one cross-attention layer, of a picture's tokens; see `core.image_prompt`."""
+    return heads_first(attn.to_k_ip(tokens_RTC), attn.heads), heads_first(attn.to_v_ip(tokens_RTC), attn.heads)
+
+
+def prepared(cross: Sequence[Any], embedding: Embedding, loras: Scales | None) -> tuple[tuple[Tensor, ...], ...]:
+    """Keys and values (R, H, N, D) of each of the cross-attention layers, of an embedding (R, ...); those of a picture
+    that is among its others after them."""
     with scaled(loras, embedding.others.get(LORA)):
-        return tuple(keys_values(attn, embedding.tokens) for attn in cross)
+        pairs = tuple(keys_values(attn, embedding.tokens) for attn in cross)
+    if PICTURE not in embedding.others:
+        return pairs
+    tokens, scale = embedding.others[PICTURE], embedding.others[PICTURE_SCALE][:, :, None, None]
+    pictures = [picture_keys_values(attn, tokens) for attn in cross]
+    return tuple((*pair, k, scale * v) for pair, (k, v) in zip(pairs, pictures, strict=True))
 
 
 SCALE = "guidance_scale"
@@ -211,12 +230,14 @@ class UnetCall(nn.Module):
         x_Rchw: Tensor,
         t_R: Tensor,
         embedding: Embedding,
-        keys_values: tuple[tuple[Tensor, Tensor], ...],
+        keys_values: tuple[tuple[Tensor, ...], ...],
         bank: Reader | None = None,
         residuals: tuple[tuple[Tensor, ...], Tensor] | None = None,
     ) -> Tensor:
-        """The network's output (R, c, h, w). embedding: (R, ...). keys_values: (k_RHND, v_RHND) per layer, or empty.
+        """The network's output (R, c, h, w). embedding: (R, ...). keys_values: per layer as in `RowInputs`, or empty.
         residuals: to be added to its own, of the way down and of the middle."""
+        if not keys_values and PICTURE in embedding.others:
+            keys_values = prepared(self.cross, embedding, self.loras)
         more: dict[str, Any] = {"prepared": keys_values} if keys_values else {}
         if bank is not None:
             more["bank"] = bank
@@ -251,7 +272,7 @@ class BankedCall(nn.Module):
         x_Rchw: Tensor,
         t_R: Tensor,
         embedding: Embedding,
-        keys_values: tuple[tuple[Tensor, Tensor], ...],
+        keys_values: tuple[tuple[Tensor, ...], ...],
         bank: Read,
         *control: Any,
     ) -> tuple[Tensor, tuple[Any, ...]]:
@@ -287,7 +308,8 @@ class UnetDenoiser:
     cache_text: project keys and values of a prompt once instead of once per call (StreamDiffusion, arXiv 2312.12491,
     appendix A.2); False is the plain twin. scale_width: of the embedding by which the network is told the guidance
     scale; 0 for a network that does not ask. planes: see `Denoiser`; the network finds them among the others of an
-    embedding. loras: see `UnetCall`. steering: its ControlNets, or None; they read planes of their own.
+    embedding. loras: see `UnetCall`. steering: its ControlNets, or None; they read planes of their own. pictures: see
+    `core.image_prompt.ImagePrompt.tokens`, or None for a network without layers for them.
     """
 
     def __init__(
@@ -305,6 +327,7 @@ class UnetDenoiser:
         banks: Callable[[], Banks] | None = None,
         loras: Scales | None = None,
         steering: Steering | None = None,
+        pictures: Callable[[str], Tensor] | None = None,
     ) -> None:
         self._network = call
         self._network_planes = tuple(planes)
@@ -312,6 +335,8 @@ class UnetDenoiser:
         self.planes: Mapping[str, PlaneInput] = {**planes, **({} if steering is None else steering.planes)}
         self._loras = loras
         self._steering = steering
+        self._pictures = pictures
+        self._picture: tuple[Tensor, tuple[tuple[Tensor, Tensor], ...]] | None = None
         self._steered = None if steering is None else functools.cache(steering.call)
         self._banks = None if banks is None else functools.cache(banks)
         self._banked: dict[tuple[Form, bool], Call] = {}
@@ -344,6 +369,8 @@ class UnetDenoiser:
         texts = (stack([p.embedding for p in prompts]), stack([p.keys_values for p in prompts]))
         inputs = self.with_scale(RowInputs(*texts, self._blank(prompts)), 1.0)
         inputs = inputs._replace(strengths=self._strengths(rows, params))
+        if self._pictures is not None:
+            inputs = self._with_picture(inputs, rows, params or Params())
         steered = isinstance(inputs.strengths, Tensor)
         form = None if params is None or self._banks is None else Form.of(params)
         if params is None or form is None:
@@ -362,6 +389,25 @@ class UnetDenoiser:
         told = guidance_embedding(scale, self._scale_width).to(tokens).expand(len(tokens), -1).contiguous()
         others = {**inputs.embedding.others, SCALE: told}
         return inputs._replace(embedding=inputs.embedding._replace(others=others))
+
+    def _with_picture(self, inputs: RowInputs, rows: Sequence[Row], params: Params) -> RowInputs:
+        """The rows with the reference picture, or what stands for none in rows of the negative prompt."""
+        assert self._pictures is not None
+        tokens_2TC = self._pictures(params.reference)
+        roles = torch.tensor([list(ROLES).index(row.role) for row in rows], device=tokens_2TC.device)
+        if not self._cache_text:
+            others = {
+                **inputs.embedding.others,
+                PICTURE: tokens_2TC[roles].to(self._dtype),
+                PICTURE_SCALE: torch.full((len(roles), 1), params.reference_scale).to(inputs.embedding.tokens),
+            }
+            return inputs._replace(embedding=inputs.embedding._replace(others=others))
+        if self._picture is None or self._picture[0] is not tokens_2TC:
+            tokens = tokens_2TC.to(self._dtype)
+            self._picture = (tokens_2TC, tuple(picture_keys_values(attn, tokens) for attn in self._cross))
+        pairs = [(k[roles], params.reference_scale * v[roles]) for k, v in self._picture[1]]
+        texts = zip(inputs.keys_values, pairs, strict=True)
+        return inputs._replace(keys_values=tuple((*text, *pair) for text, pair in texts))
 
     def _blank(self, prompts: Sequence[PromptText]) -> dict[str, Tensor]:
         """What is read of planes until a frame brings some."""

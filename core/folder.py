@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
 from core.words import Words
+
+if TYPE_CHECKING:  # torch costs seconds, and looking at a folder needs none of it
+    from torch import Tensor
 
 
 class ModelError(RuntimeError):
@@ -41,6 +44,20 @@ def check_weights(folder: Path) -> None:
             raise ModelError(
                 f"{path} is damaged ({error}); restore the file (git checkout, or download it again)"
             ) from None
+
+
+def weights_of(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a .safetensors file by their names, and the notes beside them. what: the file is to be. Raises
+    `ModelError` for a file that cannot be read; a pickle may run whatever its maker wanted, so none is opened."""
+    if not path.is_file():
+        raise ModelError(f"there is no {what} file {path}; give a .safetensors file")
+    if path.suffix != ".safetensors":
+        raise ModelError(f"{path} is no .safetensors file, the only kind of {what} that is read; get it as one")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is a damaged .safetensors file ({error}); get it again") from None
 
 
 # What diffusers, transformers and the parsers below them raise for files that are whole but do not make sense.

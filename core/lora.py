@@ -20,10 +20,9 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as nnf
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from core.folder import ModelError
+from core.folder import ModelError, weights_of
 from core.params import MAX_LORAS
 from core.text import Embedding, Text
 
@@ -155,16 +154,7 @@ class LoraFile:
             if not found.is_file():
                 raise ModelError(f"{path} is a folder without {found.name}; give the LoRA's .safetensors file")
             path = found
-        if not path.is_file():
-            raise ModelError(f"there is no LoRA file {path}; give a .safetensors file")
-        if path.suffix != ".safetensors":
-            raise ModelError(f"{path} is no .safetensors file, the only kind of LoRA that is read; get it as one")
-        try:
-            with safe_open(path, framework="pt") as file:
-                notes = file.metadata() or {}
-                weights = {name: file.get_tensor(name) for name in file.keys()}
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path} is a damaged .safetensors file ({error}); get it again") from None
+        weights, notes = weights_of(path, "LoRA")
         layers: dict[str, dict[str, Tensor]] = {}
         for name, weight in weights.items():
             for word, kind in _OTHER_KINDS.items():

@@ -15,19 +15,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from core import image_prompt
 from core.autoencoders import AUTOENCODERS, Autoencoder
 from core.backend import BACKENDS, Call, Execution, executions
 from core.bank import Layer, Read
 from core.codec import Codec, DecodeVae
 from core.control import Control, ControlledCall, Controls, load_all, planes_of
-from core.denoiser import SCALE, BankedCall, Banks, Steering, UnetDenoiser, prepared
+from core.denoiser import PICTURE, PICTURE_SCALE, SCALE, BankedCall, Banks, Steering, UnetDenoiser, prepared
 from core.device import memory_format
 from core.families import single_file
 from core.families.family import Family, Parts
 from core.families.folders import check_folder
 from core.families.table import FAMILIES, family_of
 from core.folder import ModelError, read_json
+from core.image_prompt import ImagePrompt
+from core.inversion import EmbeddingFile, teach
 from core.lora import LoraFile, LoraText, apply
+from core.params import AS_STARTED
 from core.reuse import Window, window_sizes
 from core.schedule import NoiseSchedule, ScheduleError
 from core.stream import NoiseSource, Stream, StreamConfig, seeded_noise
@@ -56,6 +60,8 @@ class Model:
     controls: tuple[Control, ...] = ()
     loras: tuple[str, ...] = ()
     """The names of the LoRAs that change it, in the order of their parameters."""
+    pictures: ImagePrompt | None = None
+    """The IP-Adapter."""
     forms: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     """The networks as back ends convert them, by latent size, back end, kind and shapes; shared by all that share the
     weights."""
@@ -186,7 +192,15 @@ class Model:
         planes = self.family.planes(self.unet, latent)
         seen = {name: torch.zeros(2, *plane.shape, dtype=dtype, device=self.device) for name, plane in planes.items()}
         embedding = embedding._replace(others={**embedding.others, **seen})
+        if self.pictures is not None:
+            tokens = self.pictures.tokens(AS_STARTED).to(dtype)
+            picture = {PICTURE: tokens, PICTURE_SCALE: torch.zeros(2, 1, dtype=dtype, device=self.device)}
+            embedding = embedding._replace(others={**embedding.others, **picture})
         pairs = prepared(self.call.cross, embedding, self.call.loras) if cache_text else ()
+        if cache_text:
+            # Keys and values stand for the picture, as they do for the text.
+            others = {name: leaf for name, leaf in embedding.others.items() if name not in (PICTURE, PICTURE_SCALE)}
+            embedding = embedding._replace(others=others)
         t = torch.zeros(2, dtype=torch.long, device=self.device)
         example = (torch.zeros(2, *latent, device=self.device), t, embedding, pairs)
         steered = ControlledCall(self.call, [control.network for control in self.controls])
@@ -211,6 +225,7 @@ class Model:
                 lambda bank, *control: call(BankedCall(steered if control else self.call), *example, bank, *control),
             ),
             steering=self._steering(call, steered, example) if self.controls else None,
+            pictures=None if self.pictures is None else self.pictures.tokens,
         )
 
     def _steering(self, call: Callable[..., Call], steered: ControlledCall, example: tuple[Any, ...]) -> Steering:
@@ -262,12 +277,17 @@ def load_model(
     prediction: str | None = None,
     loras: Sequence[Path] = (),
     controls: Sequence[tuple[str, Path]] = (),
+    adapter: Path | None = None,
+    references: Sequence[Path] = (),
+    embeddings: Sequence[Path] = (),
 ) -> Model:
     """Load a model folder in the diffusers layout, or a single file, from disk; nothing is downloaded.
 
     dtype, backend, store: see `core.backend.executions`; the first of them is taken. prediction: see `check_folder`.
     loras: files of LoRAs that change it. controls: folders of ControlNets, each with what it is shown
-    (`core.control.SOURCES`). Raises `ModelError`, and `BackendError` for what cannot be had.
+    (`core.control.SOURCES`). adapter: file or folder of an IP-Adapter. references: files and folders of the pictures
+    that it may be shown, the first at the start. embeddings: files of words by textual inversion. Raises `ModelError`,
+    and `BackendError` for what cannot be had.
     """
     execution = executions(device, backend, dtype, store=store)[0]
     folder = Path(folder)
@@ -278,8 +298,12 @@ def load_model(
     else:
         family, parts, scheduler = _load_folder(folder, execution.weights_dtype)
     nets = load_all(controls, parts.unet, execution.weights_dtype)
+    parts = replace(parts, encoders=teach([EmbeddingFile.of(Path(path)) for path in embeddings], parts.encoders))
+    pictures = None
+    if adapter is not None:
+        pictures = image_prompt.load(Path(adapter), parts.unet, execution.weights_dtype, references)
     try:
-        return assemble(folder, parts, scheduler, execution, family, files, nets)
+        return assemble(folder, parts, scheduler, execution, family, files, nets, pictures)
     except ScheduleError as error:
         raise ModelError(f"{folder}: {error}") from None
 
@@ -298,21 +322,29 @@ def assemble(
     family: Family | None = None,
     loras: Sequence[LoraFile] = (),
     controls: Sequence[Control] = (),
+    pictures: ImagePrompt | None = None,
 ) -> Model:
     """Put parts of the execution's `weights_dtype` together: moved to its device, frozen.
 
     scheduler: what scheduler_config.json holds. family: Stable Diffusion's when None. loras: that change the parts.
-    controls: of the dtype of the others. Raises `ScheduleError`, and `ModelError` for LoRAs of another model.
+    controls: of the dtype of the others. pictures: of an IP-Adapter for this U-Net. Raises `ScheduleError`, and
+    `ModelError` for what was made for another model.
     """
     family = family or FAMILIES["stable-diffusion"]
     encoders = [encoder.network for encoder in parts.encoders]
     if loras:
         apply(loras, {"unet": parts.unet, **dict(zip(("text_encoder", "text_encoder_2"), encoders, strict=False))})
+    if pictures is not None:
+        pictures.attach(parts.unet)
+        pictures.to(execution.device)
     for network in (parts.unet, parts.vae, *encoders, *(control.network for control in controls)):
         network.to(execution.device).eval().requires_grad_(False)
         if execution.device.type == "cuda":
             nn.Module.to(network, memory_format=memory_format(execution.device))  # type: ignore[call-overload]
     text = family.text(parts.encoders, execution.device)
+    call = family.call(parts.unet)
+    if pictures is not None and len(call.cross) < len(pictures.layers):
+        raise ModelError(f"{folder}: attention with norms of its own reads no pictures; leave the IP-Adapter out")
     return Model(
         folder=folder,
         unet=parts.unet,
@@ -320,9 +352,10 @@ def assemble(
         text=LoraText(text, encoders, len(loras), execution.device) if loras else text,
         loras=tuple(file.name for file in loras),
         controls=tuple(controls),
+        pictures=pictures,
         noise=NoiseSchedule.from_config(scheduler),
         prediction=scheduler.get("prediction_type", "epsilon"),
         execution=execution,
         family=family,
-        call=family.call(parts.unet),
+        call=call,
     )

@@ -41,8 +41,8 @@ MODES = ("throughput", "latency")
 SWITCH_WORDS = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 """What people write for a switch."""
 AS_STARTED = "as started"
-"""The model that the host was started with, by this name."""
-MAX_MODEL_CHARS = 200
+"""The model, or the reference picture, that the host was started with, by this name."""
+MAX_NAME_CHARS = 200
 TASKS = ("img2img", "txt2img")
 TEMPORAL = ("off", "bank", "engine", "flow")
 BANKS = ("merged", "fifo")
@@ -432,7 +432,7 @@ class Params:
         AS_STARTED,
         "str",
         "The model that paints: as started, embedded, or one of the host's folder of models (--models), by its name.",
-        high=MAX_MODEL_CHARS,
+        high=MAX_NAME_CHARS,
         slow=True,
     )
     motion_noise: bool = _param(
@@ -497,6 +497,23 @@ class Params:
     lora_2: float = _lora("second")
     lora_3: float = _lora("third")
     lora_4: float = _lora("fourth")
+    reference: str = _param(
+        AS_STARTED,
+        "str",
+        "The picture that the model is shown beside the prompt: as started, or by its name one that the host was given"
+        " (--reference).",
+        high=MAX_NAME_CHARS,
+        slow=True,
+    )
+    reference_scale: float = _param(
+        0.6,
+        "float",
+        "How much the reference picture counts beside the prompt, where the host has an IP-Adapter (--ip-adapter).",
+        low=0.0,
+        high=1.5,
+        step=0.05,
+        slow=True,
+    )
     paused: bool = _param(False, "bool", "Hold the last picture and let the device sleep.")
 
     def with_values(self, /, **values: Any) -> Params:
@@ -560,6 +577,9 @@ CONTROLS = tuple(f"control_{number}" for number in range(1, MAX_CONTROLS + 1))
 LORAS = tuple(name for name in SPECS if name.startswith("lora_"))
 """The parameters with the LoRAs' weights, in the order in which they are given."""
 
+REFERENCE = ("reference", "reference_scale")
+"""The parameters of the IP-Adapter."""
+
 _EDGES = ("start", "end")
 
 GUIDANCE_TOLD = 8.0
@@ -592,9 +612,12 @@ def _setting(folder: Path, part: str, name: str) -> Any:
     return config.get(name) if isinstance(config, dict) else None
 
 
-def specs_for(model: str, loras: Sequence[str] = (), controls: Sequence[str] = ()) -> tuple[Spec, ...]:
-    """What the outside may know of the parameters where a host runs this model, changed by LoRAs of these names and
-    steered by these ControlNets. One that is told the guidance scale is so with every kind of guidance."""
+def specs_for(
+    model: str, loras: Sequence[str] = (), controls: Sequence[str] = (), references: Sequence[str] = ()
+) -> tuple[Spec, ...]:
+    """What the outside may know of the parameters where a host runs this model, changed by LoRAs of these names,
+    steered by these ControlNets, and shown one of these pictures, none where it has no IP-Adapter. One that is told the
+    guidance scale is so with every kind of guidance."""
     named = {
         spec: replace(SPECS[spec], title=f"LoRA {name}", help=f"Weight of the LoRA {name}.", main=True)
         for spec, name in zip(LORAS, loras, strict=False)
@@ -603,7 +626,11 @@ def specs_for(model: str, loras: Sequence[str] = (), controls: Sequence[str] = (
         title = f"Control by {name}"
         named[spec] = replace(SPECS[spec], title=title, help=f"Strength of the ControlNet by {name}.", main=True)
         named |= {f"{spec}_{edge}": replace(SPECS[f"{spec}_{edge}"], title=f"{title}: {edge}") for edge in _EDGES}
-    own = (*LORAS, *(f"{name}{edge}" for name in CONTROLS for edge in ("", *(f"_{edge}" for edge in _EDGES))))
+    if references:
+        named["reference"] = replace(SPECS["reference"], kind="choice", choices=tuple(references), main=True)
+        named["reference_scale"] = replace(SPECS["reference_scale"], main=True)
+    edges = ("", *(f"_{edge}" for edge in _EDGES))
+    own = (*LORAS, *REFERENCE, *(f"{name}{edge}" for name in CONTROLS for edge in edges))
     specs = tuple(named.get(spec.name, spec) for spec in SPECS.values() if spec.name in named or spec.name not in own)
     if model in ("embedded", "passthrough") or not is_told_guidance(located(model)):
         return specs

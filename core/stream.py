@@ -652,7 +652,7 @@ def _same_passes(a: Params, b: Params) -> bool:
         share = _seed_share(p)
         seed = (p.seed, p.noise_draws, share, p.seed_to if share > 0.0 else 0)
         control = [p.control_strengths(stage, MAX_CONTROLS) for stage in range(len(p.stages()))]
-        added = (p.loras(MAX_LORAS), control)
+        added = (p.loras(MAX_LORAS), control, p.reference, p.reference_scale)
         return p.stages(), seed, p.mode, p.prompt, mix, p.negative_prompt, bank, added
 
     return read(a) == read(b)

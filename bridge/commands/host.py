@@ -281,6 +281,29 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
         metavar="WHAT=FOLDER",
         help=f"a ControlNet and what it is shown: {', '.join(CONTROL_SOURCES)}; repeat for up to {MAX_CONTROLS}",
     )
+    parser.add_argument(
+        "--ip-adapter",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="an IP-Adapter, its image encoder in image_encoder beside it, or the folder that they are in",
+    )
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a picture for the IP-Adapter, or a folder of some to choose from (parameter reference); repeat for more",
+    )
+    parser.add_argument(
+        "--embedding",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a word for prompts by textual inversion, called as its file; repeat for more",
+    )
     parser.add_argument("--device", default=None, help="auto (default), cpu, cuda or mps")
     parser.add_argument("--dtype", default=None, help="auto (default), float32, float16 or bfloat16")
     parser.add_argument(
@@ -372,6 +395,9 @@ def host_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> d
         "prediction": args.prediction,
         "loras": tuple(args.lora),
         "controls": tuple(args.control),
+        "adapter": args.ip_adapter,
+        "references": tuple(args.reference),
+        "embeddings": tuple(args.embedding),
         "device": args.device,
         "dtype": args.dtype,
         "backend": args.backend,

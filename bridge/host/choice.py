@@ -144,7 +144,9 @@ class Change:
             # Lanes stay as they are. What was given for the first model is for that one.
             config = replace(self._config, model=model, overlap=self._overlap)
             if model != self._config.model:
-                config = replace(config, loras=(), controls=(), prediction=None)
+                config = replace(
+                    config, loras=(), controls=(), adapter=None, references=(), embeddings=(), prediction=None
+                )
             check(config)
             loaded = self._models.load(config, wanted(self._live, self._config)[0])
             if self._stop.is_set():

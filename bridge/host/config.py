@@ -16,8 +16,9 @@ class HostConfig:
 
     channel: frames come from CHANNEL.in and go to CHANNEL.out. model: "embedded", "passthrough", a folder in the
     diffusers layout, or a single .safetensors file; prediction: what such a file's U-Net predicts, where the file does
-    not say so. loras: files of LoRAs that change it. controls: folders of
-    ControlNets, each with what it is shown. size: (width, height) in pixels to work at; None follows the
+    not say so. loras: files of LoRAs that change it. controls: folders of ControlNets, each with what it is shown.
+    adapter: file or folder of an IP-Adapter, or None; references: files and folders of the pictures that it may be
+    shown. embeddings: files of words by textual inversion. size: (width, height) in pixels to work at; None follows the
     frames' aspect at the model's own area. device, dtype: see `core.device`. backend: see `core.backend`. lossless:
     take every frame and publish every result, waiting for both sides. overlap: False is the serial twin. threads: CPU
     threads of one network call. What of backend, dtype, overlap and threads is None is measured on a CPU
@@ -40,6 +41,9 @@ class HostConfig:
     prediction: str | None = None
     loras: tuple[Path, ...] = ()
     controls: tuple[tuple[str, Path], ...] = ()
+    adapter: Path | None = None
+    references: tuple[Path, ...] = ()
+    embeddings: tuple[Path, ...] = ()
 
     @property
     def lora_names(self) -> list[str]:

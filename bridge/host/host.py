@@ -32,6 +32,7 @@ from bridge.ring.scheduling import short_slices
 from core.faults import GONE, is_permanent
 from core.lanes import Lanes, Mark, SerialLanes
 from core.params import Spec, specs_for
+from core.references import named
 from core.words import Words
 
 __all__ = ["Host", "HostConfig", "HostError"]
@@ -113,7 +114,8 @@ class Host:
         # What was given to change the first model changes that one.
         own = self._model == self.config.model
         controls = [source for source, _ in self.config.controls]
-        specs = specs_for(str(self._model), *((self.config.lora_names, controls) if own else ()))
+        pictures = tuple(named(self.config.references)) if self.config.adapter is not None else ()
+        specs = specs_for(str(self._model), *((self.config.lora_names, controls, pictures) if own else ()))
         if len(names) == 1:
             return tuple(spec for spec in specs if spec.name != "model")
         return tuple(replace(spec, kind="choice", choices=names) if spec.name == "model" else spec for spec in specs)
@@ -203,7 +205,7 @@ class Host:
                 import torch
 
                 torch.set_num_threads(loaded.torch_threads)
-            self.planner = planner = Planner(self.config, self.live, loaded.model, self._complain, loaded.plain)
+            self.planner = planner = Planner(self.config, self.live, loaded.model, self._refuse, loaded.plain)
             self._change = change = Change(
                 self.config, self.live, self._models, loaded, planner, self._refuse, self._changed
             )

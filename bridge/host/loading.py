@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from bridge.host.config import HostConfig, HostError
-from core.params import CONTROL_SOURCES, MAX_CONTROLS, MAX_LORAS, Params, size_of
+from core.params import AS_STARTED, CONTROL_SOURCES, MAX_CONTROLS, MAX_LORAS, Params, size_of
 from core.words import Words
 
 
@@ -94,11 +94,14 @@ def check(config: HostConfig) -> None:
             raise HostError(f"{source!r} is no picture for a ControlNet; use one of {', '.join(CONTROL_SOURCES)}")
         if not folder.is_dir():
             raise HostError(f"there is no folder {folder} of a ControlNet; give one in the diffusers layout")
+    _check_additions(config)
     if config.model == "passthrough":
         if config.controls:
             raise HostError("passthrough has no model that a ControlNet could steer; give --model too")
         if config.loras:
             raise HostError("passthrough has no model that a LoRA could change; give --model too, or leave out --lora")
+        if config.adapter is not None or config.embeddings:
+            raise HostError("passthrough has no model that reads pictures or words; give --model too")
         return
     from core.families.folders import check_folder
     from core.folder import ModelError
@@ -111,6 +114,29 @@ def check(config: HostConfig) -> None:
         raise HostError(str(error)) from None
     if any(name not in (None, "auto") for name in (config.device, config.dtype, config.backend)):
         _ways(config)
+
+
+def _check_additions(config: HostConfig) -> None:
+    from core.references import PictureError, named, read
+
+    for path in config.embeddings:
+        if not path.is_file():
+            raise HostError(f"there is no embedding file {path}; give a .safetensors file")
+    if config.adapter is None:
+        if config.references:
+            raise HostError("reference pictures are read by an IP-Adapter; give --ip-adapter too")
+        return
+    if not config.adapter.exists():
+        raise HostError(f"there is no IP-Adapter {config.adapter}; give its .safetensors file, or its folder")
+    for path in config.references:
+        if not path.exists():
+            raise HostError(f"there is no picture {path}; give a file, or a folder of pictures")
+    first = named(config.references)[AS_STARTED]
+    try:
+        if first is not None:
+            read(first)
+    except PictureError as error:
+        raise HostError(str(error)) from None
 
 
 def _ways(config: HostConfig) -> tuple[Any, list[Any]]:
@@ -146,7 +172,8 @@ def _load(config: HostConfig, params: Params) -> Loaded:
     everything = tuning.default_threads()
     folder = WEIGHTS if config.model == "embedded" else located(str(config.model))
     device, ways = _ways(config)
-    given: dict[str, Any] = {"prediction": config.prediction, "loras": config.loras, "controls": config.controls}
+    names = ("prediction", "loras", "controls", "adapter", "references", "embeddings")
+    given: dict[str, Any] = {name: getattr(config, name) for name in names}
     try:
         words = words_of(folder) if config.model == "embedded" else read_words(folder)
         if device.type == "cpu":

@@ -15,7 +15,8 @@ from typing import Any
 from bridge.control.live import LiveParams
 from bridge.host.config import HostConfig, HostError
 from core.faults import GONE, is_permanent
-from core.params import MAX_CONTROLS, Params, size_of
+from core.params import AS_STARTED, MAX_CONTROLS, Params, size_of
+from core.references import PictureError
 
 SETTLE_S = 0.3
 """A source whose pictures change their size is followed once they have kept the new one for so long. Until then they
@@ -122,7 +123,7 @@ class Planner:
                 size = self._size(model, self._asked)
                 if stream is None or (stream.config.width, stream.config.height) != size:
                     stream = self._warm(first, params, size)
-                self.work = Work(stream, stream.plan(params), revision, plain is not None)
+                self.work = Work(stream, self._planned(stream, params), revision, plain is not None)
             self._model, self._plain = model, plain
             self._built.clear()
         self._to_build.set()
@@ -238,7 +239,7 @@ class Planner:
             stream = built[1]
         else:
             stream = self._warm(model, params, size)
-        self.work = Work(stream, stream.plan(params), revision, plain)
+        self.work = Work(stream, self._planned(stream, params), revision, plain)
         if plain:
             self._to_build.set()
 
@@ -249,16 +250,25 @@ class Planner:
         plain = self._plain is not None and _structure(StreamConfig(*size), params) not in self._built
         return (self._plain if plain else self._model), plain
 
-    @staticmethod
-    def _warm(model: Any, params: Params, size: tuple[int, int]) -> Any:
+    def _warm(self, model: Any, params: Params, size: tuple[int, int]) -> Any:
         """A new stream, after one turn on nothing, so that compilers, allocators and caches are warm before the first
         frame."""
         from core.stream import StreamConfig
 
         config = StreamConfig(*size)
         stream = model.stream(config)
-        model.stream(config).warm_up(stream.plan(params))
+        model.stream(config).warm_up(self._planned(stream, params))
         return stream
+
+    def _planned(self, stream: Any, params: Params) -> Any:
+        """A stream's plan. A reference picture that cannot be used is taken back, and the one before stays."""
+        try:
+            return stream.plan(params)
+        except PictureError as error:
+            before = AS_STARTED if self.work is None else self.work.plan.params.reference
+            self._complain("reference", f"{error}; {before} stays")
+            self._live.adjust(lambda now: {"reference": before} if now.reference == params.reference else {})
+            return stream.plan(params.with_values(reference=before))
 
     def _plan_in_lock(self, built: Any = None) -> None:
         """Bring the plan up to date. built: a stream of the model itself, to go on with if it serves."""
@@ -274,7 +284,7 @@ class Planner:
             stream = built if same else self._warm(model, params, size)
         elif plain and not work.plain:
             stream = self._warm(model, params, size)
-        self.work = Work(stream, stream.plan(params), revision, plain)
+        self.work = Work(stream, self._planned(stream, params), revision, plain)
         if plain:
             self._to_build.set()
 

@@ -43,10 +43,12 @@ MAX_GRID = 1000
 ABSENT = {
     "/prompt_interpolation_method": "prompts are not blended here; of a list the heaviest is taken",
     "/seed_interpolation_method": "seeds are not blended here; of a list the heaviest is taken",
-    "/ipadapter_config": "there is no image prompt (IP-Adapter) here",
-    "/ipadapter_scale": "there is no image prompt (IP-Adapter) here",
-    "/ipadapter_enable": "there is no image prompt (IP-Adapter) here",
-    "/ipadapter_update": "there is no image prompt (IP-Adapter) here",
+    **dict.fromkeys(
+        ("/ipadapter_config", "/ipadapter_update"),
+        "an IP-Adapter and its pictures are given at the start (--ip-adapter FILE, --reference PICTURE); /reference"
+        " NAME takes another of them",
+    ),
+    "/textual_inversion_dict": "words by textual inversion are given at the start (--embedding FILE)",
     **dict.fromkeys(
         ("/controlnets", "/use_controlnet", "/controlnet_weight", "/controlnet/scale"),
         "ControlNets are given at the start (--control WHAT=FOLDER); their strengths are /control_1 and /control_2",
@@ -57,8 +59,6 @@ ABSENT = {
             "/gaussian_prompt",
             "/slerp",
             "/Interval1",
-            "/textual_inversion_dict",
-            "/ipadapter/scale",
             "/feedback_safe",
             "/use_cached_attn",
             "/use_cached_attn_settings",
@@ -89,12 +89,16 @@ class Dialect:
         self._told = OncePer(TELL_AGAIN_S)
         self._stages: list[float] = []
         self._grid = STAGE_GRID
+        self._picture_scale = SPECS["reference_scale"].default
         self.table: dict[str, Alias] = {
             "/prompt": self._prompt,
             "/negative_prompt": self._prompt,
             "/seed": self._seed,
             "/delta": self._at_most("delta"),
             "/latent_feedback_strength": self._at_most("feedback"),
+            "/ipadapter_scale": self._at_most("reference_scale"),
+            "/ipadapter/scale": self._at_most("reference_scale"),
+            "/ipadapter_enable": self._picture,
             "/prompt_list": self._prompts,
             "/seed_list": self._seeds,
             "/t_list": self._t_list,
@@ -134,6 +138,16 @@ class Dialect:
             return Answer({name: most}, error=self._once(address, f"{most:g} is used, the largest there is here"))
 
         return act
+
+    def _picture(self, address: str, arguments: list[Any]) -> Answer:
+        """The reference picture off and on; on again it counts as much as before."""
+        if len(arguments) != 1 or not (isinstance(arguments[0], bool) or _is_number(arguments[0])):
+            raise OscRefused(address, "send 0 or 1")
+        scale = self._live.current.reference_scale
+        if not arguments[0]:
+            self._picture_scale = scale or self._picture_scale
+            return Answer({"reference_scale": 0.0})
+        return Answer({} if scale else {"reference_scale": self._picture_scale})
 
     def _weighted(self, address: str, arguments: list[Any]) -> list[tuple[Any, float]]:
         """The items of a JSON list of [item, weight] that weigh something, the heaviest alone where none does, in their

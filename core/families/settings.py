@@ -108,16 +108,12 @@ AUTOENCODERS: Mapping[str, Settings] = {
     "PatchAutoencoder": {**_AUTOENCODER, **_honoured("widths encoder_blocks decoder_blocks")},
 }
 
-TEXT_ENCODER: Settings = {
-    **_honoured(
-        "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads max_position_embeddings"
-        " hidden_act layer_norm_eps"
-    ),
-    # Of training, of the pooled output, of the container in which results come, and what older versions of
-    # transformers wrote of every model.
+_CLIP: Settings = {
+    **_honoured("hidden_size intermediate_size num_hidden_layers num_attention_heads hidden_act layer_norm_eps"),
+    # Of training, of the container in which results come, and what older versions of transformers wrote of every model.
     **_harmless(
         "attention_dropout dropout initializer_range initializer_factor pad_token_id bos_token_id eos_token_id"
-        " projection_dim dtype torch_dtype transformers_version return_dict output_hidden_states output_attentions"
+        " dtype torch_dtype transformers_version return_dict output_hidden_states output_attentions"
         " chunk_size_feed_forward id2label label2id problem_type architectures gradient_checkpointing torchscript"
         " use_bfloat16 finetuning_task task_specific_params tokenizer_class prefix sep_token_id decoder_start_token_id"
         " tie_word_embeddings tie_encoder_decoder return_dict_in_generate output_scores use_cache"
@@ -126,11 +122,26 @@ TEXT_ENCODER: Settings = {
         " no_repeat_ngram_size num_beam_groups num_beams num_return_sequences remove_invalid_values repetition_penalty"
         " suppress_tokens begin_suppress_tokens temperature tf_legacy_loss top_k top_p typical_p"
     ),
-    **_only("model_type", "clip_text_model", None),
     **_only("is_encoder_decoder is_decoder add_cross_attention", False),
     **_only("pruned_heads", {}, None),
     **_only("cross_attention_hidden_size", None),
 }
+
+TEXT_ENCODER: Settings = {
+    **_CLIP,
+    **_honoured("vocab_size max_position_embeddings"),
+    # Of the pooled output.
+    **_harmless("projection_dim"),
+    **_only("model_type", "clip_text_model", None),
+}
+
+IMAGE_ENCODER: Settings = {
+    **_CLIP,
+    **_honoured("projection_dim image_size patch_size"),
+    **_only("num_channels", 3),
+    **_only("model_type", "clip_vision_model", None),
+}
+"""Of an IP-Adapter."""
 
 SCHEDULER: Settings = {
     **_honoured("num_train_timesteps beta_start beta_end"),

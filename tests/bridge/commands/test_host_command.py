@@ -298,8 +298,8 @@ def test_a_model_that_is_told_the_guidance_scale_starts_with_one_it_was_trained_
         config.write_text(text)
         assert params_for(str(tmp_path)).guidance_scale == scale
         specs = {spec.name: spec for spec in specs_for(str(tmp_path))}
-        # All but those of LoRAs and ControlNets, of which this host has none.
-        assert list(specs) == [name for name in SPECS if not name.startswith(("lora_", "control_"))]
+        # All but those of LoRAs, ControlNets and an IP-Adapter, of which this host has none.
+        assert list(specs) == [name for name in SPECS if not name.startswith(("lora_", "control_", "reference"))]
         assert specs["guidance_scale"].default == scale
         # What the page says of it: no effect without guidance, but where the model itself is told.
         assert (specs["guidance_scale"].acts_with or (None,))[0] == acts

@@ -479,6 +479,30 @@ def test_what_the_projects_own_server_takes_is_taken(peer: Peer, live: LiveParam
     assert live.current.feedback == 0.95
 
 
+def test_the_projects_picture_prompt_is_the_reference_picture(peer: Peer, live: LiveParams) -> None:
+    for address, sent, scale in (
+        ("/ipadapter_scale", 0.4, 0.4),
+        ("/ipadapter/scale", 1, 1.0),
+        ("/ipadapter_enable", 0, 0.0),
+        ("/ipadapter_enable", 0, 0.0),
+        ("/ipadapter_enable", 1, 1.0),
+        ("/ipadapter_enable", True, 1.0),
+        ("/ipadapter_scale", 0.25, 0.25),
+        ("/ipadapter_enable", False, 0.0),
+        ("/ipadapter_enable", 1.0, 0.25),
+    ):
+        peer.send(address, sent)
+        assert peer.settle() == []
+        assert live.current.reference_scale == scale, address
+    peer.send("/ipadapter_scale", 2.0)
+    assert peer.settle() == [("/error", "/ipadapter_scale", "1.5 is used, the largest there is here")]
+    peer.send("/reference", "dusk.png")
+    assert peer.settle() == [] and live.current.reference == "dusk.png"
+    for sent in ("on", "much"):
+        peer.send("/ipadapter_enable", sent)
+        assert peer.settle() == [("/error", "/ipadapter_enable", "send 0 or 1")]
+
+
 def test_stages_count_on_the_projects_grid(peer: Peer, live: LiveParams) -> None:
     peer.send("/t_list", 18, 26, 35)
     assert peer.settle() == []

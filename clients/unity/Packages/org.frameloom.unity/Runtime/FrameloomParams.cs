@@ -232,6 +232,12 @@ namespace Frameloom
         [Tooltip("Weight of the fourth LoRA that the host was started with (--lora)."), Range(-2f, 2f)]
         public float lora4 = 1f;
 
+        [Tooltip("The picture that the model is shown beside the prompt: as started, or by its name one that the host was given (--reference)."), TextArea]
+        public string reference = "as started";
+
+        [Tooltip("How much the reference picture counts beside the prompt, where the host has an IP-Adapter (--ip-adapter)."), Range(0f, 1.5f)]
+        public float referenceScale = 0.6f;
+
         [Tooltip("Hold the last picture and let the device sleep.")]
         public bool paused = false;
 
@@ -293,6 +299,8 @@ namespace Frameloom
             to.Add("/lora_2", lora2);
             to.Add("/lora_3", lora3);
             to.Add("/lora_4", lora4);
+            to.Add("/reference", reference);
+            to.Add("/reference_scale", referenceScale);
             to.Add("/paused", paused);
         }
 
@@ -411,6 +419,10 @@ namespace Frameloom
                 to.Add("/lora_3", lora3);
             if (lora4 != sent.lora4)
                 to.Add("/lora_4", lora4);
+            if (reference != sent.reference)
+                to.Add("/reference", reference);
+            if (referenceScale != sent.referenceScale)
+                to.Add("/reference_scale", referenceScale);
             if (paused != sent.paused)
                 to.Add("/paused", paused);
         }
@@ -473,6 +485,8 @@ namespace Frameloom
             lora2 = other.lora2;
             lora3 = other.lora3;
             lora4 = other.lora4;
+            reference = other.reference;
+            referenceScale = other.referenceScale;
             paused = other.paused;
         }
 
