@@ -134,7 +134,7 @@ class _CrossAttention:
         key, value, *picture = prepared[self._layer] if prepared else keys_values(attn, encoder_hidden_states)
         mixed = nnf.scaled_dot_product_attention(query, key, value)
         if picture:
-            mixed = mixed + nnf.scaled_dot_product_attention(query, *picture)
+            mixed = mixed + nnf.scaled_dot_product_attention(query, picture[0], picture[1])
         return attn.to_out[0](mixed.transpose(1, 2).flatten(2)) / attn.rescale_output_factor
 
 

@@ -123,7 +123,8 @@ class Resampler(nn.Module):
 
     def forward(self, said: Tensor) -> Tensor:
         patches, tokens = self.proj_in(said), self.latents
-        for attention, feed_forward in self.layers:  # type: ignore[misc]
+        for layer in self.layers:
+            attention, feed_forward = layer.children()
             tokens = tokens + attention(tokens, patches)
             tokens = tokens + feed_forward(tokens)
         out: Tensor = self.norm_out(self.proj_out(tokens))

@@ -49,14 +49,15 @@ class BrowserError(RuntimeError):
 
 
 class Browser:
-    """`async with Browser(path) as browser:` runs one headless browser with an empty profile."""
+    """`async with Browser(path) as browser:` runs one headless browser with an empty profile. flags: further ones."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *flags: str) -> None:
         self.path = path
+        self.flags = flags
 
     async def __aenter__(self) -> Browser:
         self._profile = tempfile.TemporaryDirectory(prefix="frameloom-browser-", ignore_cleanup_errors=True)
-        command = [self.path, *FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"]
+        command = [self.path, *FLAGS, *self.flags, f"--user-data-dir={self._profile.name}", "about:blank"]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         # The debugging socket is one of our own machine's: no proxy of the environment is asked.
         self._session = aiohttp.ClientSession(trust_env=False)
@@ -131,9 +132,10 @@ class Page:
         result: dict[str, Any] = event["result"]
         return result
 
-    async def evaluate(self, script: str) -> Any:
-        """The value of a JavaScript expression, promises awaited."""
-        result = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+    async def evaluate(self, script: str, gesture: bool = False) -> Any:
+        """The value of a JavaScript expression, promises awaited. gesture: as if a person's click had run it."""
+        about = {"returnByValue": True, "awaitPromise": True, "userGesture": gesture}
+        result = await self.call("Runtime.evaluate", expression=script, **about)
         if "exceptionDetails" in result:
             raise BrowserError(result["exceptionDetails"].get("exception", {}).get("description", script))
         return result["result"].get("value")

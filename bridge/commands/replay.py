@@ -96,11 +96,13 @@ def _linger(stop: threading.Event) -> None:
 
 
 class _Osc:
-    """Sets a host's parameters: those that differ from what was sent last."""
+    """Sets a host's parameters: those that differ from what was sent last. What this version cannot take, as in a
+    recording of another one, is told once and keeps back nothing else."""
 
     def __init__(self, port: int) -> None:
         self._to = ("127.0.0.1", port)
         self._sent: dict[str, Any] = {}
+        self._told: set[str] = set()
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
     def __enter__(self) -> _Osc:
@@ -111,18 +113,31 @@ class _Osc:
 
     def __call__(self, values: dict[str, Any]) -> None:
         from bridge.control.osc_messages import bundle, datagram
-        from core.params import SPECS
+        from core.params import SPECS, ParamError
 
-        known = {name: value for name, value in values.items() if name in SPECS and value != self._sent.get(name)}
-        self._sent.update(known)
+        known: dict[str, Any] = {}
+        for name, value in values.items():
+            try:
+                if name not in SPECS:
+                    self._tell(name, f"unknown parameter {name[:40]!r}")
+                elif value != self._sent.get(name):
+                    known[name] = SPECS[name].check(value)
+                    self._sent[name] = value
+            except ParamError as error:
+                self._tell(name, str(error))
         if known:
             messages = [
-                datagram(f"/{name}", ",".join(map(str, value)) if isinstance(value, list) else value)
+                datagram(f"/{name}", ",".join(map(str, value)) if isinstance(value, tuple) else value)
                 for name, value in known.items()
             ]
             # Nobody may listen there: a replay goes on without.
             with contextlib.suppress(OSError):
                 self._udp.sendto(bundle(messages), self._to)
+
+    def _tell(self, name: str, what: str) -> None:
+        if name not in self._told:
+            self._told.add(name)
+            say(f"replay: {what}; left out")
 
 
 if __name__ == "__main__":

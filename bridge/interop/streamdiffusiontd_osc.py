@@ -1,7 +1,7 @@
 """The OSC dialect of StreamDiffusionTD projects: their addresses act on our live parameters, their reports come back.
 
 A project sends to one port (8247 unless set otherwise there) and listens on another (8248). What has no counterpart
-here is answered on /error, each thing once a minute, and never ends anything. Lists of weighted prompts become a blend,
+here is answered on /error, once, and never ends anything. Lists of weighted prompts become a blend,
 of seeds the two heaviest a mix. Knows nothing of sockets (`osc` serves the table that is made here) or of frames.
 """
 
@@ -41,8 +41,8 @@ SEEDS = 2**31
 MAX_GRID = 1000
 
 ABSENT = {
-    "/prompt_interpolation_method": "prompts are not blended here; of a list the heaviest is taken",
-    "/seed_interpolation_method": "seeds are not blended here; of a list the heaviest is taken",
+    "/prompt_interpolation_method": "prompts are blended in a straight line here (linear), whatever is asked for",
+    "/seed_interpolation_method": "seeds are mixed along the sphere here (slerp), whatever is asked for",
     **dict.fromkeys(
         ("/ipadapter_config", "/ipadapter_update"),
         "an IP-Adapter and its pictures are given at the start (--ip-adapter FILE, --reference PICTURE); /reference"
@@ -73,6 +73,8 @@ ABSENT = {
     "/fx/": "there are no effect processors here; put them behind the result in TouchDesigner",
 }
 """What those projects may ask for and cannot have, with what to do instead. Switching it off is no error."""
+AS_ASKED = {"/prompt_interpolation_method": "linear", "/seed_interpolation_method": "slerp"}
+"""What of it happens anyway."""
 
 
 class Dialect:
@@ -87,6 +89,7 @@ class Dialect:
         self._statistics = statistics
         self._gate = gate
         self._told = OncePer(TELL_AGAIN_S)
+        self._told_absent = OncePer(math.inf)
         self._stages: list[float] = []
         self._grid = STAGE_GRID
         self._picture_scale = SPECS["reference_scale"].default
@@ -265,10 +268,10 @@ class Dialect:
         return Answer(replies=(("/status", json.dumps(status)),))
 
     def _absent(self, address: str, arguments: list[Any]) -> Answer:
-        if not any(arguments) or arguments[0] in ("[]", "{}", "null"):
+        if not any(arguments) or arguments[0] in ("[]", "{}", "null", AS_ASKED.get(address)):
             return Answer()
         key = next(key for key in ABSENT if address == key or (key.endswith("/") and address.startswith(key)))
-        return Answer(error=self._once(key, ABSENT[key]))
+        return Answer(error=ABSENT[key] if self._told_absent.may(key) else "")
 
 
 def _heaviest(pairs: Sequence[Sequence[Any]], count: int) -> list[Any]:

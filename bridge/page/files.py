@@ -11,12 +11,12 @@ from bridge.page.errors import GatewayError
 
 WEB = Path(__file__).resolve().parents[2] / "clients" / "web"
 _POLICY = (
-    "default-src 'none'; script-src 'self'{}; style-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
-    "connect-src 'self'; "
+    "default-src 'none'; script-src 'self'{scripts}; style-src 'self'{styles}; "
+    "img-src 'self' data: blob:; media-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 SECURITY = {
-    "Content-Security-Policy": _POLICY.format(""),
+    "Content-Security-Policy": _POLICY.format(scripts="", styles=""),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
@@ -24,6 +24,8 @@ SECURITY = {
 NOT_KEPT = {"Cache-Control": "no-store"}
 FOLDERS_WITH_PAGES = ("out", "scene")
 """Those with an index.html: their names are asked for without a slash at the end, too."""
+_STYLED_BY_OTHERS = ("out",)
+"""OBS puts a browser source's own style inside the page: a transparent ground, unless its user writes another."""
 _FOLDERS = ("", "examples", "page", *FOLDERS_WITH_PAGES, "vendor")
 _NEEDED = ("index.html", "app.js", "style.css")
 
@@ -40,7 +42,9 @@ def page_files() -> dict[str, tuple[Path, dict[str, str]]]:
                 continue
             headers = dict(SECURITY)
             if path.suffix == ".html":
-                headers["Content-Security-Policy"] = _POLICY.format(_import_map(path.read_text(encoding="utf-8")))
+                scripts = _import_map(path.read_text(encoding="utf-8"))
+                styles = " 'unsafe-inline'" if folder in _STYLED_BY_OTHERS else ""
+                headers["Content-Security-Policy"] = _POLICY.format(scripts=scripts, styles=styles)
             name = path.relative_to(WEB).as_posix()
             found[f"/{name}"] = (path, headers)
             if path.name == "index.html":

@@ -1,6 +1,6 @@
 // The page of one channel: shows both rings, sets the live parameters, draws the statistics.
 // The messages are described in README.md beside this file; every control is made from /api/params.
-import { buildControls } from "./page/controls.js";
+import { ARROWS, buildControls } from "./page/controls.js";
 import { asked, byId, element, remember, remembered } from "./page/dom.js";
 import { drawGraphs, HISTORY_S } from "./page/figures.js";
 import { Midi } from "./page/midi.js";
@@ -438,8 +438,6 @@ function togglePause() {
   page.controls.get("paused")?.put(!page.values.paused);
 }
 
-const ARROWS = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1 };
-
 // What has arrow keys of its own: a slider, and what scrolls.
 function takesArrows(target) {
   return target.matches?.("input[type=range], .panel, .earlier ol, #own-pad");
@@ -448,19 +446,20 @@ function takesArrows(target) {
 function pressed(event) {
   const typing = event.target.closest?.("input:not([type=range]):not([type=checkbox]), textarea, select");
   if (event.altKey || event.metaKey || event.isComposing || typing || byId("phone").open) return;
+  const key = event.key.toLowerCase(); // with Caps Lock, too
   if (event.ctrlKey) {
-    if (event.key === "z") undo();
-    else if (event.key === "y" || event.key === "Z") undo(true);
+    if (key === "z") undo(event.shiftKey);
+    else if (key === "y") undo(true);
     else return;
   } else if (event.key in ARROWS) {
     if (takesArrows(event.target) || !page.touched?.nudge(ARROWS[event.key], event.shiftKey)) return;
   } else if (event.key === " ") {
-    if (event.target.closest?.("button, input, summary, a")) return; // it presses that one
+    if (event.target.closest?.("button, input:not([type=range]), summary, a")) return; // it presses that one
     togglePause();
   } else if (/^[1-9]$/.test(event.key)) page.presets.recallAt(Number(event.key) - 1);
-  else if (event.key === "f") toggleFull();
-  else if (event.key === "r") page.seeds.random();
-  else if (event.key === "b") {
+  else if (key === "f") toggleFull();
+  else if (key === "r") page.seeds.random();
+  else if (key === "b") {
     byId("compare").value = Number(byId("compare").value) < 100 ? 100 : 50;
     comparison.show(page.sides.in.canvas);
   } else return;
@@ -567,6 +566,11 @@ function start() {
   byId("pause").onclick = togglePause;
   byId("undo").onclick = () => undo();
   byId("full").onclick = toggleFull;
+  byId("snapshot").onclick = (event) => {
+    if (page.sides.out.size !== "") return;
+    event.preventDefault(); // the browser would keep the refusal as a file, or say nothing
+    notice("there is no picture yet");
+  };
   byId("record").onclick = () => {
     const running = byId("record").getAttribute("aria-pressed") === "true";
     page.send({ type: "record", do: running ? "stop" : "start" });

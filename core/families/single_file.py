@@ -148,8 +148,8 @@ class Contents:
                 break
         else:
             raise ModelError(
-                f"{self.path} holds a U-Net and no text encoder that is known here; give a whole model of Stable"
-                " Diffusion 1.x, 2.x or XL"
+                f"{self.path} is a single file that holds a U-Net and no text encoder that is known here; give a whole"
+                " model of Stable Diffusion 1.x, 2.x or XL"
             )
         lacking = [prefix for prefix in layout.prefixes if not self._has(prefix)]
         if lacking:

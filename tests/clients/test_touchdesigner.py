@@ -559,6 +559,32 @@ def test_presets_are_saved_and_recalled_by_their_pulses(show: Show, tmp_path: Pa
         show.says("no preset 'Dusk'")
 
 
+def test_presets_are_renamed_put_first_deleted_and_restored_by_their_pulses(show: Show, tmp_path: Path) -> None:
+    def names() -> list[str]:
+        return [preset.name for preset in Shelf(tmp_path).contents().presets]
+
+    with hosting(show, folder=tmp_path) as host:
+        par, ext = show.comp.par, show.comp.ext.FrameloomExt
+        show.run(lambda: host.live.current.prompt == par.Prompt.eval())
+        for name in ("Dawn", "Dusk"):
+            par.Preset = name
+            ext.ParPulsed(par.Savepreset)
+        show.run(lambda: names() == ["Dawn", "Dusk"])
+        par.Newname = "Night fall"
+        ext.ParPulsed(par.Renamepreset)
+        show.run(lambda: names() == ["Dawn", "Night fall"])
+        par.Preset = "Night fall"
+        ext.ParPulsed(par.Firstpreset)
+        show.run(lambda: names() == ["Night fall", "Dawn"])
+        ext.ParPulsed(par.Deletepreset)
+        show.run(lambda: names() == ["Dawn"])
+        ext.ParPulsed(par.Restorepreset)
+        show.run(lambda: set(names()) == {"Night fall", "Dawn"})
+        par.Newname = "Dawn"
+        ext.ParPulsed(par.Renamepreset)
+        show.says("there is a preset 'Dawn' already")
+
+
 def test_what_the_host_refuses_is_on_the_status_line(show: Show) -> None:
     with hosting(show) as host:
         show.run(lambda: show.comp.ext.FrameloomExt._link.up)

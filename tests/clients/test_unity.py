@@ -638,6 +638,20 @@ def test_presets_are_saved_and_recalled_from_a_script(play: Callable[[], Player]
         player.until(lambda state: live.current.steps == 1)
         player.do("recall", "nothing")
         player.warning("control", "the host refused /preset/recall: no preset 'nothing'")
+
+        def names() -> list[str]:
+            return [preset.name for preset in presets.shelf.contents().presets]
+
+        player.do("save", "Nacht")
+        player.until(lambda state: names() == ["Dämmerung", "Nacht"])
+        player.do("rename", "Dämmerung", "Morgen")
+        player.until(lambda state: names() == ["Morgen", "Nacht"])
+        player.do("reorder", "Nacht", "Morgen")
+        player.until(lambda state: names() == ["Nacht", "Morgen"])
+        player.do("delete", "Nacht")
+        player.until(lambda state: names() == ["Morgen"])
+        player.do("restore", "Nacht")
+        player.until(lambda state: set(names()) == {"Nacht", "Morgen"})
     finally:
         presets.stop()
         server.stop()

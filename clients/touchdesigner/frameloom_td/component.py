@@ -21,6 +21,7 @@ from frameloom_td.link import HostLink
 from frameloom_td.parameters import LIVE, live_value, settings
 from frameloom_td.process import HostProcess
 
+PRESET_PULSES = {f"{do.capitalize()}preset": do for do in ("save", "recall", "rename", "first", "delete", "restore")}
 STATUS_S = 0.25
 STALE_S = 3.0
 NO_HOST = "no host: pulse Start Host, or run python3 run.py host --channel "
@@ -145,8 +146,8 @@ class FrameloomExt:
             self.StartHost()
         elif par.name == "Stophost":
             self._host.stop()
-        elif par.name in ("Recallpreset", "Savepreset"):
-            self._preset("save" if par.name == "Savepreset" else "recall")
+        elif par.name in PRESET_PULSES:
+            self._preset(PRESET_PULSES[par.name])
         elif par.name == "Savetox":
             self.comp.save(os.path.join(td.project.folder, "frameloom.tox"))
 
@@ -156,8 +157,11 @@ class FrameloomExt:
         name, seconds = self.comp.par.Preset.eval(), float(self.comp.par.Presetseconds.eval())
         if do == "recall" and seconds > 0.0:
             self._link.ask("/preset/morph", name, seconds)
+        elif do == "rename":
+            self._link.ask("/preset/rename", name, self.comp.par.Newname.eval())
         else:
-            self._link.ask(f"/preset/{do}", name)
+            # Those that are not named follow as they were.
+            self._link.ask("/preset/reorder" if do == "first" else f"/preset/{do}", name)
 
     def StartHost(self) -> None:
         """Start a host for this channel with the present parameters; returns at once."""

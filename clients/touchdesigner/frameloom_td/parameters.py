@@ -28,6 +28,11 @@ _OWN: tuple[tuple[str, str, str, Any, str], ...] = (
         "Set the host to the preset; the parameters here stay as they are.",
     ),
     ("Pulse", "Savepreset", "Save Preset", None, "Save what the host shows as the preset; an older one is kept aside."),
+    ("Str", "Newname", "New Name", "", "What Rename Preset calls the preset."),
+    ("Pulse", "Renamepreset", "Rename Preset", None, "Give the preset its new name."),
+    ("Pulse", "Firstpreset", "Preset First", None, "Move the preset to the front of the list, where key 1 recalls it."),
+    ("Pulse", "Deletepreset", "Delete Preset", None, "Take the preset out of the list; Restore Preset brings it back."),
+    ("Pulse", "Restorepreset", "Restore Preset", None, "Bring back the preset of this name that was deleted last."),
     (
         "Folder",
         "Presetfolder",

@@ -53,8 +53,9 @@ feed.onstate = (state, message) => {
 };
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === "f") toggleFull();
-  if (event.key === "m") nextFit();
+  const key = event.key.toLowerCase();
+  if (key === "f") toggleFull();
+  if (key === "m") nextFit();
 });
 addEventListener("dblclick", toggleFull);
 addEventListener("resize", layOut);

@@ -8,19 +8,38 @@ const EDITING_MS = 5000; // a field with the focus is being edited for so long a
 const DRAG_MS = 50; // shortest time between two values of a dragged slider
 const SLIDER_STEPS = 10000; // a range with more steps than this gets a number box only
 const TOLD_MS = 8000; // a refusal stays to be read for so long after its value is gone
+export const ARROWS = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1 };
 const PLAYED_MS = 400; // what a controller moves shows its own values for so long, and not those on their way back
 
 // What artists call it, beside the name that OSC and the documents use.
 const PLAIN = {
+  prompt_to: "where it goes",
+  prompt_mix: "how far it went",
   negative_prompt: "avoid",
   strength: "how much it repaints",
   steps: "fineness",
   guidance: "how the prompt is enforced",
   guidance_scale: "grip of the prompt",
+  delta: "how even",
   seed: "the grain",
+  seed_to: "another grain",
+  seed_mix: "how far to it",
+  noise_draws: "luck",
   mode: "smooth or prompt",
+  task: "from the picture, or from nothing",
   similarity_filter: "rest on still pictures",
+  temporal: "steadiness",
+  batch_attention: "frames look at one another",
+  motion_share: "how much stays",
+  cut_threshold: "what counts as a cut",
   t_index: "stages by hand",
+  model: "who paints",
+  motion_noise: "grain moves along",
+  reuse: "spare what stands still",
+  masked: "paint inside the mask only",
+  feedback: "trails",
+  feedback_zoom: "tunnel",
+  feedback_rotate: "spin",
   paused: "freeze",
 };
 
@@ -90,10 +109,11 @@ export class Control {
         this.now();
       }
       if (event.key === "Escape") this.restore();
-      // By itself a box goes by 1, from 0.5 to 1.5.
-      if (event.target.type === "number" && ["ArrowUp", "ArrowDown"].includes(event.key)) {
+      // By itself a box goes by 1, from 0.5 to 1.5, and a slider knows no ten steps.
+      const arrows = { number: ["ArrowUp", "ArrowDown"], range: event.shiftKey ? Object.keys(ARROWS) : [] }[event.target.type];
+      if (arrows?.includes(event.key)) {
         event.preventDefault();
-        this.nudge(event.key === "ArrowUp" ? 1 : -1, event.shiftKey);
+        this.nudge(ARROWS[event.key], event.shiftKey);
       }
     });
     for (const kind of ["focusin", "pointerdown"]) this.root.addEventListener(kind, () => page.touch(this));

@@ -30,9 +30,10 @@ function drawGraph(history, canvas, title, unit, lines) {
   const style = getComputedStyle(document.documentElement);
   const context = canvas.getContext("2d");
   context.scale(ratio, ratio);
-  context.font = `11px ${getComputedStyle(document.body).fontFamily}`;
+  const rem = parseFloat(style.fontSize); // grows with the screen, and all that is measured here with it
+  context.font = `${0.73 * rem}px ${getComputedStyle(document.body).fontFamily}`;
   context.textBaseline = "middle";
-  const top = 20;
+  const top = 1.35 * rem;
   const bottom = height - 6;
   const known = history.flatMap((sample) => lines.map((line) => sample[line.key])).filter((v) => v !== null);
   const step = niceStep(Math.max(1e-3, ...known, 1));
@@ -72,10 +73,10 @@ function drawGraph(history, canvas, title, unit, lines) {
     }
     context.stroke();
     context.fillStyle = line.colour;
-    context.fillText(line.label, labelAt, 8);
+    context.fillText(line.label, labelAt, 0.55 * rem);
     labelAt -= context.measureText(line.label).width + 14;
   }
   context.textAlign = "left";
   context.fillStyle = style.getPropertyValue("--quiet");
-  context.fillText(`${title}, last minute`, left, 8);
+  context.fillText(`${title}, last minute`, left, 0.55 * rem);
 }

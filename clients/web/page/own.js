@@ -7,7 +7,8 @@ const LONGEST_PX = 768; // what is sent has at most this on its longer side
 const MAX_PICTURE_BYTES = 50e6;
 const MAX_SIDE_PX = 8192;
 const GIVES_WAY_MS = 15000;
-const COLOURS = ["#ffffff", "#e8442e", "#f2b134", "#4bb543", "#3fa7f0", "#8c5cf0", "#000000"];
+const RETRY_MS = 3000; // a sender that was refused comes again sooner than this
+const COLOURS = { white: "#ffffff", red: "#e8442e", yellow: "#f2b134", green: "#4bb543", blue: "#3fa7f0", purple: "#8c5cf0", black: "#000000" };
 const GROUND = "#202020";
 
 const WHY_NOT = {
@@ -34,6 +35,13 @@ export function tooLarge({ bytes = 0, width = 0, height = 0 }) {
   if (bytes > MAX_PICTURE_BYTES) return `a picture of ${Math.round(bytes / 1e6)} MB; send one of at most ${MAX_PICTURE_BYTES / 1e6} MB`;
   if (Math.max(width, height) > MAX_SIDE_PX) return `a picture of ${width} × ${height} pixels; send one of at most ${MAX_SIDE_PX} a side`;
   return "";
+}
+
+/** Give a film and a device back. */
+function release(video, stream) {
+  for (const track of stream?.getTracks() ?? []) track.stop();
+  video?.pause();
+  if (video?.src) URL.revokeObjectURL(video.src);
 }
 
 async function videoOf(source) {
@@ -93,7 +101,10 @@ export class OwnPictures {
     this.stream = null;
     this.video = null;
     this.what = "";
-    this.askTimer = 0;
+    this.turn = 0; // counts what was begun or stopped: a file or a permission that comes late is not wanted any more
+    this.givesWayMs = GIVES_WAY_MS;
+    this.askTimer = 0; // until this page gives way
+    this.waitTimer = 0; // until the page that was asked has plainly kept it
     this.said = byId("own-said");
     this.pad = byId("own-pad");
     byId("own-file").addEventListener("change", (event) => this.sendFile(event.target.files[0], event.target));
@@ -108,32 +119,43 @@ export class OwnPictures {
   async sendFile(file, box) {
     if (!file) return;
     this.stop("");
+    const { turn } = this;
     this.say("reading the file");
-    try {
-      const source = await sourceOf(file);
-      if (source.tagName === "VIDEO") this.video = source;
-      this.send("file", source);
-    } catch (error) {
-      this.say(error.message, "bad");
-    }
+    const source = await sourceOf(file).catch((error) => error);
     box.value = ""; // so that the same file can be chosen again
+    const film = source.tagName === "VIDEO" ? source : null;
+    if (turn !== this.turn) release(film, null);
+    else if (source instanceof Error) this.say(source.message, "bad");
+    else {
+      this.video = film;
+      this.send("file", source);
+    }
   }
 
   async film(what, called, get, wanted) {
     this.stop("");
     if (!navigator.mediaDevices?.[get]) {
-      this.say("browsers give cameras and windows to https pages and to this machine only", "bad");
+      const why = isSecureContext ? `this browser does not give ${called}` : "browsers give cameras and windows to https pages and to this machine only";
+      this.say(why, "bad");
       return;
     }
+    const { turn } = this;
+    let [stream, video] = [null, null];
     try {
-      this.stream = await navigator.mediaDevices[get](wanted);
-      this.stream.getVideoTracks()[0].onended = () => this.stop(`${called} has ended`);
-      this.video = await videoOf(this.stream);
+      this.say(`waiting for ${called}`);
+      stream = await navigator.mediaDevices[get](wanted);
+      video = await videoOf(stream);
     } catch (error) {
-      this.stop("");
-      this.say(refusal(called, error), "bad");
+      release(video, stream);
+      if (turn === this.turn) this.say(refusal(called, error), "bad");
       return;
     }
+    if (turn !== this.turn) {
+      release(video, stream);
+      return;
+    }
+    Object.assign(this, { stream, video });
+    stream.getVideoTracks()[0].onended = () => turn === this.turn && this.stop(`${called} has ended`);
     this.send(what, this.video);
   }
 
@@ -158,25 +180,34 @@ export class OwnPictures {
   }
 
   heard(state, message) {
-    if (state === "sending") this.say("this is the input now");
+    if (state === "sending") {
+      clearTimeout(this.waitTimer);
+      this.say("this is the input now");
+    }
     else if (state === "refused" && message.startsWith("taken")) this.taken(message);
     else if (state !== "closed") this.say(message, "bad");
   }
 
   // Somebody else feeds the channel. Another page can be asked; what it is not, cannot.
   taken(message) {
-    const { what, source } = this;
-    const waits = this.sender.asks;
-    if (waits) {
+    if (this.sender.asks) {
       this.say("the other page was asked; waiting for it to give way");
-      return;
-    }
+      clearTimeout(this.waitTimer);
+      this.waitTimer = setTimeout(() => this.refused("the other page keeps it", "Ask again"), this.givesWayMs + RETRY_MS);
+    } else this.refused(message, message.includes("another page") ? "Ask for it" : "");
+  }
+
+  // What was chosen stays at hand; `word` is on a button that asks for the channel, where there is one to ask.
+  refused(message, word) {
+    const { what, source } = this;
     this.sender.close();
     this.sender = null;
-    const ask = element("button", { type: "button" }, "Ask for it");
-    ask.onclick = () => this.send(what, source, true);
     this.say(message, "bad");
-    if (message.includes("another page")) this.said.append(" ", ask);
+    if (word) {
+      const ask = element("button", { type: "button" }, word);
+      ask.onclick = () => this.send(what, source, true);
+      this.said.append(" ", ask);
+    }
     this.show();
   }
 
@@ -190,17 +221,17 @@ export class OwnPictures {
       clearTimeout(this.askTimer);
       this.say("this is the input now");
     };
-    this.say("Another page would like to send. Unless you keep it, it is theirs in 15 seconds.");
+    this.say(`Another page would like to send. Unless you keep it, it is theirs in ${this.givesWayMs / 1000} seconds.`);
     this.said.append(" ", give, " ", keep);
-    this.askTimer = setTimeout(() => this.stop("given to the other page"), GIVES_WAY_MS);
+    this.askTimer = setTimeout(() => this.stop("given to the other page"), this.givesWayMs);
   }
 
   stop(why) {
+    this.turn += 1;
     clearTimeout(this.askTimer);
+    clearTimeout(this.waitTimer);
     this.sender?.close();
-    for (const track of this.stream?.getTracks() ?? []) track.stop();
-    this.video?.pause();
-    if (this.video?.src) URL.revokeObjectURL(this.video.src);
+    release(this.video, this.stream);
     Object.assign(this, { sender: null, stream: null, video: null, what: "" });
     byId("own-drawing").hidden = true;
     this.say(why);
@@ -208,7 +239,7 @@ export class OwnPictures {
   }
 
   show() {
-    byId("own-stop").hidden = this.sender === null;
+    byId("own-stop").hidden = this.sender === null && this.video === null;
     for (const what of ["camera", "window", "draw"]) {
       byId(`own-${what}`).setAttribute("aria-pressed", String(this.what === what && this.sender !== null));
     }
@@ -222,9 +253,9 @@ export class OwnPictures {
   // ---- the drawing
 
   makePad() {
-    this.colour = COLOURS[0];
-    const swatches = COLOURS.map((colour) => {
-      const swatch = element("button", { type: "button", class: "swatch", "aria-label": `Draw in ${colour}`, "aria-pressed": "false" });
+    this.colour = COLOURS.white;
+    const swatches = Object.entries(COLOURS).map(([name, colour]) => {
+      const swatch = element("button", { type: "button", class: "swatch", title: name, "aria-label": `Draw in ${name}`, "aria-pressed": "false" });
       swatch.style.background = colour;
       swatch.onclick = () => {
         this.colour = colour;
@@ -260,7 +291,7 @@ export class OwnPictures {
       const all = event.getCoalescedEvents?.() ?? [];
       for (const one of all.length ? all : [event]) stroke(one);
     });
-    this.pad.addEventListener("pointerup", () => (last = null));
+    for (const end of ["pointerup", "pointercancel"]) this.pad.addEventListener(end, () => (last = null));
   }
 
   clear() {

@@ -249,6 +249,8 @@ function showPanel() {
   if (document.activeElement !== prompt) prompt.value = texture.feed.values.prompt ?? "";
   byId("prompting").hidden = !about.host;
   byId("snapshot").href = address(location.href, "snapshot.jpg", { channel: about.name, side: screen.side });
+  byId("to-page").href = address(location.href, "", { channel: about.name });
+  byId("to-out").href = address(location.href, "out/", { channel: about.name });
   showRecording(screen);
   const box = byId("examples");
   if (box.dataset.channel !== about.name) {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from bridge.control.limits import KEYS_KEPT, OncePer, TokenBucket
@@ -30,6 +32,13 @@ def test_the_same_thing_happens_once_in_so_many_seconds(clock: list[float]) -> N
     assert [once.may("a"), once.may("a"), once.may("b")] == [True, False, True]
     clock[0] += 2.0
     assert once.may("a")
+
+
+def test_what_is_told_once_for_good(clock: list[float]) -> None:
+    once = OncePer(math.inf)
+    assert once.may("a")
+    clock[0] += 1e9
+    assert not once.may("a") and once.may("b")
 
 
 def test_what_happened_is_not_remembered_without_end(clock: list[float]) -> None:

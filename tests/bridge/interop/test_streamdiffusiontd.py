@@ -583,6 +583,15 @@ def test_what_is_not_there_is_said_once_and_switching_it_off_is_no_error(address
     assert answer == ("/error", sent, ABSENT[address])
 
 
+def test_an_interpolation_that_happens_anyway_is_no_error(peer: Peer) -> None:
+    peer.send("/prompt_interpolation_method", "linear")
+    peer.send("/seed_interpolation_method", "slerp")
+    assert peer.settle() == []
+    peer.send("/prompt_interpolation_method", "slerp")
+    peer.send("/seed_interpolation_method", "linear")
+    assert [answer[1:] for answer in peer.settle()] == [(a, ABSENT[a]) for a in ABSENT if a.endswith("_method")]
+
+
 def test_unknown_addresses_and_wrong_types_never_end_it(peer: Peer, live: LiveParams) -> None:
     before = live.current
     for sent in [("/no_such_thing", "{}"), ("/seed", "seven"), ("/guidance_scale", "x"), ("/delta",), ("/prompt",)]:

@@ -423,6 +423,8 @@ def test_every_control_is_reached_with_the_output_in_view(on_the_page, width, he
 def test_a_host_that_has_no_picture_yet_is_told(on_the_page):
     async def scenario(scene, page):
         message = text_of("#side-out .message")
+        await page.evaluate("document.querySelector('#snapshot').click()")
+        assert await page.evaluate(text_of("#notice")) == "there is no picture yet"
         with RingWriter(f"{scene.channel}.out", capacity_bytes=1 << 16) as ring:
             await page.until("document.querySelector('#side-out').dataset.state === 'live'")
             assert await page.evaluate(message) == "waiting for the first picture"

@@ -154,9 +154,9 @@ async def choose(page, name, kind, data):
 SAID = "document.querySelector('#own-said').textContent"
 
 
-def browse(scenario, stage, tabs=1):
+def browse(scenario, stage, tabs=1, flags=()):
     async def run():
-        async with chromium.Browser(BROWSER) as browser:
+        async with chromium.Browser(BROWSER, *flags) as browser:
             pages = [await browser.page(f"http://127.0.0.1:{stage.gateway.port}/") for _ in range(tabs)]
             for page in pages:
                 await page.until("document.querySelector('#connection').dataset.state === 'connected'")
@@ -221,3 +221,145 @@ def test_two_pages_hand_over(stage):
         await two.until(f"{SAID} === 'this is the input now'")
 
     browse(scenario, stage, tabs=2)
+
+
+@in_browser
+def test_who_is_asked_may_keep_it_and_the_other_is_told(stage):
+    async def scenario(one, two):
+        for page in (one, two):
+            await page.evaluate("page.own.givesWayMs = 3000")
+        await one.evaluate("document.querySelector('#own-draw').click()")
+        await one.until(f"{SAID} === 'this is the input now'")
+        await two.evaluate("document.querySelector('#own-draw').click()")
+        await two.until(f"{SAID}.includes('another page sends to')")
+        await two.evaluate("document.querySelector('#own-said button').click()")
+        await one.until(f"{SAID}.includes('theirs in 3 seconds')")
+        await one.evaluate("document.querySelector('#own-said button.quiet').click()")
+        await two.until(f"{SAID} === 'the other page keeps it Ask again'")
+        assert await one.evaluate(SAID) == "this is the input now"
+        # Asked again and not answered, it is given.
+        await two.evaluate("document.querySelector('#own-said button').click()")
+        await one.until(f"{SAID} === 'given to the other page'")
+        await two.until(f"{SAID} === 'this is the input now'")
+
+    browse(scenario, stage, tabs=2)
+
+
+FAKE_DEVICES = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+FRESH = f"{SAID} === 'this is the input now'"
+LIVE_TRACKS = "(page.own.stream?.getTracks() ?? []).filter((track) => track.readyState === 'live').length"
+
+
+@in_browser
+def test_a_camera_and_a_window_are_sent_and_let_go(stage):
+    async def scenario(page):
+        for what in ("camera", "window"):
+            await page.evaluate(f"document.querySelector('#own-{what}').click()", gesture=True)
+            await page.until(FRESH)
+            assert await page.evaluate(f"document.querySelector('#own-{what}').getAttribute('aria-pressed')") == "true"
+            # The browser's own test picture moves.
+            seen = set()
+            await asyncio.to_thread(stage.pixels, lambda pixels, seen=seen: seen.add(pixels.tobytes()) or len(seen) > 2)
+            await page.evaluate("globalThis.tracks = page.own.stream.getTracks()")
+            await page.evaluate("document.querySelector('#own-stop').click()")
+            await page.until("tracks.every((track) => track.readyState === 'ended')")
+            assert await page.evaluate("document.querySelector('#own-stop').hidden")
+
+    browse(scenario, stage, flags=FAKE_DEVICES)
+
+
+@in_browser
+def test_a_permission_that_is_refused_is_told_and_may_be_given_later(stage):
+    async def scenario(page):
+        # Without a screen the browser asks nobody: here a person says no.
+        await page.evaluate("""navigator.mediaDevices.getDisplayMedia =
+            () => Promise.reject(new DOMException("Permission denied", "NotAllowedError"))""")
+        for what, called in (("camera", "the camera"), ("window", "the window")):
+            await page.evaluate(f"document.querySelector('#own-{what}').click()", gesture=True)
+            await page.until(f"{SAID}.startsWith('{called} was refused: allow it')")
+            assert await page.evaluate("document.querySelector('#own-stop').hidden")
+        await page.evaluate("document.querySelector('#own-draw').click()")
+        await page.until(FRESH)
+
+    browse(scenario, stage, flags=("--use-fake-device-for-media-stream", "--deny-permission-prompts"))
+
+
+@in_browser
+def test_a_camera_without_a_channel_can_be_switched_off(stage):
+    async def scenario(page):
+        with RingWriter(f"{stage.channel}.in"):
+            await page.evaluate("document.querySelector('#own-camera').click()", gesture=True)
+            await page.until(f"{SAID}.startsWith('taken')")
+            assert await page.evaluate(LIVE_TRACKS) == 1
+            await page.evaluate("document.querySelector('#own-stop').click()")
+            assert await page.evaluate(LIVE_TRACKS) == 0
+
+    browse(scenario, stage, flags=FAKE_DEVICES)
+
+
+@in_browser
+def test_what_comes_too_late_does_not_take_the_place_of_what_was_chosen_since(stage):
+    """A permission that is given, and a film that is read, after something else was begun."""
+
+    async def scenario(page):
+        await page.evaluate("""(() => {
+          const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+          navigator.mediaDevices.getUserMedia = (wanted) => new Promise((resolve) => {
+            globalThis.allow = async () => { globalThis.late = await real(wanted); resolve(late); };
+          });
+          const ready = HTMLImageElement.prototype.__lookupSetter__("src");
+          Object.defineProperty(HTMLImageElement.prototype, "src", {
+            set(address) { globalThis.arrive = () => ready.call(this, address); },
+            get: HTMLImageElement.prototype.__lookupGetter__("src"),
+          });
+        })()""")
+        await page.evaluate("document.querySelector('#own-camera').click()", gesture=True)
+        await page.until("globalThis.allow !== undefined")
+        await choose(page, "sun.png", "image/png", png(300, 200, (240, 120, 20)))
+        await page.until("globalThis.arrive !== undefined")
+        await page.evaluate("document.querySelector('#own-draw').click()")
+        await page.until(FRESH)
+        await page.evaluate("allow()")
+        await page.evaluate("arrive()")
+        await page.until("globalThis.late?.getTracks().every((track) => track.readyState === 'ended')")
+        await page.evaluate("new Promise((done) => setTimeout(done, 500))")
+        assert await page.evaluate(FRESH) and await page.evaluate("page.own.what") == "draw"
+        assert await page.evaluate("document.querySelector('#own-draw').getAttribute('aria-pressed')") == "true"
+        pixels = await asyncio.to_thread(stage.pixels, lambda pixels: True)
+        assert pixels.shape[:2] == (512, 512)
+
+    browse(scenario, stage, flags=FAKE_DEVICES)
+
+
+@in_browser
+def test_a_film_is_sent_again_and_again(stage):
+    async def scenario(page):
+        # As browsers record them: first blue, then red, a second in all.
+        await page.evaluate("""(async () => {
+          const canvas = Object.assign(document.createElement("canvas"), { width: 96, height: 64 });
+          const context = canvas.getContext("2d");
+          const recorder = new MediaRecorder(canvas.captureStream(30), { mimeType: "video/webm" });
+          const parts = [];
+          recorder.ondataavailable = (event) => parts.push(event.data);
+          const done = new Promise((resolve) => (recorder.onstop = resolve));
+          recorder.start();
+          for (let i = 0; i < 30; i += 1) {
+            context.fillStyle = i < 15 ? "#1020f0" : "#f02010";
+            context.fillRect(0, 0, 96, 64);
+            await new Promise((resolve) => setTimeout(resolve, 33));
+          }
+          recorder.stop();
+          await done;
+          const files = new DataTransfer();
+          files.items.add(new File(parts, "clip.webm", { type: "video/webm" }));
+          const box = document.querySelector("#own-file");
+          box.files = files.files;
+          box.dispatchEvent(new Event("change"));
+        })()""")
+        await page.until(FRESH)
+        for _ in range(3):
+            await asyncio.to_thread(stage.pixels, lambda p: p.shape[:2] == (64, 96) and p[32, 48, 2] > p[32, 48, 0])
+            await asyncio.to_thread(stage.pixels, lambda p: p.shape[:2] == (64, 96) and p[32, 48, 0] > p[32, 48, 2])
+        await page.evaluate("document.querySelector('#own-stop').click()")
+
+    browse(scenario, stage)

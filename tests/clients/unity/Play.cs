@@ -427,6 +427,18 @@ internal static class Play
             case "recall":
                 control.RecallPreset(words[1], words.Length > 2 ? float.Parse(words[2], CultureInfo.InvariantCulture) : 0);
                 return "ok";
+            case "rename":
+                control.RenamePreset(words[1], words[2]);
+                return "ok";
+            case "delete":
+                control.DeletePreset(words[1]);
+                return "ok";
+            case "restore":
+                control.RestorePreset(words[1]);
+                return "ok";
+            case "reorder":
+                control.ReorderPresets(new List<string>(words).GetRange(1, words.Length - 1).ToArray());
+                return "ok";
             case "inspect":
                 return Inspect(words[1]);
             case "frames":

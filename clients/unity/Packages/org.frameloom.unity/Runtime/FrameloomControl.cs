@@ -120,6 +120,37 @@ namespace Frameloom
             Send();
         }
 
+        /// <summary>Give a preset another name.</summary>
+        public void RenamePreset(string name, string newName)
+        {
+            Ask("/preset/rename", name, newName);
+        }
+
+        /// <summary>Take a preset out of the list; `RestorePreset` brings it back.</summary>
+        public void DeletePreset(string name)
+        {
+            Ask("/preset/delete", name);
+        }
+
+        /// <summary>Bring back the preset of this name that was deleted last.</summary>
+        public void RestorePreset(string name)
+        {
+            Ask("/preset/restore", name);
+        }
+
+        /// <summary>Bring presets into this order; those not named follow as they were.</summary>
+        public void ReorderPresets(params string[] names)
+        {
+            Ask("/preset/reorder", names);
+        }
+
+        private void Ask(string address, params string[] texts)
+        {
+            AddChanges();
+            bundle.Add(address, texts);
+            Send();
+        }
+
         /// <summary>An empty bundle, then what was changed before: it goes first.</summary>
         private void AddChanges()
         {

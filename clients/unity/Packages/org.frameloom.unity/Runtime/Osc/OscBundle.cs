@@ -69,6 +69,14 @@ namespace Frameloom
             End();
         }
 
+        public void Add(string address, string[] texts)
+        {
+            Begin(address, "," + new string('s', texts.Length));
+            foreach (string text in texts)
+                PutText(text);
+            End();
+        }
+
         public void Add(string address, bool value)
         {
             Begin(address, value ? ",T" : ",F");
