@@ -25,7 +25,7 @@ def lora_aliases(names: Sequence[str]) -> Mapping[str, Alias]:
         parameter = known.get(address.removeprefix(PREFIX))
         if parameter is None:
             there = ", ".join(PREFIX + name for name in names) or "none: start the host with --lora FILE"
-            raise OscRefused(address, f"no such LoRA here; known are {there}")
+            raise OscRefused(address, f"no such LoRA here; use one of {there}")
         return Answer({parameter: value_of(SPECS[parameter], arguments)})
 
     return {PREFIX: weight}
