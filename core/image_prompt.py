@@ -185,7 +185,7 @@ class ImagePrompt:
         there = named(self._given)
         if reference not in there:
             known = ", ".join(there) if self._given else "none: start the host with --reference FILE"
-            raise PictureError(f"there is no reference picture {reference!r} here; known are {known}")
+            raise PictureError(f"there is no reference picture {reference!r} here; use one of {known}")
         path = there[reference]
         with self._lock:
             if self._nothing is None:
