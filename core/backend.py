@@ -22,7 +22,7 @@ from core.device import DTYPES, dtype_name, memory_format, native_dtypes
 
 
 class BackendError(ValueError):
-    """A back end or dtype that cannot be had here; the message names those that can."""
+    """A back end or dtype that is not available here; the message names those that are."""
 
 
 class Call(Protocol):
@@ -151,7 +151,7 @@ class Backend:
     call: makes the `Call` of what `convert` gave. convert: (network, example, store) to whatever can be shared by all
     executions with the same weights; the arguments of calls look like the example's, of the same height and width, but
     for the number of rows. dtypes: what it computes in on a device without detours, the likely fastest first; empty
-    where it cannot be had. engine: it works outside torch: is given float32 weights whatever it computes in, and has
+    where it is not available. engine: it works outside torch: is given float32 weights whatever it computes in, and has
     threads of its own. measured: cheap enough to be tried by whoever looks for the fastest. plain: the back end that
     runs the same weights at once, where this one takes tens of seconds to be ready.
     """
@@ -200,7 +200,9 @@ def executions(
     here = {name: dtypes for name, entry in BACKENDS.items() if (dtypes := entry.dtypes(device))}
     any_backend = backend is None or backend == "auto"
     if not any_backend and backend not in here:
-        raise BackendError(f"back end {backend!r} cannot be had on {device.type}; use one of auto, {', '.join(here)}")
+        raise BackendError(
+            f"back end {backend!r} is not available on {device.type}; use one of auto, {', '.join(here)}"
+        )
     names = [name for name in here if (BACKENDS[name].measured if any_backend else name == backend)]
     known = [d for d in DTYPES.values() if any(d in here[name] for name in names)]
     if dtype is not None and dtype not in known:

@@ -16,7 +16,7 @@ _NATIVE = {
 
 
 class DeviceError(RuntimeError):
-    """The device or dtype asked for cannot be had here; the message names what can."""
+    """The device or dtype asked for is not available here; the message names what is."""
 
 
 def available_devices() -> tuple[str, ...]:

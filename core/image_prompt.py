@@ -184,8 +184,8 @@ class ImagePrompt:
         there is none. Raises `PictureError`."""
         there = named(self._given)
         if reference not in there:
-            known = ", ".join(there) if self._given else "none: start the host with --reference FILE"
-            raise PictureError(f"there is no reference picture {reference!r} here; known are {known}")
+            hint = f"use one of {', '.join(there)}" if self._given else "start the host with --reference FILE"
+            raise PictureError(f"there is no reference picture {reference!r} here; {hint}")
         path = there[reference]
         with self._lock:
             if self._nothing is None:

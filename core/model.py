@@ -287,7 +287,7 @@ def load_model(
     loras: files of LoRAs that change it. controls: folders of ControlNets, each with what it is shown
     (`core.control.SOURCES`). adapter: file or folder of an IP-Adapter. references: files and folders of the pictures
     that it may be shown, the first at the start. embeddings: files of words by textual inversion. Raises `ModelError`,
-    and `BackendError` for what cannot be had.
+    and `BackendError` for what is not available.
     """
     execution = executions(device, backend, dtype, store=store)[0]
     folder = Path(folder)

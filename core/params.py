@@ -525,7 +525,7 @@ class Params:
         for name, value in values.items():
             spec = SPECS.get(name)
             if spec is None:
-                raise ParamError(f"{name}: no such parameter; known are {', '.join(SPECS)}")
+                raise ParamError(f"{name}: no such parameter; use one of {', '.join(SPECS)}")
             checked[name] = spec.check(value)
         return replace(self, **checked)
 

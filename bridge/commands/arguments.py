@@ -152,7 +152,7 @@ def parse_origin(text: str) -> str:
         return origin_of(text)
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text[:200]!r} is no address of a page; write it like https://example.org"
+            f"{text[:200]!r} is not an address of a page; write it like https://example.org"
         ) from None
 
 

@@ -181,7 +181,7 @@ def _unknown(what: str, word: str, known: list[str]) -> int:
     import difflib
 
     near = difflib.get_close_matches(word, known, 1)
-    hint = f"did you mean {near[0]}?" if near else "known are " + ", ".join(known)
+    hint = f"did you mean {near[0]}?" if near else "use one of " + ", ".join(known)
     print(f"frameloom: no {what} {word!r}; {hint}", file=sys.stderr)
     return 2
 

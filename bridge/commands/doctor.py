@@ -133,7 +133,7 @@ def check_speed() -> Report:
         yield Check(
             "warn",
             "back ends",
-            f"{', '.join(missing)} cannot be had on this machine; others do its work, more slowly",
+            f"{', '.join(missing)} not available on this machine; others do the work, more slowly",
             "use 64-bit Linux, Windows on x86, or a Mac with Apple's own processor",
         )
     yield Check("ok", "back ends", ", ".join(name for name in here if name not in missing))

@@ -41,7 +41,7 @@ def _planes(text: str) -> tuple[str, ...]:
     names = tuple(name for name in text.split(",") if name)
     unknown = [name for name in names if name not in PLANES]
     if unknown:
-        raise argparse.ArgumentTypeError(f"no plane {unknown[0]!r}; known are {', '.join(PLANES)}")
+        raise argparse.ArgumentTypeError(f"no plane {unknown[0]!r}; use one of {', '.join(PLANES)}")
     return names
 
 

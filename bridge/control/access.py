@@ -48,7 +48,7 @@ def host_name(host: str) -> str:
 
 def origin_of(text: str) -> str:
     """The origin of a page, as browsers name it, from its address, "https://example.org:443/page/"; "null", the origin
-    of pages from a file, stays. Raises `ValueError` for what is no address of a page."""
+    of pages from a file, stays. Raises `ValueError` for what is not an address of a page."""
     if text == "null":
         return text
     parts = urlsplit(text)

@@ -24,8 +24,9 @@ def lora_aliases(names: Sequence[str]) -> Mapping[str, Alias]:
     def weight(address: str, arguments: list[Any]) -> Answer:
         parameter = known.get(address.removeprefix(PREFIX))
         if parameter is None:
-            there = ", ".join(PREFIX + name for name in names) or "none: start the host with --lora FILE"
-            raise OscRefused(address, f"no such LoRA here; known are {there}")
+            known_here = ", ".join(PREFIX + name for name in names)
+            hint = f"use one of {known_here}" if names else "start the host with --lora FILE"
+            raise OscRefused(address, f"no such LoRA here; {hint}")
         return Answer({parameter: value_of(SPECS[parameter], arguments)})
 
     return {PREFIX: weight}

@@ -291,7 +291,7 @@ class OscServer:
             self._set(self._done(self._own[address], address, arguments, sender))
         else:
             near = difflib.get_close_matches(address[:SHOWN_CHARS], self._known, 1, 0.75)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(self._known)}"
+            hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(self._known)}"
             raise OscRefused(address, f"unknown address; {hint}")
 
     def _get(self, arguments: list[Any], sender: Sender) -> None:
@@ -300,7 +300,7 @@ class OscServer:
         for name in wanted[: len(SPECS)]:
             spec = SPECS.get(name) if isinstance(name, str) else None
             if spec is None:
-                raise OscRefused("/get", f"no parameter {shown(name)}; known are {', '.join(SPECS)}")
+                raise OscRefused("/get", f"no parameter {shown(name)}; use one of {', '.join(SPECS)}")
             value = values[spec.name]
             if spec.kind == "ints":
                 value = ",".join(map(str, value))
@@ -378,7 +378,7 @@ def _bind(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
         raise OscError(f"OSC port {port}: send a port from 1 to 65535, or 0 for any free one")
     if not is_name(host):
-        raise OscError(f"{host!r} is no address; use one of this machine (127.0.0.1, or 0.0.0.0 for all)")
+        raise OscError(f"{host!r} is not an address; use one of this machine (127.0.0.1, or 0.0.0.0 for all)")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         udp = socket.socket(family, socket.SOCK_DGRAM)

@@ -63,7 +63,7 @@ class Presets:
         """
         _check_seconds("morph", seconds, 0.0)
         if not isinstance(easing, str) or easing not in EASINGS:
-            raise PresetError(f"morph: unknown easing {str(easing)[:40]!r}; known are {', '.join(EASINGS)}")
+            raise PresetError(f"morph: unknown easing {str(easing)[:40]!r}; use one of {', '.join(EASINGS)}")
         first = None if start == "" else self.shelf.get(start)
         last = self.shelf.get(name)
         notes = "; ".join([*(() if first is None else first.notes), *last.notes])
@@ -290,5 +290,5 @@ def from_fields(presets: Presets, do: Any, fields: Mapping[str, Any]) -> str:
 
 def _known(do: Any) -> PresetCommand:
     if not isinstance(do, str) or do not in COMMANDS:
-        raise PresetError(f"unknown command {str(do)[:MAX_NAME_CHARS]!r} for presets; known are {', '.join(COMMANDS)}")
+        raise PresetError(f"unknown command {str(do)[:MAX_NAME_CHARS]!r} for presets; use one of {', '.join(COMMANDS)}")
     return COMMANDS[do]

@@ -109,7 +109,7 @@ class Change:
             unsubscribe()
 
     def _follow(self, use: Callable[[Any], None], name: str, value: Any) -> None:
-        """Change to another value of a parameter. One that cannot be had is told, and taken back."""
+        """Change to another value of a parameter. One that is not available is told, and taken back."""
         try:
             # On a thread that ends with it: the CPU threads that torch gives to one, where a model is measured, go with
             # it, and would be in the frame path's way otherwise (`core.device.one_thread`).

@@ -79,7 +79,7 @@ class Models:
 
 def check(config: HostConfig) -> None:
     """What can be told of a host's settings before anything is loaded. Raises `HostError` for a model that is none, and
-    for a device, dtype or back end that cannot be had: only where one is asked for by name, as torch has to say so."""
+    for a device, dtype or back end that is not available: only where one is asked for by name, as that takes torch."""
     if config.models_folder is not None and not config.models_folder.is_dir():
         raise HostError(f"--models {config.models_folder}: there is no such folder")
     if len(config.loras) > MAX_LORAS:

@@ -346,7 +346,7 @@ def _listen(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
         raise GatewayError(f"port {port}: send a port from 1 to 65535, or 0 for any free one")
     if not is_name(host):
-        raise GatewayError(f"{host!r} is no address; use one of this machine (127.0.0.1, or 0.0.0.0 for all)")
+        raise GatewayError(f"{host!r} is not an address; use one of this machine (127.0.0.1, or 0.0.0.0 for all)")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=64)

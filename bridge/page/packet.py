@@ -91,7 +91,7 @@ def unpack(message: bytes) -> tuple[PacketHeader, memoryview]:
     if header_size < PACKET.size or header_size + payload_size != len(message):
         raise PacketError(f"header of {header_size} and payload of {payload_size} bytes in a message of {len(message)}")
     if codec not in list(Encoding):
-        raise PacketError(f"codec {codec} is unknown; known are {', '.join(c.name for c in Encoding)}")
+        raise PacketError(f"codec {codec} is unknown; use one of {', '.join(c.name for c in Encoding)}")
     header = PacketHeader._make((payload_size, *middle, Encoding(codec), PacketFlag(flags)))
     return header, memoryview(message)[header_size:]
 

@@ -130,7 +130,7 @@ class Visits:
             viewer.reply("clock", now_ns=now_ns(), **about)
         else:
             known = 'credit, set, update (with "values"), preset, record, get and clock'
-            viewer.reply("error", message=f"unknown type; known are {known}")
+            viewer.reply("error", message=f"unknown type; use one of {known}")
 
     async def _preset(self, viewer: Visitor, message: dict[str, Any]) -> None:
         # Beside what every answer says, "do" tells the viewer that this is one about presets.

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from bridge.ring import segment
+from bridge.ring.attachment import Attachment, KnownSlot
 from bridge.ring.errors import (
     BufferMismatch,
     MalformedHeader,
@@ -27,15 +28,12 @@ from bridge.ring.errors import (
 from bridge.ring.header import (
     KIND_32,
     NEWEST_64,
-    PID_64,
-    PIN_32,
     PROGRESS_32,
     STATE_32,
     TAKEN_64,
     WAKE_32,
     WRITER_WAITING_32,
     Frame,
-    Geometry,
     State,
     check_header,
     is_closed,
@@ -51,7 +49,7 @@ from bridge.ring.layout import (
     SegmentState,
     SlotFlag,
 )
-from bridge.ring.lock import Lock, acquire_patiently
+from bridge.ring.lock import Lock
 from bridge.ring.scheduling import is_urgent, let_others_run
 from bridge.ring.slot import (
     COLOUR_SPACES,
@@ -62,11 +60,10 @@ from bridge.ring.slot import (
     POSE_CODEC,
     SLOT_HEAD,
     Array,
-    PlaneAt,
     parse_table,
     view,
 )
-from bridge.ring.wake import STRONG, Naps, Wake, fence, wake_for
+from bridge.ring.wake import STRONG, fence, wake_for
 
 SHORT_S = 0.001
 """After a wait that gave a frame within so long, the next one looks for so long before it sleeps: frames that come back
@@ -86,112 +83,6 @@ ATTEMPTS = 200
 """How often one call retries a frame that is overwritten while it is looked at, before it reports nothing new."""
 
 
-class _Known:
-    """A description that was checked in one slot: its bytes, read-only views, size of the main plane in pixels."""
-
-    __slots__ = ("end", "formats", "height", "meta", "table", "views", "width")
-
-    def __init__(self, planes: tuple[PlaneAt, ...], meta: tuple[int, ...], table: bytes, end: int) -> None:
-        self.meta = meta
-        self.table = table
-        self.end = end
-        self.views: dict[Kind, Array] = {}
-        self.formats = {plane.kind: plane.format for plane in planes}
-        main = next((plane for plane in planes if plane.kind == Kind.COLOUR), planes[0])
-        self.width, self.height = main.width, main.height
-
-
-class _Attachment:
-    """One mapped generation and this reader's entries in it."""
-
-    def __init__(
-        self, placement: segment.Placement, mapping: segment.Mapping, geometry: Geometry, writer_lock: Lock
-    ) -> None:
-        self.writer_lock = writer_lock
-        self.placement = placement
-        self.mapping = mapping
-        self.geometry = geometry
-        self.u32 = mapping.u32
-        self.u64 = mapping.u64
-        self.memory = mapping.memory
-        self.size = mapping.size
-        self.slot_starts = [geometry.slot_start(k) for k in range(geometry.slot_count)]
-        self.last = 0
-        self.known: list[_Known | None] = [None] * geometry.slot_count
-        self._held: dict[int, Lock] = {}
-        self._wait_index: int | None = None
-        self._wake: Wake | None = None
-        self._unwoken = 0
-        self._wakes = False
-        self._pin_word: int | None = None
-        self._pin_sought = False
-
-    def claim(self, index: int, kind: ReaderKind, *, patiently: bool = False) -> bool | None:
-        """Own reader entry `index`: its lock is the ownership. False when another has it, None without its file."""
-        g = self.geometry
-        try:
-            lock = self.placement.reader_lock(g.generation, index, g.entry_32(index) * 4)
-        except FileNotFoundError:
-            return None
-        if not (acquire_patiently(lock) if patiently else lock.acquire()):
-            return False
-        self._held[index] = lock
-        at = g.entry_32(index)
-        self.u32[at + PIN_32] = 0
-        self.u32[g.waiting_offset // 4 + index] = 0
-        self.u64[at // 2 + PID_64] = os.getpid()
-        self.u32[at + KIND_32] = kind
-        return True
-
-    def waiter(self) -> tuple[Wake, int | None]:
-        """How to sleep on the wake word, and our word in `waiting` (None: no entry was free, so we nap)."""
-        if self._wake is None:
-            g = self.geometry
-            for index in range(g.reader_entries - 1, 0, -1):
-                if index in self._held or self.claim(index, ReaderKind.NEWEST):
-                    event = self.placement.event_name(g.generation, f"r{index}")
-                    self._wake = wake_for(self.mapping, WAKE_32, event)
-                    self._wait_index = g.waiting_offset // 4 + index
-                    break
-            else:
-                self._wake = Naps(self.mapping, WAKE_32)
-        return self._wake, self._wait_index
-
-    def slept(self, woken: bool | None, changed: bool) -> None:
-        """Judge one sleep: by two in a row to whose end a frame came without a wake-up we nap from then on.
-
-        The writer cannot wake us then; one alone may have ended just as the frame came. One that woke us once can.
-        """
-        self._wakes = self._wakes or woken is True
-        self._unwoken = self._unwoken + 1 if woken is False and changed else 0
-        if self._unwoken == 2 and not self._wakes:
-            self._wake = Naps(self.mapping, WAKE_32)
-
-    def pin_word(self) -> int | None:
-        """Our pin word, or None when all entries that may pin are owned by others."""
-        if not self._pin_sought:
-            for index in self.geometry.pin_entries:
-                if index in self._held or self.claim(index, ReaderKind.NEWEST):
-                    self._pin_word = self.geometry.entry_32(index) + PIN_32
-                    break
-            self._pin_sought = True
-        return self._pin_word
-
-    def detach(self) -> None:
-        """Give the entries back. The memory stays mapped while views of it live."""
-        whole = self.mapping.whole()
-        for index, lock in self._held.items():
-            # A forked child holds none of its parent's locks.
-            if whole and lock.held:
-                at = self.geometry.entry_32(index)
-                self.u32[at + PIN_32] = 0
-                self.u32[self.geometry.waiting_offset // 4 + index] = 0
-                self.u32[at + KIND_32] = ReaderKind.FREE
-            lock.release()
-        self._held.clear()
-        self.mapping.close()
-
-
 class RingReader:
     """One reader of a channel; it need not wait for the writer to exist and follows it over restarts and resizes.
 
@@ -208,13 +99,13 @@ class RingReader:
         self.lossless = lossless
         self._placement = segment.place(channel, directory)
         self._release, self._acquire = fence()
-        self._at: _Attachment | None = None
+        self._at: Attachment | None = None
         self._generation = 0
         self._left = 0
         self._waited_s = LOOK_S
         self._pid = os.getpid()
         self._look_at = 0.0
-        self._held: tuple[Frame, _Attachment, int | None, int, int] | None = None
+        self._held: tuple[Frame, Attachment, int | None, int, int] | None = None
 
     # Attaching and following
 
@@ -231,7 +122,7 @@ class RingReader:
             return State.WRITER_GONE if self._generation else State.NO_WRITER
         return State.WRITER_GONE if self._gone(at, at.u32[STATE_32]) else State.LIVE
 
-    def _gone(self, at: _Attachment, state: int) -> bool:
+    def _gone(self, at: Attachment, state: int) -> bool:
         """Whether the writer that made `at`, whose `state` it had, writes no more."""
         if state == SegmentState.CLOSED:
             return True
@@ -249,7 +140,7 @@ class RingReader:
             return None
         return lock if lock.taken_elsewhere() else None
 
-    def _attached(self) -> _Attachment | None:
+    def _attached(self) -> Attachment | None:
         """The attachment to read from now, following the writer to a newer generation where there is one."""
         if os.getpid() != self._pid:
             # Closed, or inherited by a forked child, whose parent owns the reader entries.
@@ -279,7 +170,7 @@ class RingReader:
             return None
         return new
 
-    def _attach(self, at: _Attachment | None) -> _Attachment | None:
+    def _attach(self, at: Attachment | None) -> Attachment | None:
         """An attachment to what the record points to, instead of `at`; `at` itself where there is nothing newer."""
         pointer = segment.read_pointer(self._placement)
         # What was left is not news, whoever holds the lock of the channel by now (all that version 1.0 has).
@@ -306,7 +197,7 @@ class RingReader:
             _close(fd)
             return at
         mapping = segment.attach(self._placement, pointer, geometry.segment_size, fd)
-        new = _Attachment(self._placement, mapping, geometry, lock)
+        new = Attachment(self._placement, mapping, geometry, lock)
         # Before the old entry is given back: the writer takes a moment without either for our death.
         if self.lossless and not self._register(new):
             return at
@@ -316,7 +207,7 @@ class RingReader:
         self._look_at = time.monotonic() + LOOK_S
         return new
 
-    def _register(self, at: _Attachment) -> bool:
+    def _register(self, at: Attachment) -> bool:
         """Become the one lossless reader; False when the writer has left this generation meanwhile."""
         entry = at.geometry.entry_32(LOSSLESS_ENTRY)
         # Patiently: under Wine a writer tests a lock by taking it for a moment.
@@ -349,7 +240,7 @@ class RingReader:
         """Sleep until a frame newer than the last one taken is there; False after `timeout_s` seconds without one."""
         return self._ready() is not None or self._sleep(timeout_s) is not None
 
-    def _ready(self) -> _Attachment | None:
+    def _ready(self) -> Attachment | None:
         """Where a newer frame can be read now, or None."""
         at = self._at
         if at is None or not at.mapping.whole() or at.u64[NEWEST_64] >> 8 <= at.last or os.getpid() != self._pid:
@@ -358,7 +249,7 @@ class RingReader:
                 return None
         return at
 
-    def _sleep(self, timeout_s: float) -> _Attachment | None:
+    def _sleep(self, timeout_s: float) -> Attachment | None:
         """Where a newer frame can be read, as soon as there is one; None after `timeout_s` seconds."""
         started = time.monotonic()
         looks = self._waited_s <= SHORT_S and not is_urgent()
@@ -368,7 +259,7 @@ class RingReader:
         self._waited_s = LOOK_S if ready is None else time.monotonic() - started
         return ready
 
-    def _look(self, for_s: float) -> _Attachment | None:
+    def _look(self, for_s: float) -> Attachment | None:
         """Like `_sleep`, without sleeping."""
         at = self._at
         if at is None:
@@ -381,7 +272,7 @@ class RingReader:
             let_others_run()
         return self._ready()
 
-    def _sleep_until(self, deadline: float) -> _Attachment | None:
+    def _sleep_until(self, deadline: float) -> Attachment | None:
         left_s = deadline - time.monotonic()
         nap_s = NAP_S
         while left_s > 0:
@@ -396,7 +287,7 @@ class RingReader:
             left_s = deadline - time.monotonic()
         return None
 
-    def _sleep_on(self, at: _Attachment, left_s: float) -> None:
+    def _sleep_on(self, at: Attachment, left_s: float) -> None:
         """One sleep, at most `LOOK_S` long. (A call of its own: between sleeps nothing may keep the memory mapped.)"""
         wake, word = at.waiter()
         u32 = at.u32
@@ -420,7 +311,7 @@ class RingReader:
 
     # Finding a frame
 
-    def _next(self, at: _Attachment) -> tuple[int, int] | None:
+    def _next(self, at: Attachment) -> tuple[int, int] | None:
         """Sequence and slot of the frame to deliver next, or None."""
         newest = at.u64[NEWEST_64]
         sequence, slot = newest >> 8, newest & 0xFF
@@ -435,7 +326,7 @@ class RingReader:
             return min(waiting, default=(sequence, slot))
         return sequence, slot
 
-    def _find(self, at: _Attachment, sequence: int, slot: int) -> tuple[tuple[int, ...], _Known] | None:
+    def _find(self, at: Attachment, sequence: int, slot: int) -> tuple[tuple[int, ...], KnownSlot] | None:
         """The frame's header and its checked description, or None when it is being overwritten."""
         start = at.slot_starts[slot]
         # SYNC POINT R3: `newest` was read before the slot's sequence; if they disagree, look again. Meets W3.
@@ -459,7 +350,7 @@ class RingReader:
                 raise
         return head, known
 
-    def _check(self, at: _Attachment, slot: int, head: tuple[int, ...]) -> _Known:
+    def _check(self, at: Attachment, slot: int, head: tuple[int, ...]) -> KnownSlot:
         origin, colour_space, count = meta = head[7:10]
         if count > MAX_PLANES or origin not in ORIGINS or colour_space not in COLOUR_SPACES:
             raise MalformedSlot(
@@ -470,7 +361,7 @@ class RingReader:
         end = start + _TABLE + count * PLANE.size
         table = at.memory[start + _TABLE : end]
         planes = parse_table(table, at.geometry.slot_header_size, at.geometry.slot_stride)
-        known = _Known(planes, meta, table, end)
+        known = KnownSlot(planes, meta, table, end)
         for plane in planes:
             shown = known.views[plane.kind] = view(at.memory, start, plane)
             shown.flags.writeable = False
@@ -478,7 +369,7 @@ class RingReader:
         return known
 
     def _frame(
-        self, at: _Attachment, start: int, head: tuple[int, ...], known: _Known, arrays: dict[Kind, Array]
+        self, at: Attachment, start: int, head: tuple[int, ...], known: KnownSlot, arrays: dict[Kind, Array]
     ) -> Frame:
         twice, frame_id, source, capture_ns, publish_ns, revision, flags, origin, colour_space, _, _ = head
         pose = lens = None
@@ -509,18 +400,18 @@ class RingReader:
         self._release()
         self._acquire()
 
-    def _intact(self, at: _Attachment, word: int, sequence: int) -> bool:
+    def _intact(self, at: Attachment, word: int, sequence: int) -> bool:
         # SYNC POINT R2, second half: what the sequence covers was read before the sequence is looked at again.
         if not STRONG:
             self._order()
         return at.u64[word] == 2 * sequence
 
-    def _take(self, at: _Attachment, sequence: int) -> None:
+    def _take(self, at: Attachment, sequence: int) -> None:
         at.last = sequence
         if self.lossless:
             self._report(at)
 
-    def _report(self, at: _Attachment) -> None:
+    def _report(self, at: Attachment) -> None:
         """Tell a lossless writer how far we are."""
         entry = at.geometry.entry_32(LOSSLESS_ENTRY)
         self._order()

@@ -27,7 +27,7 @@ class WorldSource:
         from core.world import STYLES, World
 
         if style and style not in STYLES:
-            raise SourceError(f"no style {style!r} in the world; known are {', '.join(STYLES)}")
+            raise SourceError(f"no style {style!r} in the world; use one of {', '.join(STYLES)}")
         self._world = World(seed=seed)
         self._style = style or STYLES[0]
         self._size = size

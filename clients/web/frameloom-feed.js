@@ -185,7 +185,7 @@ export class Feed {
     try {
       socket = new WebSocket(address(this.url, "ws", query));
     } catch (error) {
-      this._tell("refused", `${this.url} is no address of a gateway: ${error.message}`);
+      this._tell("refused", `${this.url} is not an address of a gateway: ${error.message}`);
       return;
     }
     socket.binaryType = "arraybuffer";

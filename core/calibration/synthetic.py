@@ -479,7 +479,7 @@ def drive(
     `constant` at 9 m/s. The clock offset is drawn from plus and minus `largest_offset_s`.
     """
     if profile not in PROFILES:
-        raise ValueError(f"no profile {profile!r}; known are {', '.join(PROFILES)}")
+        raise ValueError(f"no profile {profile!r}; use one of {', '.join(PROFILES)}")
     rng = np.random.default_rng((seed, 0))
     rows = []
     for side in (-1, 1):

@@ -347,5 +347,5 @@ FILTERS: Mapping[str, Callable[[Tensor], Tensor]] = {
 def filtered(picture: Tensor, style: str) -> Tensor:
     """A picture in a style, of the same shape. Raises `ValueError` for an unknown style."""
     if style not in FILTERS:
-        raise ValueError(f"no style {style!r}; known are {', '.join(FILTERS)}")
+        raise ValueError(f"no style {style!r}; use one of {', '.join(FILTERS)}")
     return FILTERS[style](picture).clamp(0.0, 1.0)

@@ -275,5 +275,5 @@ def shade(s: Surface, style: str) -> Tensor:
     """Colour (B,3,H,W), float32 0..1, of one style. Raises `ValueError` for an unknown style."""
     shader = _SHADERS.get(style)
     if shader is None:
-        raise ValueError(f"no style {style!r}; known are {', '.join(STYLES)}")
+        raise ValueError(f"no style {style!r}; use one of {', '.join(STYLES)}")
     return shader(s).clamp(0.0, 1.0)

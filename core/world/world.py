@@ -162,7 +162,7 @@ class World:
         """The named planes of one frame. Raises `ValueError` for an unknown style or plane and for sizes below 1."""
         unknown = set(planes) - set(PLANES)
         if unknown:
-            raise ValueError(f"no plane {sorted(unknown)}; known are {', '.join(PLANES)}")
+            raise ValueError(f"no plane {sorted(unknown)}; use one of {', '.join(PLANES)}")
         seen = self._view(time_s, width, height)
         makers: dict[str, Callable[[], Tensor]] = {
             "colour": lambda: seen.colour(style),
@@ -178,7 +178,7 @@ class World:
         """The prompt for one style. The objects of a scene never change, so `time_s` has no influence."""
         del time_s
         if style not in STYLES:
-            raise ValueError(f"no style {style!r}; known are {', '.join(STYLES)}")
+            raise ValueError(f"no style {style!r}; use one of {', '.join(STYLES)}")
         return caption(self.scenes, style)
 
     def T_world_cam(self, time_s: float) -> Tensor:

@@ -54,7 +54,7 @@ def turns(stream, plan, frames, start=0):
 @pytest.mark.parametrize("backend", [name for name, entry in BACKENDS.items() if entry.measured and name != "eager"])
 def test_a_recorded_bank_equals_its_eager_twin(model, backend, kind):
     if not BACKENDS[backend].dtypes(torch.device("cpu")):
-        pytest.skip(f"{backend} cannot be had here")
+        pytest.skip(f"{backend} is not available here")
     frames = random_frames(5)
     params = BASE.with_values(**KINDS[kind])
     ours, theirs = run(random_model(backend=backend), params, frames), run(model, params, frames)

@@ -164,7 +164,7 @@ def test_every_back_end_and_mode_follows_with_lora_and_bank_beside_it(
     repository: tuple[Path, Any, list[Any]], backend: str
 ) -> None:
     if not BACKENDS[backend].dtypes(CPU):
-        pytest.skip(f"{backend} cannot be had here")
+        pytest.skip(f"{backend} is not available here")
     folder, *_ = repository
     frames = random_frames(4)
     planes = [{"depth": depth_plane(i)} for i in range(4)]

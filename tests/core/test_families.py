@@ -56,7 +56,7 @@ class PooledCall(UnetCall):
 @pytest.mark.parametrize("backend", [name for name, entry in BACKENDS.items() if entry.measured])
 def test_a_family_with_two_text_encoders_needs_nothing_but_itself(backend: str) -> None:
     if not BACKENDS[backend].dtypes(CPU):
-        pytest.skip(f"{backend} cannot be had here")
+        pytest.skip(f"{backend} is not available here")
     family = replace(FAMILIES["stable-diffusion"], text=TwoEncoders, call=PooledCall)
     frames = random_frames(3)
     out = []
@@ -92,7 +92,7 @@ def depth_planes(unet, latent):
 @pytest.mark.parametrize("backend", [name for name, entry in BACKENDS.items() if entry.measured])
 def test_a_family_that_reads_a_plane_of_the_client_needs_nothing_but_itself(backend: str) -> None:
     if not BACKENDS[backend].dtypes(CPU):
-        pytest.skip(f"{backend} cannot be had here")
+        pytest.skip(f"{backend} is not available here")
     unet, vae, encoder, tokenizer = random_parts(0)
     given, unet.conv_in = unet.conv_in, torch.nn.Conv2d(5, 16, 3, padding=1)
     with torch.no_grad():

@@ -20,7 +20,7 @@ def pictures() -> torch.Tensor:
 
 def test_every_style_is_there_as_shading_and_as_filter() -> None:
     assert tuple(FILTERS) == STYLES
-    with pytest.raises(ValueError, match="no style 'mud'; known are grey, toy"):
+    with pytest.raises(ValueError, match="no style 'mud'; use one of grey, toy"):
         filtered(torch.zeros(1, 3, 16, 16), "mud")
 
 

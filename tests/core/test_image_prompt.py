@@ -212,7 +212,7 @@ def test_with_a_lora_and_a_controlnet_beside_it(repository: tuple[Path, str], tm
 @pytest.mark.parametrize("backend", [name for name, entry in BACKENDS.items() if entry.measured])
 def test_every_back_end_follows_without_making_its_network_anew(repository: tuple[Path, str], backend: str) -> None:
     if not BACKENDS[backend].dtypes(CPU):
-        pytest.skip(f"{backend} cannot be had here")
+        pytest.skip(f"{backend} is not available here")
     frames = random_frames(3)
     model = load(repository, backend=backend)
     twin = load(repository).stream(StreamConfig(SIDE_PX, SIDE_PX), cache_text=False)
@@ -354,7 +354,7 @@ def test_a_picture_that_is_none_is_refused_and_the_stream_goes_on(repository: tu
     for name, words in (
         ("words.png", "words.png cannot be read as a picture"),
         ("cut.png", "cut.png cannot be read as a picture"),
-        ("other.png", "no reference picture 'other.png' here; known are as started, good.png"),
+        ("other.png", "no reference picture 'other.png' here; use one of as started, good.png"),
         ("../secret.png", "no reference picture"),
     ):
         with pytest.raises(PictureError, match=words):

@@ -234,7 +234,7 @@ def test_every_back_end_follows_without_making_its_network_anew(
     backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not BACKENDS[backend].dtypes(CPU):
-        pytest.skip(f"{backend} cannot be had here")
+        pytest.skip(f"{backend} is not available here")
     pipeline = PIPELINES["sd15"]()
     pipeline.save_pretrained(tmp_path / "model")
     path = saved(kohya(layers(pipeline, 1)), tmp_path / "style.safetensors")

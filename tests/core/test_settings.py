@@ -79,7 +79,7 @@ def test_the_guidance_embedding_is_that_of_the_lcm_pipeline(scale, width) -> Non
 @pytest.mark.parametrize("backend", [name for name, entry in BACKENDS.items() if entry.measured])
 def test_a_distilled_unet_is_told_the_live_guidance_scale(backend) -> None:
     if torch.float32 not in BACKENDS[backend].dtypes(CPU):
-        pytest.skip(f"{backend} cannot be had here")
+        pytest.skip(f"{backend} is not available here")
     plain, vae, encoder, tokenizer = random_parts()
     torch.manual_seed(0)
     unet = UNet2DConditionModel.from_config(plain.config, time_cond_proj_dim=32)

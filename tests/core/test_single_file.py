@@ -70,7 +70,7 @@ def test_it_paints_what_the_folder_of_the_same_model_paints(
     model: tuple[str, Path, Any], backend: str, tmp_path: Path
 ) -> None:
     if not BACKENDS[backend].dtypes(CPU):
-        pytest.skip(f"{backend} cannot be had here")
+        pytest.skip(f"{backend} is not available here")
     name, path, pipeline = model
     pipeline.save_pretrained(tmp_path / "folder")
     frames = random_frames(3)

@@ -113,7 +113,7 @@ def test_text_and_sizes_reach_the_network_as_in_diffusers(repository: tuple[Path
 @pytest.mark.parametrize("backend", [name for name, entry in BACKENDS.items() if entry.measured])
 def test_it_streams_and_every_parameter_is_live(repository: tuple[Path, Any], backend: str) -> None:
     if not BACKENDS[backend].dtypes(CPU):
-        pytest.skip(f"{backend} cannot be had here")
+        pytest.skip(f"{backend} is not available here")
     model, plain = load(repository[0], backend), load(repository[0])
     frames = random_frames(4)
 

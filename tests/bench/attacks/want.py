@@ -196,7 +196,7 @@ def no_inodes(times: int, chance: random.Random) -> list[int] | None:
 def clocks_apart(directory: str, frames: int) -> list[int] | None:
     """A writer whose clock is a day ahead of the reader's, then the reverse: frames, and those that did not come.
 
-    None where time namespaces cannot be had.
+    None where time namespaces are not available.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if sys.platform != "linux" or os.getuid() != 0 or not Path("/proc/self/timens_offsets").exists():

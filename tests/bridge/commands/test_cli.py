@@ -47,9 +47,9 @@ def test_no_words_show_the_help_and_fail(capsys: pytest.CaptureFixture[str]) -> 
     ("words", "line"),
     [
         (["dmo"], "frameloom: no command 'dmo'; did you mean demo?"),
-        (["zzzz"], "frameloom: no command 'zzzz'; known are demo, "),
+        (["zzzz"], "frameloom: no command 'zzzz'; use one of demo, "),
         (["bench", "no-such"], "frameloom: no benchmark 'no-such'; "),
-        (["train", "huge"], "frameloom: no model to train 'huge'; known are autoencoder"),
+        (["train", "huge"], "frameloom: no model to train 'huge'; use one of autoencoder"),
     ],
 )
 def test_unknown_words_get_one_clear_line(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:

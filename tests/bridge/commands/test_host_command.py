@@ -204,7 +204,7 @@ def test_the_host_ends_tidily(number: signal.Signals, channel: str) -> None:
         (["--model", "STRANGE"], "the setting 'quantum_width' is not known here"),
         (["--model", "https://huggingface.co/nobody/has-this"], "run.py fetch nobody/has-this"),
         (["--device", "vulkan"], "device 'vulkan' is not available here; use one of "),
-        (["--backend", "magic"], "back end 'magic' cannot be had on "),
+        (["--backend", "magic"], "back end 'magic' is not available on "),
         (["--dtype", "float8"], "dtype 'float8' is unknown; use one of "),
         (["--osc-host", "192.0.2.1"], "192.0.2.1"),
         (["--set", "stepz=3"], "--set stepz=3: write NAME=VALUE with one of "),

@@ -49,7 +49,7 @@ def test_a_name_or_a_number_sets_its_parameter(peer: Peer, live: LiveParams, add
 @pytest.mark.parametrize(
     ("address", "value", "words"),
     [
-        ("/lora/mist", 1.0, "known are /lora/water colour, /lora/glow"),
+        ("/lora/mist", 1.0, "use one of /lora/water colour, /lora/glow"),
         ("/lora/glow", 9.0, "a number from -2 to 2"),
         ("/lora/glow", float("nan"), "a number from -2 to 2"),
         ("/lora/glow", "much", "a number from -2 to 2"),

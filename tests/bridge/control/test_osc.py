@@ -173,7 +173,7 @@ def test_wide_number_types_are_taken(peer, live):
 @pytest.mark.parametrize(
     ("sent", "fix"),
     [
-        (("/no_such_field", 1), "unknown address; known are /prompt"),
+        (("/no_such_field", 1), "unknown address; use one of /prompt"),
         (("/", 1), "unknown address"),
         (("/steps/x", 1), "unknown address"),
         (("/steps", 99), "whole number from 1 to"),
@@ -197,7 +197,7 @@ def test_wide_number_types_are_taken(peer, live):
         (("/t_index", "9" * 5000), '"18,26"'),
         (("/t_index", *range(60)), "0 to 8 whole numbers"),
         (("/t_index", *range(200)), "200 arguments; send at most"),
-        (("/get", "nothing"), "no parameter 'nothing'; known are prompt"),
+        (("/get", "nothing"), "no parameter 'nothing'; use one of prompt"),
         (("/get", 5), "no parameter 5"),
         (("/subscribe", 0), "one port from 1 to 65535"),
         (("/subscribe", 1 << 40), "one port from 1 to 65535"),

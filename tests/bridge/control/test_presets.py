@@ -233,7 +233,7 @@ def test_a_save_has_a_thumbnail_and_what_is_in_force(presets, live):
         ("morph", ("Dawn", "Dusk", -1.0), "from 0 to 600"),
         ("morph", ("Dawn", "Dusk", float("nan")), "from 0 to 600"),
         ("morph", ("Dawn", "Dusk", "long"), "from 0 to 600"),
-        ("morph", ("Dawn", "Dusk", 1.0, "bouncy"), "known are smooth, linear"),
+        ("morph", ("Dawn", "Dusk", 1.0, "bouncy"), "use one of smooth, linear"),
         ("morph", ("Dawn",), "send START NAME SECONDS"),
         ("morph", ("Noon", "Dusk", 1.0), "no preset 'Noon'"),
         ("recall", (), "send NAME"),
@@ -242,7 +242,7 @@ def test_a_save_has_a_thumbnail_and_what_is_in_force(presets, live):
         ("rename", ("Dawn",), "send NAME TO"),
         ("reorder", (1, 2), "names of the presets"),
         ("stop", (1,), "send nothing"),
-        ("fly", (), "known are save, recall"),
+        ("fly", (), "use one of save, recall"),
     ],
 )
 def test_what_cannot_be_done_is_told_and_changes_nothing(presets, live, do, words, told):
@@ -259,7 +259,7 @@ def test_fields_by_name_are_the_same_commands(presets, live):
         from_fields(presets, "save", {"replaces": ""})
     with pytest.raises(PresetError, match="digest"):
         from_fields(presets, "save", {"name": "x", "replaces": 5})
-    with pytest.raises(PresetError, match="known are"):
+    with pytest.raises(PresetError, match="use one of"):
         from_fields(presets, ["recall"], {})
 
 

@@ -181,9 +181,9 @@ def test_two_pages_that_save_at_once_are_told(stage):
     [
         ({"do": "recall", "name": "Noon"}, "no preset 'Noon'"),
         ({"do": "recall"}, "send name, too"),
-        ({"do": "fly"}, "known are save"),
-        ({}, "known are save"),
-        ({"do": ["recall"], "name": "x"}, "known are save"),
+        ({"do": "fly"}, "use one of save"),
+        ({}, "use one of save"),
+        ({"do": ["recall"], "name": "x"}, "use one of save"),
         ({"do": "recall", "name": {"a": 1}}, "name of a preset"),
         ({"do": "save", "name": ["x"]}, "name is a text"),
         ({"do": "reorder", "names": [["x"]]}, "names of the presets"),

@@ -40,6 +40,7 @@ from bridge.ring import (
     layout,
     segment,
 )
+from bridge.ring import attachment as ring_attachment
 from bridge.ring import reader as ring_reader
 from bridge.ring.header import WAKE_32
 from bridge.ring.lock import Lock
@@ -711,16 +712,16 @@ def test_a_second_lossless_reader_is_refused_also_while_the_first_follows_the_wr
     ):
         writer.write({Kind.COLOUR: picture(1)}, source_frame_id=1)
         assert first.read() is not None
-        acquire = ring_reader.acquire_patiently
+        acquire = ring_attachment.acquire_patiently
 
         def meanwhile(lock: Lock) -> bool:
-            monkeypatch.setattr(ring_reader, "acquire_patiently", acquire)
+            monkeypatch.setattr(ring_attachment, "acquire_patiently", acquire)
             assert not lock.acquire()
             writer.write({Kind.COLOUR: picture(2, 128)}, source_frame_id=2)
             assert first.read() is not None
             return acquire(lock)
 
-        monkeypatch.setattr(ring_reader, "acquire_patiently", meanwhile)
+        monkeypatch.setattr(ring_attachment, "acquire_patiently", meanwhile)
         assert second.read() is None
         with pytest.raises(ReaderExists):
             second.read()

@@ -395,7 +395,7 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         strange.write_bytes(junk.read_bytes())
         with pytest.raises(SourceError, match="rename the file"):
             open_source(str(strange), SIZE, 30.0)
-    with pytest.raises(SourceError, match="no style 'mud' in the world; known are grey"):
+    with pytest.raises(SourceError, match="no style 'mud' in the world; use one of grey"):
         open_source("world", SIZE, 30.0, style="mud")
     with pytest.raises(SourceError, match="only the world knows depth"):
         open_source(str(junk), SIZE, 30.0, planes=("depth",))
