@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -165,14 +166,13 @@ class Planner:
 
     def build(self) -> None:
         """Build the model for what its plain form runs, again and again until `stop`."""
-        from core.device import one_thread
-
-        one_thread()
         while not self._stop.is_set():
             self._to_build.wait()
             self._to_build.clear()
             while self.building and not self._stop.is_set():
-                self._build_once()
+                # On a thread that ends with it, as its CPU threads do then; see `core.device.one_thread`.
+                with ThreadPoolExecutor(1) as alone:
+                    alone.submit(self._build_once).result()
 
     def _build_once(self) -> None:
         work, model = self.work, self._model
