@@ -117,7 +117,10 @@ class _Compiled(_Torch):
 
 def _compiled(network: nn.Module, execution: Execution) -> Callable[..., Any]:
     # On a card for each number of rows alone: a call with a dynamic one cannot be captured as it is.
-    return torch.compile(network, dynamic=False if execution.device.type == "cuda" else None)
+    if execution.device.type == "cuda":
+        return torch.compile(network, dynamic=False)
+    # Otherwise it would be compiled for as many threads as torch has in the thread that happens to compile it.
+    return torch.compile(network, options=None if execution.threads is None else {"cpp.threads": execution.threads})
 
 
 def _graphs(network: nn.Module, example: tuple[Any, ...], execution: Execution) -> Call:

@@ -16,6 +16,8 @@ def enlarged(levels_F3HW: Tensor, times: int) -> Tensor:
     """Levels (F, 3, times H, times W); as they are for 1."""
     if times == 1:
         return levels_F3HW
-    large = nnf.interpolate(levels_F3HW, scale_factor=float(times), mode="bicubic")
+    height, width = levels_F3HW.shape[-2:]
+    # Without antialias torch takes another cubic, which makes stairs of slopes.
+    large = nnf.interpolate(levels_F3HW, (times * height, times * width), mode="bicubic", antialias=True)
     blurred = nnf.avg_pool2d(nnf.pad(large, (1, 1, 1, 1), mode="replicate"), 3, 1)
     return large + SHARPEN * (large - blurred)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -165,14 +166,13 @@ class Planner:
 
     def build(self) -> None:
         """Build the model for what its plain form runs, again and again until `stop`."""
-        from core.device import one_thread
-
-        one_thread()
         while not self._stop.is_set():
             self._to_build.wait()
             self._to_build.clear()
             while self.building and not self._stop.is_set():
-                self._build_once()
+                # On a thread that ends with it, as its CPU threads do then; see `core.device.one_thread`.
+                with ThreadPoolExecutor(1) as alone:
+                    alone.submit(self._build_once).result()
 
     def _build_once(self) -> None:
         work, model = self.work, self._model
@@ -219,8 +219,10 @@ class Planner:
         """(width, height) in pixels for the model to work at."""
         if asked is not None:
             return model.near(*asked)
-        assert self._source_size is not None
-        return model.fit(*self._source_size)
+        if self._source_size is not None:
+            return model.fit(*self._source_size)
+        assert self.work is not None
+        return model.near(self.work.stream.config.width, self.work.stream.config.height)
 
     def _use_size(self) -> None:
         with self._planning:
@@ -229,6 +231,8 @@ class Planner:
     def _use_size_in_lock(self, built: tuple[Any, Any] | None = None) -> None:
         """Swap in a stream for the size that is wanted now; frames in flight in the old one leave no trace. built: a
         form of the model and a stream of it, which is taken if it serves."""
+        if self._asked is None and self._source_size is None:
+            return  # the first frame will say
         work = self.work
         size = self._size(self._model, self._asked)
         if work is not None and (work.stream.config.width, work.stream.config.height) == size:

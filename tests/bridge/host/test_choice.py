@@ -164,7 +164,7 @@ def test_another_size_paints_from_then_on_and_the_old_one_until_then(channel):
         rig.host.live.set("size", ())
         rig.paint(lambda frame: (frame.width, frame.height) == SIZE)
         assert np.array_equal(rig.colour(), first)
-        assert rig.host.preparing == "" and rig.host.statistics.snapshot()["last_refused"] is None
+        assert rig.host.preparing == "" and rig.host.statistics.snapshot()["last_refused"] == ""
     for start in ({"params": Params(steps=1, size=(136, 200))}, {"size": (136, 200)}):
         with Painting(f"{channel}-2", model="embedded", **{**OPTIONS, **start}) as rig:
             assert np.array_equal(rig.colour(), second)
@@ -198,6 +198,14 @@ def test_a_source_is_followed_again_when_no_size_is_asked_for_any_more(channel):
         rig.paint(lambda frame: (frame.width, frame.height) == (128, 256))
         rig.host.live.set("size", ())
         rig.paint(lambda frame: (frame.width, frame.height) == SIZE)
+
+
+def test_a_size_that_is_given_up_before_the_first_frame_gives_way_to_that_of_the_source(channel):
+    with Painting(channel, Params(steps=1, size=(128,)), model="passthrough") as rig:
+        rig.host.live.set("size", ())
+        rig.wait(lambda: rig.host.planner.size == ())
+        rig.paint(lambda frame: (frame.width, frame.height) == SIZE)
+        assert rig.host.failure is None
 
 
 def test_going_through_sizes_keeps_the_networks_of_a_few(channel):
