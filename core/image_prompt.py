@@ -166,7 +166,7 @@ class ImagePrompt:
         """Number of pictures that the image encoder has been shown."""
 
     def attach(self, unet: Any) -> None:
-        """Give the adapter's layers to a U-Net's, and the networks to its device."""
+        """Give the adapter's layers to those of a U-Net."""
         for attn, weights in zip(cross_attention(unet), self.layers, strict=True):
             for name, weight in zip(("to_k_ip", "to_v_ip"), weights, strict=True):
                 layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
