@@ -108,6 +108,16 @@ def picture(path: Path, seed: int, size: tuple[int, int] = (90, 70)) -> Path:
     return path
 
 
+def put(pipeline: Any, folder: Path) -> Path:
+    """A plain adapter for a pipeline in a folder, its encoder beside it and two pictures in "pictures"."""
+    image_encoder().save_pretrained(folder / "image_encoder")
+    save_file(adapter(pipeline.unet, "plain"), folder / "adapter.safetensors")
+    (folder / "pictures").mkdir()
+    picture(folder / "pictures" / "dawn.png", 1)
+    picture(folder / "pictures" / "dusk.png", 2, (64, 120))
+    return folder / "adapter.safetensors"
+
+
 @pytest.fixture(scope="module", params=["sd15", "sdxl"])
 def repository(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """(folder, family): "model", and "adapters" and "pictures", the former as h94/IP-Adapter has them."""

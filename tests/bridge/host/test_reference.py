@@ -16,7 +16,7 @@ from core.params import AS_STARTED, Params
 from core.tiny import WEIGHTS
 from tests.bridge.host.test_choice import OPTIONS, Painting
 from tests.bridge.host.test_host import PATIENCE_S
-from tests.core.test_image_prompt import adapter, image_encoder, picture, vectors_of
+from tests.core.test_image_prompt import put, vectors_of
 from tests.tiny_pipelines import PIPELINES
 
 
@@ -26,11 +26,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     pipeline = PIPELINES["sd15"]()
     pipeline.save_pretrained(folder / "model")
-    image_encoder().save_pretrained(folder / "image_encoder")
-    save_file(adapter(pipeline.unet, "plain"), folder / "adapter.safetensors")
-    (folder / "pictures").mkdir()
-    picture(folder / "pictures" / "dawn.png", 1)
-    picture(folder / "pictures" / "dusk.png", 2)
+    put(pipeline, folder)
     (folder / "pictures" / "words.png").write_text("no picture")
     return folder
 
