@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from core.families.settings import IMAGE_ENCODER, check_settings
 from core.folder import ModelError, check_weights, network, read_json, weights_of
 from core.guidance import POSITIVE, ROLES
 from core.libraries import CLIPVisionModelWithProjection
+from core.pillow import pillow
 from core.references import PictureError, named, read
 
 log = logging.getLogger("frameloom.pictures")
@@ -143,7 +142,8 @@ class ImagePrompt:
     """An adapter and the pictures that it may be shown.
 
     layers: to_k_ip and to_v_ip (H D, C) of every cross-attention layer, in the U-Net's order. given: files and folders
-    of pictures, see `core.references.named`. Pictures are encoded once; several threads may ask for them.
+    of pictures, see `core.references.named`. Pictures are encoded once. Several threads may ask for them: what is kept
+    is replaced as a whole, and a picture that two ask for at once is encoded twice.
     """
 
     def __init__(
@@ -159,14 +159,13 @@ class ImagePrompt:
         self._projection = projection
         self._encoder = encoder
         self._given = given
-        self._seen: OrderedDict[Path, tuple[int, Tensor]] = OrderedDict()
+        self._seen: dict[Path, tuple[int, Tensor]] = {}
         self._nothing: Tensor | None = None
-        self._lock = threading.Lock()
         self.encodings = 0
         """Number of pictures that the image encoder has been shown."""
 
     def attach(self, unet: Any) -> None:
-        """Give the adapter's layers to a U-Net's, and the networks to its device."""
+        """Give the adapter's layers to those of a U-Net."""
         for attn, weights in zip(cross_attention(unet), self.layers, strict=True):
             for name, weight in zip(("to_k_ip", "to_v_ip"), weights, strict=True):
                 layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
@@ -187,24 +186,23 @@ class ImagePrompt:
             hint = f"use one of {', '.join(there)}" if self._given else "start the host with --reference FILE"
             raise PictureError(f"there is no reference picture {reference!r} here; {hint}")
         path = there[reference]
-        with self._lock:
-            if self._nothing is None:
-                self._nothing = self._projected(None)
-            if path is None:
-                return torch.zeros_like(self._nothing).expand(len(ROLES), -1, -1).contiguous()
-            of_ns, tokens = self._seen.get(path, (-1, self._nothing))
-            changed_ns = path.stat().st_mtime_ns if path.exists() else of_ns
-            if of_ns < 0 or of_ns != changed_ns:
-                tokens = self._encoded(path, tokens if of_ns >= 0 else None)
-            self._seen[path] = (changed_ns, tokens)
-            self._seen.move_to_end(path)
-            if len(self._seen) > CACHED_PICTURES:
-                self._seen.popitem(last=False)
-            return tokens
+        nothing = self._nothing
+        if nothing is None:
+            nothing = self._nothing = self._projected(None)
+        if path is None:
+            return torch.zeros_like(nothing).expand(len(ROLES), -1, -1).contiguous()
+        seen = self._seen
+        of_ns, tokens = seen.get(path, (-1, nothing))
+        changed_ns = path.stat().st_mtime_ns if path.exists() else of_ns
+        if of_ns < 0 or of_ns != changed_ns:
+            tokens = self._encoded(path, nothing, tokens if of_ns >= 0 else None)
+        others = [(other, kept) for other, kept in seen.items() if other != path]
+        self._seen = dict([*others, (path, (changed_ns, tokens))][-CACHED_PICTURES:])
+        return tokens
 
-    def _encoded(self, path: Path, before: Tensor | None) -> Tensor:
-        """before: what the file was until it changed; it stays where the file is no picture any more, or not yet."""
-        assert self._nothing is not None
+    def _encoded(self, path: Path, nothing: Tensor, before: Tensor | None) -> Tensor:
+        """nothing: (1, T, C) of no picture. before: what the file was until it changed; it stays where the file is no
+        picture any more, or not yet."""
         try:
             pixels = self._pixels(path)
         except PictureError as error:
@@ -214,7 +212,7 @@ class ImagePrompt:
             return before
         self.encodings += 1
         seen = self._projected(pixels)
-        return torch.cat([seen if role == POSITIVE else self._nothing for role in ROLES])
+        return torch.cat([seen if role == POSITIVE else nothing for role in ROLES])
 
     def _projected(self, pixels: Tensor | None) -> Tensor:
         """(1, T, C) of a picture, or of none as classifier-free guidance was trained with it."""
@@ -233,14 +231,12 @@ class ImagePrompt:
 
     def _pixels(self, path: Path) -> Tensor:
         """(1, 3, side, side) as CLIP's pictures are: the shorter side made to fit, the middle cut out."""
-        from PIL.Image import Resampling
-
         image = read(path)
         side = self._encoder.config.image_size
         shorter = min(image.size)
         size = tuple(max(side, int(side * length / shorter)) for length in image.size)
         left, top = ((length - side) // 2 for length in size)
-        image = image.resize((size[0], size[1]), Resampling.BICUBIC).crop((left, top, left + side, top + side))
+        image = image.resize(size, pillow().Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
         levels = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255.0
         mean, spread = (torch.tensor(values)[:, None, None] for values in (MEAN, SPREAD))
         weight = next(self._encoder.parameters())

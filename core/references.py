@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from core.params import AS_STARTED
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from core.pillow import pillow
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
 MAX_PICTURES = 200
@@ -36,22 +34,23 @@ def named(given: Sequence[Path]) -> dict[str, Path | None]:
     return {AS_STARTED: next(iter(found.values()), None), **found}
 
 
-def read(path: Path) -> Image:
-    """RGB, upright as its EXIF says, and over black where it is transparent. Raises `PictureError`."""
+def read(path: Path) -> Any:
+    """As Pillow has it, RGB: upright as its EXIF says, over black where it is transparent. Raises `PictureError`."""
     import numpy as np
-    from PIL import Image, ImageOps
 
+    pil = pillow()
     if not path.is_file():
         raise PictureError(f"there is no picture {path}; give a {' or '.join(SUFFIXES[:3])} file")
     try:
-        with Image.open(path) as image:
+        with pil.Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise PictureError(f"{path} has {image.width} x {image.height} pixels; make it smaller")
-            upright = ImageOps.exif_transpose(image)
+            upright = pil.ImageOps.exif_transpose(image)
             if upright.mode.startswith("I;16"):
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+                upright = pil.Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
             seen = upright.convert("RGBA")
     # What Pillow's many parsers raise.
-    except (OSError, ValueError, SyntaxError, ArithmeticError, LookupError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, ArithmeticError, LookupError, pil.Image.DecompressionBombError) as error:
         raise PictureError(f"{path} cannot be read as a picture ({' '.join(str(error).split())[:200]})") from None
-    return Image.alpha_composite(Image.new("RGBA", seen.size, (0, 0, 0, 255)), seen).convert("RGB")
+    black = pil.Image.new("RGBA", seen.size, (0, 0, 0, 255))
+    return pil.Image.alpha_composite(black, seen).convert("RGB")

@@ -1,6 +1,6 @@
 """A picture of what the stream did: inputs above their outputs, each pair under its label.
 
-The only user of Pillow. Knows nothing of rings.
+Knows nothing of rings.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from core.pillow import pillow
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -43,8 +45,6 @@ def write_sheet(path: Path, pairs: Sequence[Pair], title: str) -> None:
 
     Raises OSError when it cannot be written and ValueError without any pair or for a suffix of no picture.
     """
-    from PIL import Image, ImageDraw, ImageFont
-
     if not pairs:
         raise ValueError("a contact sheet needs at least one pair")
     kind = FORMATS.get(path.suffix.lower())
@@ -54,15 +54,16 @@ def write_sheet(path: Path, pairs: Sequence[Pair], title: str) -> None:
     scale = max(1.0, TILE_PX / wide)
     scale = min(scale, WIDEST_PX / wide)
     tile = (max(1, round(wide * scale)), max(1, round(tall * scale)))
-    font = ImageFont.load_default(FONT_PX)
+    pil = pillow()
+    font = pil.ImageFont.load_default(FONT_PX)
     line_px = FONT_PX + 3
     head_px = MARGIN_PX + line_px + MARGIN_PX
     label_px = LABEL_LINES * line_px
     width = MARGIN_PX + len(pairs) * (tile[0] + MARGIN_PX)
     rows = 2 + max(len(pair.more) for pair in pairs)
     height = head_px + label_px + rows * (tile[1] + MARGIN_PX)
-    sheet = Image.new("RGB", (width, height), BACKGROUND)
-    draw = ImageDraw.Draw(sheet)
+    sheet = pil.Image.new("RGB", (width, height), BACKGROUND)
+    draw = pil.ImageDraw.Draw(sheet)
     draw.text((MARGIN_PX, MARGIN_PX), _printable(title), INK, font)
     for number, pair in enumerate(pairs):
         x = MARGIN_PX + number * (tile[0] + MARGIN_PX)
@@ -71,9 +72,9 @@ def write_sheet(path: Path, pairs: Sequence[Pair], title: str) -> None:
         for at, line in enumerate(lines):
             draw.text((x, head_px + at * line_px), line, INK, font)
         for at, picture in enumerate((pair.input, pair.output, *pair.more)):
-            image = Image.fromarray(np.ascontiguousarray(picture[..., :3]))
+            image = pil.Image.fromarray(np.ascontiguousarray(picture[..., :3]))
             y = head_px + label_px + at * (tile[1] + MARGIN_PX)
-            sheet.paste(image.resize(tile, Image.Resampling.BICUBIC), (x, y))
+            sheet.paste(image.resize(tile, pil.Image.Resampling.BICUBIC), (x, y))
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:

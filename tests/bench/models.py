@@ -68,10 +68,12 @@ WEIGHTS_GIB = {"sd15": 3.5, "sd21": 3.5, "sdxl": 10.5}
 
 def near_diffusers(folder: Path) -> dict[str, float]:
     """The largest difference of latents from diffusers' own pipeline, by what was compared."""
+    from core.model import load_model
     from core.params import Params
     from core.stream import StreamConfig
     from tests import tiny_pipelines
     from tests.core import test_control as nets
+    from tests.core import test_image_prompt as pictures
     from tests.core import test_lora as loras
     from tests.core.test_single_file import PREDICTION, load
     from tests.random_model import random_frames
@@ -105,6 +107,15 @@ def near_diffusers(folder: Path) -> dict[str, float]:
         ours = nets.painted(stream, steered, frame, {"depth": nets.depth_plane()})
         expected = nets.theirs(pipeline, net, latent, picture, steered, controlnet_conditioning_scale=0.8)
         far[f"{name}, ControlNet"] = float((ours - expected).abs().max())
+        adapter = pictures.put(pipeline, folder / name)
+        image = folder / name / "pictures" / "dawn.png"
+        shown = loras.BASE.with_values(reference_scale=0.8)
+        model = load_model(
+            folder / name / "model", pictures.CPU, torch.float32, "eager", adapter=adapter, references=[image]
+        )
+        ours, timesteps = loras.painted(model, shown, frame)
+        expected = pictures.expected(make(), adapter, image, 0.8, latent, shown, timesteps)
+        far[f"{name}, IP-Adapter"] = float((ours - expected).abs().max())
     return far
 
 
@@ -117,6 +128,8 @@ def _values(name: str) -> Callable[[int], Any]:
         "guidance_scale": lambda i: 1.5 + (i % 50) / 50,
         "lora_1": lambda i: (i % 100) / 100,
         "control_1": lambda i: 0.1 + (i % 90) / 100,
+        "reference": lambda i: ("dawn.png", "dusk.png")[i % 2],
+        "reference_scale": lambda i: 0.1 + (i % 90) / 100,
         "feedback": lambda i: (i % 90) / 100,
         "masked": lambda i: bool(i % 2),
         "strength": lambda i: 0.3 + (i % 60) / 100,
@@ -124,7 +137,10 @@ def _values(name: str) -> Callable[[int], Any]:
     return values[name]
 
 
-LIVE = ("prompt", "seed", "guidance_scale", "lora_1", "control_1", "feedback", "masked", "strength")
+LIVE = (
+    *("prompt", "seed", "guidance_scale", "lora_1", "control_1", "reference", "reference_scale"),
+    *("feedback", "masked", "strength"),
+)
 STILL = 60
 """Results without a change, for the median."""
 PACE_S = 0.002
@@ -196,6 +212,8 @@ def live_changes(folder: Path, changes: int, backend: str | None) -> tuple[str, 
         model=home / "model",
         loras=(home / "style.safetensors",),
         controls=(("depth", home / "first"),),
+        adapter=home / "adapter.safetensors",
+        references=(home / "pictures",),
         size=(SIDE_PX, SIDE_PX),
         backend=backend,
     ) as rig:

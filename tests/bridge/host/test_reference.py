@@ -16,7 +16,7 @@ from core.params import AS_STARTED, Params
 from core.tiny import WEIGHTS
 from tests.bridge.host.test_choice import OPTIONS, Painting
 from tests.bridge.host.test_host import PATIENCE_S
-from tests.core.test_image_prompt import adapter, image_encoder, picture, vectors_of
+from tests.core.test_image_prompt import put, vectors_of
 from tests.tiny_pipelines import PIPELINES
 
 
@@ -26,11 +26,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     pipeline = PIPELINES["sd15"]()
     pipeline.save_pretrained(folder / "model")
-    image_encoder().save_pretrained(folder / "image_encoder")
-    save_file(adapter(pipeline.unet, "plain"), folder / "adapter.safetensors")
-    (folder / "pictures").mkdir()
-    picture(folder / "pictures" / "dawn.png", 1)
-    picture(folder / "pictures" / "dusk.png", 2)
+    put(pipeline, folder)
     (folder / "pictures" / "words.png").write_text("no picture")
     return folder
 
@@ -106,12 +102,15 @@ def test_another_model_has_neither_adapter_nor_words_of_the_first(place, tmp_pat
     shutil.copytree(WEIGHTS, tmp_path / "models" / "other")
     save_file({"emb_params": vectors_of("sd15")}, tmp_path / "mine.safetensors")
     with start(place, models_folder=tmp_path / "models", embeddings=(tmp_path / "mine.safetensors",)) as rig:
-        rig.host.live.set("prompt", "mine")
+        # As many steps as such a model starts with, which those of the other one give way to again.
+        rig.host.live.update({"prompt": "mine", "steps": 2})
+        rig.wait(lambda: rig.host.planner.work.plan.params.prompt == "mine")
         first = rig.colour()
         rig.change("other")
         rig.colour()
         assert not {"reference", "reference_scale"} & {spec.name for spec in rig.host.specs}
-        rig.change(AS_STARTED)
+        rig.host.live.set("model", AS_STARTED)
+        rig.wait(lambda: rig.host.model_name == "model")
         assert np.array_equal(rig.colour(), first)
 
 
