@@ -65,7 +65,8 @@ async function videoOf(media) {
 async function animationOf(file, canvas) {
   if (!(await globalThis.ImageDecoder?.isTypeSupported(file.type))) return null;
   const decoder = new ImageDecoder({ data: await file.arrayBuffer(), type: file.type });
-  await decoder.completed;
+  await decoder.tracks.ready;
+  await decoder.completed; // how many there are is known only then
   const { frameCount } = decoder.tracks.selectedTrack;
   if (frameCount < 2) return null;
   let timer = 0;
