@@ -276,6 +276,8 @@ class Gateway:
                 refusal.text = f"nothing is called {request.path[:80]} here; open {self._plain_url}"
             refusal.headers.update(readable)
             raise
+        except ConnectionError:
+            return web.Response()  # it left before it was answered; nobody hears this
         if not response.prepared:
             # What a file brings of its own stands: its content policy.
             response.headers.update({**SECURITY, **response.headers, **readable})

@@ -7,6 +7,7 @@ const LONGEST_PX = 768; // what is sent has at most this on its longer side
 const MAX_PICTURE_BYTES = 50e6;
 const MAX_SIDE_PX = 8192;
 const GIVES_WAY_MS = 15000;
+const SHORTEST_MS = 20; // of an animation's pictures; many say 0
 const RETRY_MS = 3000; // a sender that was refused comes again sooner than this
 const COLOURS = { white: "#ffffff", red: "#e8442e", yellow: "#f2b134", green: "#4bb543", blue: "#3fa7f0", purple: "#8c5cf0", black: "#000000" };
 const GROUND = "#202020";
@@ -37,25 +38,54 @@ export function tooLarge({ bytes = 0, width = 0, height = 0 }) {
   return "";
 }
 
-/** Give a film and a device back. */
-function release(video, stream) {
-  for (const track of stream?.getTracks() ?? []) track.stop();
-  video?.pause();
-  if (video?.src) URL.revokeObjectURL(video.src);
-}
+// What can be sent: {source, end()}; end() gives back what it holds.
 
-async function videoOf(source) {
+async function videoOf(media) {
   const video = element("video", { muted: true, playsinline: true });
   video.muted = true;
-  if (source instanceof MediaStream) video.srcObject = source;
-  else Object.assign(video, { src: URL.createObjectURL(source), loop: true });
+  const file = !(media instanceof MediaStream);
+  if (file) Object.assign(video, { src: URL.createObjectURL(media), loop: true });
+  else video.srcObject = media;
+  const end = () => {
+    for (const track of file ? [] : media.getTracks()) track.stop();
+    video.pause();
+    if (file) URL.revokeObjectURL(video.src);
+  };
   try {
     await video.play();
   } catch (error) {
-    if (video.src) URL.revokeObjectURL(video.src);
+    end();
     throw error;
   }
-  return video;
+  return { source: video, end };
+}
+
+// A picture that moves, played into `canvas` in its own time; null where it stands still or the browser cannot take it
+// apart: then its first moment is the picture.
+async function animationOf(file, canvas) {
+  if (!(await globalThis.ImageDecoder?.isTypeSupported(file.type))) return null;
+  const decoder = new ImageDecoder({ data: await file.arrayBuffer(), type: file.type });
+  await decoder.tracks.ready;
+  await decoder.completed; // how many there are is known only then
+  const { frameCount } = decoder.tracks.selectedTrack;
+  if (frameCount < 2) return null;
+  let timer = 0;
+  let ended = false;
+  const show = async (i) => {
+    const { image } = await decoder.decode({ frameIndex: i });
+    canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+    const ms = Math.max(SHORTEST_MS, (image.duration ?? 0) / 1000);
+    image.close();
+    // Closed meanwhile, or damaged from there on: the last one stays.
+    if (!ended) timer = setTimeout(() => show((i + 1) % frameCount).catch(() => {}), ms);
+  };
+  await show(0);
+  const end = () => {
+    ended = true;
+    clearTimeout(timer);
+    decoder.close();
+  };
+  return { source: canvas, end };
 }
 
 async function pictureOf(file) {
@@ -75,7 +105,7 @@ async function pictureOf(file) {
     if (!width || !height) throw new TypeError("no picture");
     const canvas = element("canvas", sendingSize(width, height));
     canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
-    return canvas;
+    return (await animationOf(file, canvas).catch(() => null)) ?? { source: canvas, end() {} };
   } finally {
     URL.revokeObjectURL(image.src);
   }
@@ -98,8 +128,7 @@ export class OwnPictures {
   constructor(page) {
     this.page = page;
     this.sender = null;
-    this.stream = null;
-    this.video = null;
+    this.held = null; // what is sent, or would be
     this.what = "";
     this.turn = 0; // counts what was begun or stopped: a file or a permission that comes late is not wanted any more
     this.givesWayMs = GIVES_WAY_MS;
@@ -121,15 +150,12 @@ export class OwnPictures {
     this.stop("");
     const { turn } = this;
     this.say("reading the file");
-    const source = await sourceOf(file).catch((error) => error);
+    const held = await sourceOf(file).catch((error) => error);
     box.value = ""; // so that the same file can be chosen again
-    const film = source.tagName === "VIDEO" ? source : null;
-    if (turn !== this.turn) release(film, null);
-    else if (source instanceof Error) this.say(source.message, "bad");
-    else {
-      this.video = film;
-      this.send("file", source);
-    }
+    if (held instanceof Error) {
+      if (turn === this.turn) this.say(held.message, "bad");
+    } else if (turn !== this.turn) held.end();
+    else this.send("file", held);
   }
 
   async film(what, called, get, wanted) {
@@ -140,34 +166,28 @@ export class OwnPictures {
       return;
     }
     const { turn } = this;
-    let [stream, video] = [null, null];
+    this.say(`waiting for ${called}`);
     try {
-      this.say(`waiting for ${called}`);
-      stream = await navigator.mediaDevices[get](wanted);
-      video = await videoOf(stream);
+      const stream = await navigator.mediaDevices[get](wanted);
+      const held = await videoOf(stream);
+      stream.getVideoTracks()[0].onended = () => turn === this.turn && this.stop(`${called} has ended`);
+      if (turn !== this.turn) held.end();
+      else this.send(what, held);
     } catch (error) {
-      release(video, stream);
       if (turn === this.turn) this.say(refusal(called, error), "bad");
-      return;
     }
-    if (turn !== this.turn) {
-      release(video, stream);
-      return;
-    }
-    Object.assign(this, { stream, video });
-    stream.getVideoTracks()[0].onended = () => turn === this.turn && this.stop(`${called} has ended`);
-    this.send(what, this.video);
   }
 
   draw() {
     this.stop("");
     byId("own-drawing").hidden = false;
-    this.send("draw", this.pad);
+    this.send("draw", { source: this.pad, end() {} });
   }
 
-  send(what, source, ask = false) {
+  send(what, held, ask = false) {
     this.what = what;
-    this.source = source;
+    this.held = held;
+    const { source } = held;
     const size = sendingSize(source.videoWidth || source.width, source.videoHeight || source.height);
     this.sender = new Sender(location.href, this.page.channel, source, {
       ...size,
@@ -199,13 +219,13 @@ export class OwnPictures {
 
   // What was chosen stays at hand; `word` is on a button that asks for the channel, where there is one to ask.
   refused(message, word) {
-    const { what, source } = this;
+    const { what, held } = this;
     this.sender.close();
     this.sender = null;
     this.say(message, "bad");
     if (word) {
       const ask = element("button", { type: "button" }, word);
-      ask.onclick = () => this.send(what, source, true);
+      ask.onclick = () => this.send(what, held, true);
       this.said.append(" ", ask);
     }
     this.show();
@@ -231,15 +251,15 @@ export class OwnPictures {
     clearTimeout(this.askTimer);
     clearTimeout(this.waitTimer);
     this.sender?.close();
-    release(this.video, this.stream);
-    Object.assign(this, { sender: null, stream: null, video: null, what: "" });
+    this.held?.end();
+    Object.assign(this, { sender: null, held: null, what: "" });
     byId("own-drawing").hidden = true;
     this.say(why);
     this.show();
   }
 
   show() {
-    byId("own-stop").hidden = this.sender === null && this.video === null;
+    byId("own-stop").hidden = this.held === null;
     for (const what of ["camera", "window", "draw"]) {
       byId(`own-${what}`).setAttribute("aria-pressed", String(this.what === what && this.sender !== null));
     }

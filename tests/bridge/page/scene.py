@@ -47,10 +47,11 @@ with RingWriter(name + ".in", capacity_bytes=1 << 16) as a, RingWriter(name + ".
 
 class Scene:
     """A gateway, a browser with its page, and a writer process when asked for. hosted: whether a host is in the
-    gateway's process. shelf: the folder of its presets; None where none are kept."""
+    gateway's process; host: what it tells of itself. shelf: the folder of its presets; None where none are kept."""
 
-    def __init__(self, examples=("wax style, green box", "ink style, green box"), hosted=True, shelf=None):
+    def __init__(self, examples=("wax style, green box", "ink style, green box"), hosted=True, shelf=None, host=None):
         self.examples = examples
+        self.host = host
         self.hosted = hosted
         self.channel = fresh_channel()
         self.live = LiveParams()
@@ -62,7 +63,7 @@ class Scene:
 
     def new_gateway(self, port):
         about = (self.live, self.statistics) if self.hosted else (None, None)
-        return Gateway([Channel(self.channel, *about, self.examples, presets=self.presets)], port=port)
+        return Gateway([Channel(self.channel, *about, self.examples, self.host, self.presets)], port=port)
 
     async def write(self):
         """Start the writer process and wait for its first frame."""

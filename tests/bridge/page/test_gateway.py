@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import socket
 import threading
 import time
@@ -269,6 +270,32 @@ def test_a_crowd_of_visits_takes_turns_and_the_rest_is_refused(channel, live, mo
         run(check())
     finally:
         gateway.stop()
+
+
+def test_a_visit_that_leaves_before_its_turn_costs_no_traceback(channel, live, monkeypatch, caplog):
+    monkeypatch.setattr(bridge.page.limits, "VISITS_PER_S", 4.0)
+    monkeypatch.setattr(bridge.page.limits, "VISITS_BURST", 1.0)
+    gateway = Gateway([Channel(channel, live, Statistics())], port=0)
+    gateway.start()
+    try:
+        ask = (
+            "GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        for _ in range(4):
+            with socket.create_connection(("127.0.0.1", gateway.port)) as visitor:
+                visitor.sendall(ask.encode())
+                time.sleep(0.05)
+        time.sleep(1.5)  # all of their turns have come
+
+        async def check():
+            async with visiting(gateway) as viewer:
+                await viewer.text("hello")
+
+        run(check())
+    finally:
+        gateway.stop()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 def test_our_own_page_and_allowed_origins_can(channel, live):

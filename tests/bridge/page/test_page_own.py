@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import json
 import shutil
 import struct
@@ -11,6 +12,7 @@ import zlib
 import aiohttp
 import numpy as np
 import pytest
+from PIL import Image
 
 from bridge.control.live import LiveParams
 from bridge.control.statistics import Statistics
@@ -247,7 +249,9 @@ def test_who_is_asked_may_keep_it_and_the_other_is_told(stage):
 
 FAKE_DEVICES = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 FRESH = f"{SAID} === 'this is the input now'"
-LIVE_TRACKS = "(page.own.stream?.getTracks() ?? []).filter((track) => track.readyState === 'live').length"
+LIVE_TRACKS = (
+    "(page.own.held?.source.srcObject?.getTracks() ?? []).filter((track) => track.readyState === 'live').length"
+)
 
 
 @in_browser
@@ -260,7 +264,7 @@ def test_a_camera_and_a_window_are_sent_and_let_go(stage):
             # The browser's own test picture moves.
             seen = set()
             await asyncio.to_thread(stage.pixels, lambda pixels, seen=seen: seen.add(pixels.tobytes()) or len(seen) > 2)
-            await page.evaluate("globalThis.tracks = page.own.stream.getTracks()")
+            await page.evaluate("globalThis.tracks = page.own.held.source.srcObject.getTracks()")
             await page.evaluate("document.querySelector('#own-stop').click()")
             await page.until("tracks.every((track) => track.readyState === 'ended')")
             assert await page.evaluate("document.querySelector('#own-stop').hidden")
@@ -361,5 +365,24 @@ def test_a_film_is_sent_again_and_again(stage):
             await asyncio.to_thread(stage.pixels, lambda p: p.shape[:2] == (64, 96) and p[32, 48, 2] > p[32, 48, 0])
             await asyncio.to_thread(stage.pixels, lambda p: p.shape[:2] == (64, 96) and p[32, 48, 0] > p[32, 48, 2])
         await page.evaluate("document.querySelector('#own-stop').click()")
+
+    browse(scenario, stage)
+
+
+@in_browser
+def test_an_animation_moves_in_its_own_time(stage):
+    file = io.BytesIO()
+    blue, red = (Image.new("RGB", (96, 64), colour) for colour in ("#1020f0", "#f02010"))
+    blue.save(file, "GIF", save_all=True, append_images=[red], duration=200, loop=0)
+
+    async def scenario(page):
+        await choose(page, "two.gif", "image/gif", file.getvalue())
+        await page.until(FRESH)
+        for _ in range(2):
+            await asyncio.to_thread(stage.pixels, lambda p: p.shape[:2] == (64, 96) and p[32, 48, 2] > p[32, 48, 0])
+            await asyncio.to_thread(stage.pixels, lambda p: p.shape[:2] == (64, 96) and p[32, 48, 0] > p[32, 48, 2])
+        await page.evaluate("document.querySelector('#own-stop').click()")
+        await page.evaluate("new Promise((done) => setTimeout(done, 500))")
+        assert page.problems == []
 
     browse(scenario, stage)
