@@ -23,9 +23,9 @@ class Alone:
     device: torch.device | None = None
 
     def rows(self, value_B: Tensor) -> Tensor:
-        """This process's rows of a batch, as many as every other's. Raises `ValueError` where that cannot be."""
+        """This process's rows of a batch, as many as every other's. Raises `DeviceError` where that cannot be."""
         if len(value_B) % self.count:
-            raise ValueError(f"{len(value_B)} rows cannot be shared by {self.count} processes; take a multiple")
+            raise DeviceError(f"{len(value_B)} rows cannot be shared by {self.count} processes; take a multiple")
         return value_B[self.rank :: self.count]
 
     def average(self, values: Sequence[Tensor]) -> None:

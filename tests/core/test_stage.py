@@ -357,7 +357,7 @@ def test_rows_are_shared_evenly_or_not_at_all():
     two.count = 2
     two.rank = 1
     assert two.rows(torch.arange(6)).tolist() == [1, 3, 5]
-    with pytest.raises(ValueError, match="5 rows cannot be shared by 2"):
+    with pytest.raises(DeviceError, match="5 rows cannot be shared by 2"):
         two.rows(torch.arange(5))
 
 

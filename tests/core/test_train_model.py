@@ -62,8 +62,11 @@ def test_a_painter_of_v_is_a_network_of_every_objective(name):
     t, captions = torch.linspace(0.03, 0.93, 8), torch.zeros(8, dtype=torch.long)
     net = net_of(name, Knowing(x))
     out = net(objective.noised(x, noise, t), t, captions)
-    torch.testing.assert_close(out, objective.target(x.expand(8, -1), noise, t[:, None]), atol=2e-3, rtol=2e-3)
-    assert float(objective.loss(objective, net, x.expand(8, -1), noise, captions, t, 0.9)) < 1e-3
+    torch.testing.assert_close(out, objective.target(x.expand(8, -1), noise, t[:, None]), atol=1e-4, rtol=1e-4)
+    # Consistency training looks at earlier times, which stay above Stable Diffusion's least noise.
+    t = t.clamp(min=0.3)
+    for done in (0.1, 0.3, 0.6, 0.9):
+        assert float(objective.loss(objective, net, x.expand(8, -1), noise, captions, t, done)) < 1e-3
 
 
 def test_timesteps_are_those_of_the_same_ratio_of_noise_to_signal():
