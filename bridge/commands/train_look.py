@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--caption", default=None, help='caption of all pictures, such as "moss style"; {name}: the file\'s name'
     )
-    parser.add_argument("--ring", choices=("in", "out"), default="in", help="of a recording (default in)")
+    parser.add_argument("--ring", choices=("in", "out"), default="in", help="ring of a recording: in (default) or out")
     parser.add_argument(
         "--sources",
         type=Path,

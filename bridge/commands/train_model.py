@@ -27,24 +27,35 @@ def main(argv: list[str]) -> int:
         type=Path,
         help="a folder of pictures, each with a .txt file of its caption; CIFAR-10's; a recording",
     )
-    parser.add_argument("--caption", default=None, help="of pictures without a .txt file; {name}: the file's name")
-    parser.add_argument("--ring", choices=("in", "out"), default="in", help="of a recording (default in)")
-    parser.add_argument("--objective", choices=OBJECTIVES, default="flow", help="default flow")
-    parser.add_argument("--pairing", default="none", help="of noise with pictures (core/pairing.py; default none)")
+    parser.add_argument(
+        "--caption", default=None, help="caption of pictures without a .txt file; {name}: the file's name"
+    )
+    parser.add_argument("--ring", choices=("in", "out"), default="in", help="ring of a recording: in (default) or out")
+    parser.add_argument(
+        "--objective", choices=OBJECTIVES, default="flow", help="what the network is trained for (default flow)"
+    )
+    parser.add_argument(
+        "--pairing", default="none", help="which noise goes with which picture (core/pairing.py; default none)"
+    )
     parser.add_argument("--start", type=Path, default=None, help="a model that this made, to tune further")
     parser.add_argument(
-        "--guidance", type=float, default=0.0, help="to bake in, by the model of --start (default 0; 1 is usual)"
+        "--guidance",
+        type=float,
+        default=0.0,
+        help="guidance of the model of --start to bake in (default 0; 1 is usual)",
     )
     parser.add_argument("--rank", type=int, default=0, help="LoRA of this rank; 0 (default) trains all weights")
     parser.add_argument("--size", type=int, default=128, help="side of the pictures in pixels (default 128)")
-    parser.add_argument("--rows", type=parse_count, default=None, help="of a batch (default 64, on a card 256)")
-    parser.add_argument("--autoencoder", type=Path, default=None, help="a folder of weights (default: the trained one)")
-    parser.add_argument("--work", type=parse_folder, default=Path(".cache/model"), help="checkpoints, samples, curves")
+    parser.add_argument("--rows", type=parse_count, default=None, help="rows of a batch (default 64, on a card 256)")
+    parser.add_argument("--autoencoder", type=Path, default=None, help="folder of weights (default: the trained one)")
+    parser.add_argument(
+        "--work", type=parse_folder, default=Path(".cache/model"), help="folder for checkpoints, samples, curves"
+    )
     parser.add_argument(
         "--out", type=parse_folder, default=Path("out/model"), help="the model folder (default out/model)"
     )
     parser.add_argument("--steps", type=parse_count, default=20_000, help="optimizer steps at most (default 20000)")
-    parser.add_argument("--minutes", type=float, default=60.0, help="of training at most (default 60)")
+    parser.add_argument("--minutes", type=float, default=60.0, help="minutes of training at most (default 60)")
     parser.add_argument("--lr", type=float, default=None, help="learning rate (default 1e-3, few-step 3e-4)")
     parser.add_argument("--seed", type=parse_seed, default=0)
     parser.add_argument("--device", default=None, help="auto (default), cpu or cuda")

@@ -76,14 +76,14 @@ class ModelSettings:
 CHANGEABLE = ("steps", "minutes", "sheet_every", "checkpoint_s")
 
 
-class Levels:
+class Timesteps:
     """Stable Diffusion's noise levels by their ratio of noise to signal."""
 
     def __init__(self, device: torch.device) -> None:
         alpha_bar = NoiseSchedule.from_config(SCHEDULER).alphas_cumprod_T.double()
         self._log_ratio = (0.5 * ((1.0 - alpha_bar) / alpha_bar).log()).float().to(device)
 
-    def timestep(self, a: Tensor, b: Tensor) -> Tensor:
+    def of(self, a: Tensor, b: Tensor) -> Tensor:
         """Where noise over signal is b over a, between whole timesteps too; the first or last one beyond them."""
         wanted = (b.clamp(min=1e-6) / a.clamp(min=1e-6)).log()
         above = torch.searchsorted(self._log_ratio, wanted).clamp(1, len(self._log_ratio) - 1)
@@ -97,12 +97,12 @@ class ByObjective:
 
     def __init__(self, painter: Painter, objective: Objective, shape: tuple[int, ...], tokens_CT: Tensor) -> None:
         self._painter, self._objective, self._shape, self._tokens_CT = painter, objective, shape, tokens_CT
-        self._levels = Levels(tokens_CT.device)
+        self._timesteps = Timesteps(tokens_CT.device)
 
     def estimates(self, x_BD: Tensor, t_B: Tensor, caption_B: Tensor) -> tuple[Tensor, Tensor]:
         """The clean picture and the noise, (B, D) each."""
         a, b = self._objective.levels(t_B)
-        timestep, size = self._levels.timestep(a, b), (a.square() + b.square()).sqrt()[:, None]
+        timestep, size = self._timesteps.of(a, b), (a.square() + b.square()).sqrt()[:, None]
         x = (x_BD / size).view(-1, *self._shape).contiguous(memory_format=torch.channels_last)
         v = self._painter(x, timestep, self._tokens_CT[caption_B]).flatten(1)
         a, b = a[:, None] / size, b[:, None] / size

@@ -287,20 +287,33 @@ def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; 0 whenever it could measure."""
     parser = Parser("bench tiny", description=(__doc__ or "").split("\n\n")[0])
     names = ",".join(SECTIONS)
-    parser.add_argument("--only", default=names, help=f"some of {names}")
-    parser.add_argument("--without", default="", help="some of the same")
+    parser.add_argument("--only", default=names, help=f"sections to run, some of {names}")
+    parser.add_argument("--without", default="", help="sections to leave out")
     parser.add_argument("--scenes", type=parse_count, default=24, help="held-out scenes (default 24)")
     parser.add_argument("--model", default="embedded", help="a model folder instead of the embedded one")
     parser.add_argument("--dtype", default=None)
     parser.add_argument("--device", default=None)
     parser.add_argument("--strength", type=float, default=None, help="instead of the default one")
-    parser.add_argument("--judge-steps", type=parse_count, default=3000, help="of the style judges (default 3000)")
-    parser.add_argument("--judge-scenes", type=parse_count, default=JUDGE_SCENES, help=f"default {JUDGE_SCENES}")
-    parser.add_argument("--object-steps", type=parse_count, default=900, help="of the judge of objects (default 900)")
-    parser.add_argument("--object-scenes", type=parse_count, default=OBJECT_SCENES, help=f"default {OBJECT_SCENES}")
-    parser.add_argument("--frames", type=parse_count, default=60, help="of one turn of speed (default 60)")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of teaching (default 10)")
-    parser.add_argument("--teach-pictures", type=parse_count, default=12, help="repainted in each style (default 12)")
+    parser.add_argument(
+        "--judge-steps", type=parse_count, default=3000, help="training steps of the style judges (default 3000)"
+    )
+    parser.add_argument(
+        "--judge-scenes", type=parse_count, default=JUDGE_SCENES, help=f"scenes it learns from (default {JUDGE_SCENES})"
+    )
+    parser.add_argument(
+        "--object-steps", type=parse_count, default=900, help="training steps of the judge of objects (default 900)"
+    )
+    parser.add_argument(
+        "--object-scenes",
+        type=parse_count,
+        default=OBJECT_SCENES,
+        help=f"scenes it learns from (default {OBJECT_SCENES})",
+    )
+    parser.add_argument("--frames", type=parse_count, default=60, help="frames of one turn of speed (default 60)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="minutes of teaching (default 10)")
+    parser.add_argument(
+        "--teach-pictures", type=parse_count, default=12, help="pictures repainted in each style (default 12)"
+    )
     parser.add_argument("--sheet", type=Path, default=None, help="write a PNG: grey input, outputs, truth per style")
     parser.add_argument("--photo-sheet", type=Path, default=None, help="write a PNG: photographs, outputs per style")
     parser.add_argument("--text-sheet", type=Path, default=None, help="write a PNG: text-to-image, 1 and 4 steps")

@@ -19,7 +19,7 @@ from core.tiny.shards import tokens_of
 from core.training import model as recipe
 from core.training.datasets import DataError
 from core.training.folder import Captioned
-from core.training.model import ByObjective, Levels, ModelSettings, guided, train_model
+from core.training.model import ByObjective, ModelSettings, Timesteps, guided, train_model
 from core.training.objectives import OBJECTIVES
 
 CPU = torch.device("cpu")
@@ -72,8 +72,8 @@ def test_a_painter_of_v_is_a_network_of_every_objective(name):
 def test_timesteps_are_those_of_the_same_ratio_of_noise_to_signal():
     alpha_bar = NoiseSchedule.from_config(SCHEDULER).alphas_cumprod_T
     a, b = alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt()
-    torch.testing.assert_close(Levels(CPU).timestep(3.0 * a, 3.0 * b), torch.arange(1000.0), atol=0.05, rtol=0)
-    ends = Levels(CPU).timestep(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
+    torch.testing.assert_close(Timesteps(CPU).of(3.0 * a, 3.0 * b), torch.arange(1000.0), atol=0.05, rtol=0)
+    ends = Timesteps(CPU).of(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
     assert ends.tolist() == [0.0, 999.0]
 
 
