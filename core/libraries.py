@@ -16,6 +16,7 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import (
     AddedToken,
     CLIPTextConfig,
@@ -37,6 +38,7 @@ __all__ = [
     "ConfigMixin",
     "ControlNetModel",
     "ModelMixin",
+    "SafetensorError",
     "StrictDataclassError",
     "UNet2DConditionModel",
     "convert_ldm_clip_checkpoint",

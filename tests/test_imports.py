@@ -26,6 +26,7 @@ ONE_FILE_EACH = (
     "tensorrt_rtx",
     "ray",
     "mcap",
+    "accelerate",
 )
 """Libraries that a part of the program can do without; each is imported in at most one file of core and bridge."""
 

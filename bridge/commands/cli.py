@@ -62,6 +62,7 @@ TRAININGS = {
     "autoencoder": "bridge.commands.train_autoencoder",
     "painter": "bridge.commands.train_painter",
     "look": "bridge.commands.train_look",
+    "model": "bridge.commands.train_model",
 }
 
 
@@ -70,8 +71,8 @@ def _train(arguments: list[str]) -> int:
         return _module(TRAININGS[arguments[0]])(arguments[1:])
     if arguments[:1] in (["-h"], ["--help"]):
         print(
-            f"{PROGRAM} train {' | '.join(TRAININGS)} [options]: trains a part of the embedded model, or teaches it a"
-            " look from a folder of pictures; --help after the name lists the options"
+            f"{PROGRAM} train {' | '.join(TRAININGS)} [options]: trains a part of the embedded model, teaches it a"
+            " look from pictures, or makes a model of its size from them; --help after the name lists the options"
         )
         return 0
     return _unknown("model to train", arguments[0] if arguments else "", list(TRAININGS))
@@ -158,7 +159,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "fetch": Command("fetch ORG/NAME", "download a model of the Hugging Face hub", _module("bridge.commands.fetch")),
     "train": Command(
-        "train autoencoder|painter|look [options]", "train a part of the embedded model, or teach it a look", _train
+        "train autoencoder|painter|look|model [options]",
+        "train a part of the embedded model, teach it a look, or a model of one's own",
+        _train,
     ),
 }
 

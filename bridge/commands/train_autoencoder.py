@@ -29,6 +29,7 @@ def main(argv: list[str]) -> int:
 
     import torch
 
+    from core.tiny.stage import CheckpointError, Diverged
     from core.tiny.train_autoencoder import train
 
     started = time.monotonic()
@@ -40,6 +41,9 @@ def main(argv: list[str]) -> int:
     try:
         model = train(args.work, args.steps, args.minutes, args.seed, log, args.start)
         torch.nn.Module.to(model, torch.float16).save_pretrained(args.out)
+    except (CheckpointError, Diverged) as error:
+        print(error, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130

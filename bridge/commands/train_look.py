@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
+from typing import Any
 
 from bridge.commands.arguments import Parser, parse_count, parse_folder, parse_seed
 from bridge.terminal import PROGRAM
@@ -16,10 +15,13 @@ def main(argv: list[str]) -> int:
         "train look",
         description="Teach the embedded model a look from a folder of pictures that have it.",
     )
-    parser.add_argument("folder", type=Path, help="pictures of the look, each with a .txt file of its caption, or:")
+    parser.add_argument(
+        "folder", type=Path, help="pictures of the look, each with a .txt file of its caption, or a recording"
+    )
     parser.add_argument(
         "--caption", default=None, help='caption of all pictures, such as "moss style"; {name}: the file\'s name'
     )
+    parser.add_argument("--ring", choices=("in", "out"), default="in", help="ring of a recording: in (default) or out")
     parser.add_argument(
         "--sources",
         type=Path,
@@ -48,17 +50,11 @@ def main(argv: list[str]) -> int:
     if args.lr is not None and not 0.0 < args.lr < 1.0:
         parser.error(f"--lr {args.lr:g}: give a number above 0 and below 1")
 
-    from core.device import DeviceError, pick_device
+    from bridge.commands.pictures import pictures_of
+    from bridge.commands.training import trained
     from core.tiny import WEIGHTS
-    from core.tiny.stage import Diverged
-    from core.training.datasets import DataError
     from core.training.folder import read_folder
     from core.training.look import PICTURE_PX, LookSettings, teach
-
-    started = time.monotonic()
-
-    def log(message: str) -> None:
-        print(f"{time.monotonic() - started:7.0f} s  {message}", flush=True)
 
     plain = LookSettings()
     settings = LookSettings(
@@ -68,23 +64,13 @@ def main(argv: list[str]) -> int:
         rank=args.rank,
         lr=args.lr or (10.0 * plain.lr if args.rank else plain.lr),
     )
-    try:
-        device = pick_device(args.device)
-        given = read_folder(args.folder, PICTURE_PX, args.caption)
+
+    def run(device: Any, log: Any, together: Any) -> None:
+        given = pictures_of(args.folder, PICTURE_PX, args.caption, args.ring)
         sources = None if args.sources is None else read_folder(args.sources, PICTURE_PX, "")
-        print(f"training on {device}; interrupt at any time, the same command goes on from the last checkpoint")
-        teach(settings, given, args.start or WEIGHTS, args.work, args.out, device, log, sources)
-    except (DataError, DeviceError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    except Diverged as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    except OSError as error:
-        print(f"cannot write: {error}; free some room or choose another --work or --out", file=sys.stderr)
-        return 1
-    print(f"see {args.work / 'samples.png'}; use it: {PROGRAM} demo --model {args.out}")
-    return 0
+        teach(settings, given, args.start or WEIGHTS, args.work, args.out, device, log, sources, together)
+
+    status = trained(args.device, run)
+    if status == 0:
+        print(f"see {args.work / 'samples.png'}; use it: {PROGRAM} demo --model {args.out}")
+    return status

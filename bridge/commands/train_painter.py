@@ -42,6 +42,7 @@ def main(argv: list[str]) -> int:
 
     from core.device import DeviceError, pick_device
     from core.tiny import AUTOENCODER
+    from core.tiny.stage import CheckpointError, Diverged
     from core.tiny.train_painter import produce, settings_for, train
 
     try:
@@ -75,6 +76,9 @@ def main(argv: list[str]) -> int:
         for maker in running:
             maker.start()
         train(settings, autoencoder, args.work, args.out, device, log, produced=True, start=args.start)
+    except (CheckpointError, Diverged) as error:
+        print(error, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130

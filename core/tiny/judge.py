@@ -24,15 +24,15 @@ WIDTHS = ((3, 24), (24, 32), (32, 48), (48, 64))
 
 
 class StyleJudge(torch.nn.Module):
-    """Scores of all styles; convolutions of stride 2, then the mean over the picture."""
+    """Scores of all styles; convolutions of stride 2, then the mean over the picture. styles: how many there are."""
 
-    def __init__(self) -> None:
+    def __init__(self, styles: int = len(STYLES)) -> None:
         super().__init__()
         self.layers = torch.nn.ModuleList(
             torch.nn.Conv2d(width_in, width, 5 if width_in == 3 else 3, stride=2, padding=1)
             for width_in, width in WIDTHS
         )
-        self.head = torch.nn.Linear(2 * WIDTHS[-1][1], len(STYLES))
+        self.head = torch.nn.Linear(2 * WIDTHS[-1][1], styles)
 
     def features(self, picture_BHWC: Tensor) -> list[Tensor]:
         """Of every layer, (B, c, h, w)."""
@@ -84,7 +84,7 @@ def filtered_pictures(count: int, generator: torch.Generator) -> tuple[Tensor, T
 def trained_judge(examples: Sequence[tuple[Tensor, Tensor]], steps: int = 500, batch: int = 48) -> StyleJudge:
     """A judge of examples (pictures, styles), each kind of example equally often; always in the same way."""
     torch.manual_seed(0)
-    judge = StyleJudge()
+    judge = StyleJudge(1 + max(int(styles.max()) for _, styles in examples))
     optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     generator = torch.Generator().manual_seed(0)

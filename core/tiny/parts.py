@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +32,15 @@ SCHEDULER = {
 }
 
 
-def build_unet() -> Any:
-    """Two levels: convolutions on the full latent grid, self- and cross-attention on the halved one; nothing between
-    the way down and the way up. The prompt as a whole scales and shifts every layer, as the timestep does: a style
-    concerns every pixel, and by cross-attention alone it came through much later in training."""
+def build_unet(side_px: int = PICTURE_PX) -> Any:
+    """For pictures of about such a side. Two levels: convolutions on the full latent grid, self- and cross-attention on
+    the halved one; nothing between the way down and the way up. The prompt as a whole scales and shifts every layer, as
+    the timestep does: a style concerns every pixel, and by cross-attention alone it came through much later in
+    training."""
     from core.libraries import UNet2DConditionModel
 
     return UNet2DConditionModel(
-        sample_size=PICTURE_PX // LATENT_SCALE,
+        sample_size=side_px // LATENT_SCALE,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         layers_per_block=1,
@@ -74,9 +77,34 @@ def build_text_encoder(tokenizer: Any) -> Any:
     )
 
 
-def save_folder(folder: Path, unet: Any, vae: Any, encoder: Any) -> None:
-    """Write the whole model folder, weights in float16."""
-    folder.mkdir(parents=True, exist_ok=True)
+def save_folder(
+    folder: Path, unet: Any, vae: Any, encoder: Any, notes: Mapping[str, str], prediction: str = "sample"
+) -> None:
+    """Write the whole model folder, weights in float16. notes: further files by name. prediction: what the U-Net
+    answers with, in diffusers' words. What is in the folder stays until all files are written beside it, and files of
+    other names for good. Raises `OSError`."""
+    from core.libraries import SafetensorError
+
+    folder = folder.absolute()
+    # Hosts look past folders whose names begin so.
+    scratch = folder.with_name(f".{folder.name}.part")
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        _write_folder(scratch, unet, vae, encoder, prediction)
+        for name, text in notes.items():
+            (scratch / name).write_text(text, encoding="utf-8")
+        for path in sorted(path for path in scratch.rglob("*") if path.is_file()):
+            target = folder / path.relative_to(scratch)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+    except SafetensorError as error:
+        raise OSError(f"{folder}: {error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write_folder(folder: Path, unet: Any, vae: Any, encoder: Any, prediction: str) -> None:
+    folder.mkdir(parents=True)
     unet.to(torch.float16).save_pretrained(folder / "unet")
     vae.to(torch.float16).save_pretrained(folder / "vae")
     config = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
@@ -88,7 +116,7 @@ def save_folder(folder: Path, unet: Any, vae: Any, encoder: Any) -> None:
     build_tokenizer().save_pretrained(folder / "tokenizer")
     (folder / "scheduler").mkdir(exist_ok=True)
     (folder / "scheduler" / "scheduler_config.json").write_text(
-        json.dumps(SCHEDULER, indent=2) + "\n", encoding="utf-8"
+        json.dumps({**SCHEDULER, "prediction_type": prediction}, indent=2) + "\n", encoding="utf-8"
     )
     index = {
         "_class_name": "StableDiffusionPipeline",

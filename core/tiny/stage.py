@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import pickle
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from core.device import native_dtypes
 from core.schedule import NoiseSchedule
+from core.tiny.events import Events, opened
 from core.tiny.parts import SCHEDULER
+from core.tiny.together import Alone
 
 Log = Callable[[str], None]
 
@@ -25,6 +28,10 @@ LOOK_EVERY = 50
 MOST_SETBACKS = 6
 LONGEST_STEP_S = 10.0
 """What a step counts at most: a process that was stopped and went on has not worked all the while."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be gone on from; the message says which."""
 
 
 class Diverged(RuntimeError):
@@ -53,10 +60,16 @@ class Progress:
 
 
 def write(path: Path, content: Any) -> None:
-    """Save and then rename, so that an interrupted write leaves the old file."""
+    """Save and then rename, so that an interrupted write leaves the old file. Raises `OSError`, as on a full disk."""
     scratch = path.with_suffix(".part")
-    torch.save(content, scratch)
-    os.replace(scratch, path)
+    try:
+        with scratch.open("wb") as file:
+            torch.save(content, file)
+        os.replace(scratch, path)
+    except (OSError, RuntimeError) as error:
+        scratch.unlink(missing_ok=True)
+        # Where a write failed, torch fails once more on ending the file, with words of its own.
+        raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 class Stage:
@@ -76,6 +89,8 @@ class Stage:
         checkpoint_s: float,
         minutes: float = math.inf,
         beside: torch.nn.Module | None = None,
+        together: Alone | None = None,
+        tensorboard: bool = False,
     ) -> None:
         self._path = work / f"{name}.pt"
         self._curve = work / f"{name}.csv"
@@ -86,6 +101,8 @@ class Stage:
         self._checkpoint_s = checkpoint_s
         self._limit_s = 60.0 * minutes
         self._beside = beside
+        self._together = together or Alone()
+        self._writes = self._together.rank == 0
         self._setbacks = 0
         on_card = next(module.parameters()).is_cuda
         optimizer = torch.optim.AdamW(
@@ -94,54 +111,97 @@ class Stage:
         averaged = {key: value.detach().clone() for key, value in module.state_dict().items()}
         self.progress = Progress(module, optimizer, averaged)
         if self._path.exists():
-            saved = torch.load(self._path, weights_only=True)
-            module.load_state_dict(saved["module"])
-            optimizer.load_state_dict(saved["optimizer"])
-            self.progress.average = saved["average"]
-            self.progress.step, self.progress.spent_s = saved["step"], saved["spent_s"]
-            if beside is not None:
-                beside.load_state_dict(saved["beside"])
+            try:
+                self._load()
+            except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+                raise CheckpointError(
+                    f"the checkpoint {self._path} is of another architecture or broken: {error}"
+                ) from error
             log(f"{name}: going on from step {self.progress.step}")
+        if self._writes:
+            self._cut_curve()
+        step = self.progress.step
+        self.events = opened(work / "tensorboard", step) if tensorboard and self._writes else Events()
+
+    def _load(self) -> None:
+        p, saved = self.progress, torch.load(self._path, weights_only=True)
+        p.module.load_state_dict(saved["module"])
+        p.optimizer.load_state_dict(saved["optimizer"])
+        p.average = saved["average"]
+        p.step, p.spent_s = saved["step"], saved["spent_s"]
+        if self._beside is not None:
+            self._beside.load_state_dict(saved["beside"])
+
+    def _cut_curve(self) -> None:
+        """What a killed run wrote after its last checkpoint comes again."""
+        if self._curve.exists():
+            lines = [line.split(",") for line in self._curve.read_text(encoding="utf-8").splitlines()]
+            whole = [line for line in lines if len(line) == 3 and line[0].isdigit() and line[2]]
+            kept = [",".join(line) + "\n" for line in whole if int(line[0]) <= self.progress.step]
+            self._curve.write_text("".join(kept), encoding="utf-8")
+
+    def done(self, steps: int) -> float:
+        """The share of a run of so many steps that is over, by steps or by minutes."""
+        return max(self.progress.step / steps, self.progress.spent_s / self._limit_s)
 
     def run(self, steps: int, peak: float, loss_at: Callable[[int], tuple[Tensor, Mapping[str, Any]]]) -> None:
         """Take the remaining steps. `loss_at(step)` gives the loss and figures to print (numbers, or tensors of one:
         reading one makes the host wait for a card). A loss that needs no gradient comes with the gradients in place."""
         p, last = self.progress, time.monotonic()
-        saved, good = last, self._state()
+        saved, good, first, spent_before_s = last, self._state(), p.step, p.spent_s
         while p.step < steps and p.spent_s < self._limit_s:
             for group in p.optimizer.param_groups:
-                done = max(p.step / steps, p.spent_s / self._limit_s)
-                group["lr"] = self._rate(p.step, done, peak) * 0.5**self._setbacks
+                group["lr"] = self._rate(p.step, self.done(steps), peak) * 0.5**self._setbacks
             p.optimizer.zero_grad(set_to_none=True)
             loss, figures = loss_at(p.step)
             if loss.requires_grad:
                 loss.backward()
-            torch.nn.utils.clip_grad_norm_(p.module.parameters(), 1.0)
+            loss, now = loss.detach(), time.monotonic()
+            took_s, last = torch.tensor(min(now - last, LONGEST_STEP_S)), now
+            due = torch.tensor(float(self._writes and now - saved > self._checkpoint_s))
+            gradients = [q.grad for q in p.module.parameters() if q.grad is not None]
+            # What the processes have to agree in: the step, whether it is one of numbers, when to save and to end.
+            self._together.average([*gradients, loss, took_s, due])
+            norm = torch.nn.utils.clip_grad_norm_(p.module.parameters(), 1.0)
             p.optimizer.step()
             p.step += 1
             p.follow(self._average)
-            now = time.monotonic()
-            p.spent_s, last = p.spent_s + min(now - last, LONGEST_STEP_S), now
-            if p.step % LOOK_EVERY == 0:
-                if not math.isfinite(float(loss.detach())):
+            p.spent_s += float(took_s)
+            looked = p.step % LOOK_EVERY == 0
+            over = p.step == steps or p.spent_s >= self._limit_s
+            saving = over or bool(due > 0.0)
+            # Never is a state saved that nobody has looked at.
+            if looked or saving:
+                if math.isfinite(float(loss)) and math.isfinite(float(norm)):
+                    good = self._state()
+                else:
                     self._set_back(good)
-                    continue
-                good = self._state()
-                text = "  ".join(f"{key} {float(value):.4f}" for key, value in figures.items())
-                spent = f"{p.step} of {steps}, {p.spent_s / 60.0:.1f} min"
-                self._log(f"{self._name}: step {spent}  loss {float(loss.detach()):.4f}  {text}")
-                with self._curve.open("a", encoding="utf-8") as curve:
-                    curve.write(f"{p.step},{p.spent_s:.0f},{float(loss.detach()):.5f}\n")
-            if now - saved > self._checkpoint_s or p.step == steps or p.spent_s >= self._limit_s:
+                    looked = False
+            if looked and self._writes:
+                per_step_s = (p.spent_s - spent_before_s) / (p.step - first)
+                left_s = min((steps - p.step) * per_step_s, self._limit_s - p.spent_s)
+                self._tell(steps, left_s, float(loss), {key: float(value) for key, value in figures.items()})
+            if saving and self._writes:
                 self.save()
                 saved = now
+
+    def _tell(self, steps: int, left_s: float, loss: float, figures: dict[str, float]) -> None:
+        p = self.progress
+        text = "  ".join(f"{key} {value:.4f}" for key, value in figures.items())
+        spent = f"{p.step} of {steps}, {p.spent_s / 60.0:.1f} min, {max(0.0, left_s) / 60.0:.1f} min left"
+        self._log(f"{self._name}: step {spent}  loss {loss:.4f}  {text}")
+        with self._curve.open("a", encoding="utf-8") as curve:
+            curve.write(f"{p.step},{p.spent_s:.0f},{loss:.5f}\n")
+        rate = p.optimizer.param_groups[0]["lr"]
+        self.events.numbers(p.step, {"loss": loss, "learning rate": rate, **figures})
 
     def _set_back(self, good: list[Any]) -> None:
         """To the last good state, where the loss is not a number, and on with half the learning rate."""
         self._setbacks += 1
         if self._setbacks > MOST_SETBACKS:
             self._restore(good)
-            self.save()
+            if self._writes:
+                self.save()
             raise Diverged(
                 f"{self._name}: the loss is not a number, {self._setbacks} times by now; the last good state is in"
                 f" {self._path}: look for bad values in the data, or begin again with a lower learning rate"

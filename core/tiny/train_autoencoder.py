@@ -1,7 +1,8 @@
 """The recipe of `PatchAutoencoder`: synthetic pictures and renders of the world alone, no photograph.
 
-Resumable: stopped at any moment it goes on from its last checkpoint, a minute or less ago. The learning rate follows a
-cosine over the steps or the minutes, whichever are over first; minutes count over all parts.
+Resumable: stopped at any moment it goes on from its last checkpoint, a minute or less ago, and sees what it would have
+seen; pictures and batches depend on seed and step alone. The learning rate follows a cosine over the steps or the
+minutes, whichever are over first; minutes count over all parts.
 
 Loss: absolute and squared difference, absolute difference of horizontal and vertical steps between pixels (edges), and
 a pull of each latent channel towards mean 0 and deviation 1. A little noise on the latents makes the decoder forgive
@@ -12,8 +13,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.device import native_dtypes
 from core.tiny.autoencoder import PatchAutoencoder
+from core.tiny.batches import seed_of
 from core.tiny.pictures import dead_leaves
+from core.tiny.shards import stream_of
+from core.tiny.stage import Stage, autocast, write
 from core.world.filters import FILTERS, filtered
 
 PICTURE_PX, CROP_PX, BATCH = 128, 128, 8
@@ -36,8 +37,6 @@ FILTERED = 0.6
 LATENT_NOISE = 0.06
 AVERAGE = 0.999
 CHECKPOINT_S = 60.0
-LONGEST_STEP_S = 5.0
-"""What a step counts at most: a process that was stopped and went on has not worked all the while."""
 
 
 def renders(count: int) -> Tensor:
@@ -118,6 +117,38 @@ def loss_of(model: PatchAutoencoder, x: Tensor, generator: torch.Generator) -> T
     return off.abs().mean() + off.square().mean() + edges + 0.02 * spread
 
 
+class Pool:
+    """Dead leaves and renders of the world, uint8 (POOL + RENDERS, 3, PICTURE_PX, PICTURE_PX), as they are at a step:
+    every REFRESH_EVERY steps the oldest REFRESH of the dead leaves give way to new ones."""
+
+    def __init__(self, seed: int, step: int, world: Tensor) -> None:
+        self._seed = seed
+        self._groups = POOL // REFRESH
+        self._made = self._until(step)
+        latest = [slot + (self._made - 1 - slot) // self._groups * self._groups for slot in range(self._groups)]
+        self.pictures = torch.cat([*(self._group(number) for number in latest), world])
+
+    def _until(self, step: int) -> int:
+        """How many groups there have been."""
+        return self._groups + step // REFRESH_EVERY
+
+    def _group(self, number: int) -> Tensor:
+        generator = torch.Generator().manual_seed(stream_of(self._seed, 6, number).randrange(2**62))
+        return _stored(dead_leaves(REFRESH, PICTURE_PX, generator))
+
+    def go_to(self, step: int) -> Tensor:
+        """The pictures at a step not before the last one."""
+        while self._made < self._until(step):
+            at = self._made % self._groups * REFRESH
+            self.pictures[at : at + REFRESH] = self._group(self._made)
+            self._made += 1
+        return self.pictures
+
+
+def _rate(step: int, done: float, peak: float) -> float:
+    return peak * min(1.0, (step + 1) / WARM_UP) * (0.02 + 0.49 * (1.0 + math.cos(math.pi * min(1.0, done))))
+
+
 def train(
     work: Path,
     steps: int,
@@ -128,70 +159,38 @@ def train(
     lr: float = LR,
 ) -> PatchAutoencoder:
     """The averaged weights after so many steps or minutes, latents normalised. work: where it goes on from. start: a
-    folder of weights to begin with."""
+    folder of weights to begin with. Raises `core.tiny.stage.Diverged` and `OSError`."""
     work.mkdir(parents=True, exist_ok=True)
-    path = work / "autoencoder.pt"
     torch.manual_seed(seed)
     model = PatchAutoencoder() if start is None else PatchAutoencoder.from_pretrained(start, low_cpu_mem_usage=False)
-    average = copy.deepcopy(model).eval()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
-    step, spent_s = 0, 0.0
-    if path.exists():
-        saved = torch.load(path, weights_only=True)
-        model.load_state_dict(saved["model"])
-        average.load_state_dict(saved["average"])
-        optimizer.load_state_dict(saved["optimizer"])
-        step, spent_s = saved["step"], saved["spent_s"]
-    generator = torch.Generator().manual_seed(seed + 1 + step)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    stage = Stage(
+        *("autoencoder", work, model, log),
+        rate=_rate,
+        average=AVERAGE,
+        checkpoint_s=CHECKPOINT_S,
+        minutes=minutes,
+        tensorboard=True,
+    )
     world = work / "renders.pt"
     if not world.exists():
-        torch.save(renders(RENDERS), world)
-    leaves = work / "leaves.pt"
-    if not leaves.exists():
-        torch.save(torch.cat([_stored(dead_leaves(32, PICTURE_PX, generator)) for _ in range(POOL // 32)]), leaves)
-    pool = torch.cat([torch.load(leaves, weights_only=True), torch.load(world, weights_only=True)])
-    low = torch.bfloat16 if torch.bfloat16 in native_dtypes(torch.device("cpu")) else None
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    losses: list[float] = []
-    last_s = saved_s = time.monotonic()
-    while step < steps and spent_s < minutes * 60.0:
-        done = max(step / steps, spent_s / (minutes * 60.0))
-        rate = lr * (min(1.0, (step + 1) / WARM_UP)) * (0.02 + 0.49 * (1.0 + math.cos(math.pi * done)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        x = batch_of(pool, generator).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", dtype=low, enabled=low is not None):
-            loss = loss_of(model, x, generator)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        keep = min(AVERAGE, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for mean, value in zip(average.parameters(), model.parameters(), strict=True):
-                mean.lerp_(value, 1.0 - keep)
-        losses.append(float(loss.detach()))
-        if step % REFRESH_EVERY == 0:
-            at = int(torch.randint(POOL - REFRESH, (1,), generator=generator))
-            pool[at : at + REFRESH] = _stored(dead_leaves(REFRESH, PICTURE_PX, generator))
-        now_s = time.monotonic()
-        spent_s, last_s = spent_s + min(now_s - last_s, LONGEST_STEP_S), now_s
-        if now_s - saved_s > CHECKPOINT_S or step >= steps or spent_s >= minutes * 60.0:
-            saved_s = now_s
-            _save(path, model, average, optimizer, step, spent_s)
-            mean_loss = sum(losses) / len(losses)
-            log(f"step {step}, {spent_s / 60:.1f} min, loss {mean_loss:.4f}, rate {rate:.1e}")
-            with (work / "autoencoder.csv").open("a", encoding="utf-8") as curve:
-                curve.write(f"{step},{spent_s:.0f},{mean_loss:.5f}\n")
-            losses.clear()
+        write(world, renders(RENDERS))
+    pool = Pool(seed, stage.progress.step, torch.load(world, weights_only=True))
+
+    def drawn(step: int) -> tuple[Tensor, torch.Generator]:
+        generator = torch.Generator().manual_seed(seed_of(seed, step))
+        return batch_of(pool.go_to(step), generator).contiguous(memory_format=torch.channels_last), generator
+
+    def loss_at(step: int) -> tuple[Tensor, dict[str, Any]]:
+        x, generator = drawn(step)
+        with autocast(torch.device("cpu")):
+            return loss_of(model, x, generator), {}
+
+    stage.run(steps, lr, loss_at)
+    average = copy.deepcopy(model).eval()
+    average.load_state_dict(stage.progress.average)
+    at = stage.progress.step
     with torch.no_grad():
-        z = torch.cat([average.encode(batch_of(pool, generator))[0] for _ in range(16)])
+        z = torch.cat([average.encode(drawn(at + i)[0])[0] for i in range(16)])
     average.normalise(z.mean((0, 2, 3)), z.std((0, 2, 3)))
     return average
-
-
-def _save(path: Path, model: Any, average: Any, optimizer: Any, step: int, spent_s: float) -> None:
-    state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save({**state, "step": step, "spent_s": spent_s}, path.with_suffix(".part"))
-    os.replace(path.with_suffix(".part"), path)

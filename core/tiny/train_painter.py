@@ -30,7 +30,7 @@ from torch import Tensor
 
 from core.tiny.autoencoder import PatchAutoencoder
 from core.tiny.batches import Batch, Mix, Shards, draw, seed_of
-from core.tiny.parts import build_text_encoder, build_unet, save_folder
+from core.tiny.parts import PICTURE_PX, build_text_encoder, build_unet, save_folder
 from core.tiny.shards import Encode, Shard, Sizes, make_shard, path_of, save_shard
 from core.tiny.stage import Levels, Log, Stage, autocast
 from core.tiny.vocabulary import build_tokenizer
@@ -119,9 +119,9 @@ def produce(
 class Painter(torch.nn.Module):
     """U-Net and text encoder as one trainable module: the clean latents behind noisy ones, under prompts."""
 
-    def __init__(self) -> None:
+    def __init__(self, side_px: int = PICTURE_PX) -> None:
         super().__init__()
-        self.unet = build_unet()
+        self.unet = build_unet(side_px)
         self.encoder = build_text_encoder(build_tokenizer())
 
     def forward(self, x_Bchw: Tensor, t_B: Tensor, tokens_BT: Tensor) -> Tensor:
@@ -290,6 +290,7 @@ def train_painter(
         average=settings.average,
         checkpoint_s=settings.checkpoint_s,
         minutes=settings.minutes,
+        tensorboard=True,
     )
     shards.go_to(stage.progress.step)
     generator, turns = _turns(partial(_loss, painter, vae, shards, levels, settings), painter, device, log)
@@ -335,8 +336,6 @@ def train(
 def export(settings: PainterSettings, work: Path, out: Path, vae: Any, painter: Painter, seconds: float) -> None:
     """Write the model folder with its recipe and loss curves."""
     unet, autoencoder, encoder = (copy.deepcopy(part).cpu() for part in (painter.unet, vae, painter.encoder))
-    save_folder(out, unet, autoencoder, encoder)
     recipe = {"settings": asdict(settings), "seconds_of_last_run": round(seconds), "torch": torch.__version__}
-    (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
-    for curve in sorted(work.glob("*.csv")):
-        (out / f"curve_{curve.name}").write_text(curve.read_text(encoding="utf-8"), encoding="utf-8")
+    curves = {f"curve_{curve.name}": curve.read_text(encoding="utf-8") for curve in sorted(work.glob("*.csv"))}
+    save_folder(out, unet, autoencoder, encoder, {"recipe.json": json.dumps(recipe, indent=2) + "\n", **curves})

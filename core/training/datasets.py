@@ -23,7 +23,8 @@ WORLD_STYLES = ("toy", "neon", "blueprint", "sunset", "noir", "thermal", "gold",
 CIFAR_SIDE, CIFAR_RECORD = 32, 1 + 3 * 32 * 32
 CIFAR_TRAINING = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 CIFAR_TEST = "test_batch.bin"
-CIFAR_CLASSES = 10
+CIFAR_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR_CLASSES = len(CIFAR_NAMES)
 
 
 class DataError(Exception):

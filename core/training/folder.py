@@ -40,6 +40,20 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
+def squared(picture_HWC: np.ndarray, side: int, name: str) -> np.ndarray:
+    """The middle square, (side, side, C). Raises `DataError` for one that is too small."""
+    cv = opencv()
+    height, width = picture_HWC.shape[:2]
+    whole = min(height, width)
+    if whole < SMALLEST_PX:
+        raise DataError(f"{name} has {width}x{height} pixels; use pictures of at least {SMALLEST_PX} a side")
+    top, left = (height - whole) // 2, (width - whole) // 2
+    cut = picture_HWC[top : top + whole, left : left + whole]
+    kind = cv.INTER_AREA if whole > side else cv.INTER_CUBIC
+    resized: np.ndarray = cv.resize(cut, (side, side), interpolation=kind)
+    return resized
+
+
 def square(path: Path, side: int) -> Tensor:
     """The middle square of a picture, (side, side, 3) uint8 RGB. Raises `DataError`."""
     cv = opencv()
@@ -52,15 +66,7 @@ def square(path: Path, side: int) -> Tensor:
         raise DataError(f"{path.name} cannot be read: {error}") from error
     if picture is None:
         raise DataError(f"{path.name} is no picture that can be read")
-    height, width = picture.shape[:2]
-    whole = min(height, width)
-    if whole < SMALLEST_PX:
-        raise DataError(f"{path.name} has {width}x{height} pixels; use pictures of at least {SMALLEST_PX} a side")
-    top, left = (height - whole) // 2, (width - whole) // 2
-    cut = picture[top : top + whole, left : left + whole]
-    kind = cv.INTER_AREA if whole > side else cv.INTER_CUBIC
-    resized = cv.resize(cut, (side, side), interpolation=kind)
-    return torch.from_numpy(np.ascontiguousarray(resized[..., ::-1]))
+    return torch.from_numpy(np.ascontiguousarray(squared(picture, side, path.name)[..., ::-1]))
 
 
 def _caption(path: Path, template: str | None) -> str | None:

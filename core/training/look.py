@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import pickle
 import random
 import time
 from collections.abc import Sequence
@@ -37,12 +36,14 @@ from core.tiny.shards import (
     tokens_of,
     world_part,
 )
-from core.tiny.stage import Levels, Log, Stage, write
+from core.tiny.stage import Levels, Log, write
+from core.tiny.together import Alone
 from core.tiny.train_painter import Painter, encoder_of, load_autoencoder, load_painter
-from core.training.curves import Line, Panel, drawn, save_picture
+from core.training.curves import save_picture
 from core.training.datasets import DataError
 from core.training.folder import Captioned
 from core.training.lora import adapted, merged
+from core.training.work import bound, draw_curve, opened, sheet_of
 from core.world.filters import FILTERS, blurred, filtered, luma
 
 CELLS = SMALL_PX // 8
@@ -126,7 +127,12 @@ class _Rows:
 
 
 def _loss(
-    painter: Painter, parts: dict[str, ShardPart], levels: Levels, settings: LookSettings, generator: torch.Generator
+    painter: Painter,
+    parts: dict[str, ShardPart],
+    levels: Levels,
+    settings: LookSettings,
+    generator: torch.Generator,
+    together: Alone,
 ) -> tuple[Tensor, dict[str, Any]]:
     taught = round(settings.taught_share * settings.rows)
     scenes = (settings.rows - taught) // 3
@@ -139,37 +145,30 @@ def _loss(
     share = torch.rand((len(source),), generator=generator)
     t = (settings.low_t + (settings.high_t - settings.low_t) * share**2).long()
     noise = torch.randn(source.shape, generator=generator)
+    new = (torch.arange(len(source)) < taught).float()
     device = next(painter.parameters()).device
-    source, target, tokens, t, noise = (value.to(device) for value in (source, target, tokens, t, noise))
+    source, target, tokens, t, noise, new = (
+        together.rows(value).to(device) for value in (source, target, tokens, t, noise, new)
+    )
     a, b = levels(t)
     off = painter((a * source + b * noise).contiguous(memory_format=torch.channels_last), t, tokens) - target
     error = (off.square() + 0.2 * off.abs()).mean((1, 2, 3))
-    return error.mean(), {"taught": error[:taught].mean().detach(), "rehearsed": error[taught:].mean().detach()}
+    known, seen = error.detach(), 1.0 - new
+    figures = {
+        "taught": (known * new).sum() / new.sum().clamp(min=1.0),
+        "rehearsed": (known * seen).sum() / seen.sum().clamp(min=1.0),
+    }
+    return error.mean(), figures
 
 
 def _rate(step: int, done: float, peak: float) -> float:
     return peak * min(1.0, (step + 1) / WARM_UP) * (0.02 + 0.49 * (1.0 + math.cos(math.pi * min(1.0, done))))
 
 
-def _bound(work: Path, settings: LookSettings, given: Captioned, start: Path) -> None:
-    """Refuse to go on with something else than what was begun in `work`."""
-    about = {"settings": asdict(settings), "pictures": list(given.names), "captions": list(given.captions)}
-    about = {**about, "start": str(start)}
-    # How long it may take can be changed on the way.
-    for name in ("steps", "minutes", "sheet_every", "checkpoint_s"):
-        del about["settings"][name]  # type: ignore[attr-defined]
-    path = work / "training.json"
-    if not path.exists():
-        path.write_text(json.dumps(about), encoding="utf-8")
-    elif json.loads(path.read_text(encoding="utf-8")) != about:
-        raise DataError(f"{work} holds another training (pictures, captions or settings differ); choose another folder")
-
-
-def _parts(
-    work: Path, given: Captioned, sources: Captioned | None, settings: LookSettings, encode: Encode, log: Log
-) -> dict[str, ShardPart]:
+def _make_parts(
+    path: Path, given: Captioned, sources: Captioned | None, settings: LookSettings, encode: Encode, log: Log
+) -> None:
     """What is trained on, made once."""
-    path = work / "data.pt"
     if not path.exists():
         log(f"{len(given.names)} pictures; making what is rehearsed")
         made = {
@@ -178,12 +177,10 @@ def _parts(
             "world": world_part(settings.seed, 0, settings.rehearsed, 6, SMALL_PX, encode),
         }
         write(path, {name: vars(part) for name, part in made.items()})
-    saved = torch.load(path, weights_only=True)
-    return {name: ShardPart(**part) for name, part in saved.items()}
 
 
 @torch.no_grad()
-def _sheet(path: Path, painter: Painter, vae: Any, part: ShardPart, prompts: Sequence[str], levels: Levels) -> None:
+def _sheet(path: Path, painter: Painter, vae: Any, part: ShardPart, prompts: Sequence[str], levels: Levels) -> Tensor:
     """Rows of pictures: sources as they came, then under each prompt, in one step from little noise."""
     source = part.latent[:6, -1, :, :CELLS, :CELLS].float()
     t = torch.full((len(source),), 99)
@@ -196,16 +193,9 @@ def _sheet(path: Path, painter: Painter, vae: Any, part: ShardPart, prompts: Seq
     for prompt in prompts:
         tokens = tokens_of([prompt] * len(source)).long().to(device)
         rows.append(painter(noised, t, tokens))
-    pictures = [vae.decode(z)[0].float().clamp(-1.0, 1.0).cpu() * 0.5 + 0.5 for z in rows]
-    lines = [torch.cat(list((p * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1)), 1) for p in pictures]
-    save_picture(path, torch.cat(lines, 0).numpy())
-
-
-def _curve(work: Path) -> None:
-    """The loss so far as a picture, of the numbers beside it."""
-    found = [line.split(",") for line in (work / "look.csv").read_text(encoding="utf-8").split()]
-    line = Line([float(step) for step, _, _ in found], [float(loss) for _, _, loss in found])
-    save_picture(work / "curve.png", drawn([Panel("loss", {"loss": line}, log=True)], columns=1))
+    sheet = sheet_of([vae.decode(z)[0] for z in rows])
+    save_picture(path, sheet.numpy())
+    return sheet
 
 
 def teach(
@@ -217,17 +207,23 @@ def teach(
     device: torch.device,
     log: Log,
     sources: Captioned | None = None,
+    together: Alone | None = None,
 ) -> None:
     """Write the model folder `out`: the painter of `start`, which knows the look besides.
 
     work keeps checkpoints, samples and curves; the same call goes on where an interrupted one ended, and its result
     depends on the settings and pictures alone (and, where `minutes` end it, on the time). sources: pictures that
-    `given` were made from, one each. Raises `DataError`, `core.tiny.stage.Diverged` and `OSError`.
+    `given` were made from, one each. together: with which other processes. Raises `DataError`,
+    `core.tiny.stage.Diverged` and `OSError`.
     """
     if sources is not None and sources.names != given.names:
         raise DataError("pictures and sources have to come in pairs of the same name")
+    together = together or Alone()
+    first = together.rank == 0
     work.mkdir(parents=True, exist_ok=True)
-    _bound(work, settings, given, start)
+    about = {"pictures": list(given.names), "captions": list(given.captions), "start": str(start)}
+    if first:
+        bound(work, asdict(settings), about, ("steps", "minutes", "sheet_every", "checkpoint_s"))
     started = time.monotonic()
     try:
         vae = load_autoencoder(start / "vae", device)
@@ -240,38 +236,37 @@ def teach(
     painter.unet.to(memory_format=torch.channels_last)
     if settings.rank:
         adapted(painter, settings.rank)
-    parts = _parts(work, given, sources, settings, encoder_of(vae, device), log)
+    if first:
+        _make_parts(work / "data.pt", given, sources, settings, encoder_of(vae, device), log)
+    together.wait()
+    parts = {name: ShardPart(**part) for name, part in torch.load(work / "data.pt", weights_only=True).items()}
     levels = Levels(device)
-    try:
-        stage = Stage(
-            "look",
-            work,
-            painter,
-            log,
-            rate=_rate,
-            average=settings.average,
-            checkpoint_s=settings.checkpoint_s,
-            minutes=settings.minutes,
-        )
-    except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise DataError(f"the checkpoint in {work} is of another architecture or broken: {error}") from error
+    stage = opened(
+        *("look", work, painter, log),
+        rate=_rate,
+        average=settings.average,
+        checkpoint_s=settings.checkpoint_s,
+        minutes=settings.minutes,
+        together=together,
+    )
     prompts = [given.captions[0], "neon style", "watercolour style"]
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, Any]]:
-        if step and step % settings.sheet_every == 0:
-            _sheet(work / f"samples_{step:06d}.png", painter, vae, parts["taught"], prompts, levels)
+        if first and step and step % settings.sheet_every == 0:
+            sheet = _sheet(work / f"samples_{step:06d}.png", painter, vae, parts["taught"], prompts, levels)
+            stage.events.picture(step, "samples", sheet)
         # Torch's own generator belongs to the painter's dropout, of which it has none; the rows have theirs.
         generator = torch.Generator().manual_seed(seed_of(settings.seed, step))
-        return _loss(painter, parts, levels, settings, generator)
+        return _loss(painter, parts, levels, settings, generator, together)
 
     stage.run(settings.steps, settings.lr, loss_at)
+    if not first:
+        return
     painter.load_state_dict(stage.progress.average)
     merged(painter)
     _sheet(work / "samples.png", painter, vae, parts["taught"], prompts, levels)
-    if (work / "look.csv").exists():
-        _curve(work)
+    draw_curve(work / "look.csv", work / "curve.png")
     unet, autoencoder, encoder = (copy.deepcopy(part).cpu() for part in (painter.unet, vae, painter.encoder))
-    save_folder(out, unet, autoencoder, encoder)
     recipe = {
         "look": sorted(set(given.captions))[:20],
         "pictures": len(given.names),
@@ -280,7 +275,7 @@ def teach(
         "seconds_of_last_run": round(time.monotonic() - started),
         "torch": torch.__version__,
     }
-    (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+    save_folder(out, unet, autoencoder, encoder, {"recipe.json": json.dumps(recipe, indent=2) + "\n"})
     log(f"written to {out}")
 
 

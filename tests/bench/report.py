@@ -25,11 +25,12 @@ def percentile(values: Sequence[float], q: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
 
 
-def bar(name: str, value: float | None, limit: float, *, at_most: bool = False) -> dict[str, Any]:
-    """One judged figure; `at_most` when smaller is better. None where it could not be measured here."""
+def bar(name: str, value: float | None, limit: float, *, at_most: bool = False, why: str = "") -> dict[str, Any]:
+    """One judged figure; `at_most` when smaller is better. None where it could not be measured here; why: said then."""
     sense = "<=" if at_most else ">="
     if value is None:
-        return {"name": name, "value": None, "bar": limit, "sense": sense, "holds": None}
+        reason = {"why": why} if why else {}
+        return {"name": name, "value": None, "bar": limit, "sense": sense, "holds": None, **reason}
     holds = value <= limit if at_most else value >= limit
     return {"name": name, "value": float(f"{value:.4g}"), "bar": limit, "sense": sense, "holds": holds}
 
@@ -60,7 +61,8 @@ def emit(bench: str, results: Any, bars: list[dict[str, Any]]) -> None:
     """Print the bars for people and then the one JSON line, the last line of the run."""
     for b in bars:
         word = {True: "holds", False: "SHORT", None: "open "}[b["holds"]]
-        print(f"{word}  {b['name']}: {b['value']} (bar {b['sense']} {b['bar']})")
+        value = b["value"] if "why" not in b else b["why"]
+        print(f"{word}  {b['name']}: {value} (bar {b['sense']} {b['bar']})")
     versions = {"python": platform.python_version()}
     for package in ("torch", "numpy", "diffusers", "transformers", "pyzmq"):
         try:

@@ -77,20 +77,42 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(train_autoencoder, name, value)
 
 
-def test_training_learns_and_goes_on_where_it_was_interrupted(small: None, tmp_path: Path) -> None:
-    said: list[str] = []
+def test_training_learns_and_goes_on_where_it_was_interrupted(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.tiny.stage.LOOK_EVERY", 1)
+    monkeypatch.setattr(train_autoencoder, "REFRESH_EVERY", 3)
+    plain, asked = train_autoencoder.batch_of, []
 
-    def stop(message: str) -> None:
-        said.append(message)
-        if message.startswith("step 3,"):
+    def killed(pool: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        asked.append(1)
+        if len(asked) == 15:
             raise KeyboardInterrupt
+        return plain(pool, generator)
 
+    straight = train_autoencoder.train(tmp_path / "a", 30, 60.0, log=lambda line: None)
+    monkeypatch.setattr(train_autoencoder, "batch_of", killed)
     with pytest.raises(KeyboardInterrupt):
-        train_autoencoder.train(tmp_path, 40, 60.0, log=stop)
-    train_autoencoder.train(tmp_path, 40, 60.0, log=said.append)
-    assert [message.split(",")[0] for message in said] == [f"step {n}" for n in range(1, 41)]
-    losses = [float(message.split("loss ")[1].split(",")[0]) for message in said]
-    assert sum(losses[-5:]) < sum(losses[:5])
+        train_autoencoder.train(tmp_path / "b", 30, 60.0, log=lambda line: None)
+    said: list[str] = []
+    resumed = train_autoencoder.train(tmp_path / "b", 30, 60.0, log=said.append)
+    assert any("going on from step 14" in line for line in said)
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    losses = [float(line.split(",")[2]) for line in (tmp_path / "b" / "autoencoder.csv").read_text().split()]
+    assert len(losses) == 30 and sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_the_pool_of_a_step_is_the_same_however_it_was_reached(small: None) -> None:
+    world = torch.zeros((2, 3, 80, 80), dtype=torch.uint8)
+    every = train_autoencoder.REFRESH_EVERY
+    walked = train_autoencoder.Pool(1, 0, world)
+    first = walked.pictures.clone()
+    for step in range(0, 7 * every, every):
+        walked.go_to(step)
+    reached = train_autoencoder.Pool(1, 6 * every, world)
+    assert torch.equal(walked.pictures, reached.pictures) and not torch.equal(walked.pictures, first)
+    assert torch.equal(walked.pictures[-2:], world)
 
 
 def test_the_committed_weights_keep_pictures_that_they_never_saw() -> None:

@@ -1,0 +1,180 @@
+"""Judge of text-to-image: which kinds of object a picture shows, and in which colour each.
+
+A small convolutional network names kind and colour of every cell of a picture. It is trained here and now on true
+renders in the styles that keep colours, in colours drawn anew, of scenes that neither training nor evaluation knows;
+what it says of unseen true renders is how far it can be relied on.
+
+Shapes: B pictures, uint8 (B, H, W, 3) of `PICTURE_PX`; h w cells of `CELL_PX` pixels; S kinds of object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+
+from core.params import Params
+from core.stream import StreamConfig
+from core.tiny.evaluate import HeldOut
+from core.tiny.judge import as_bytes
+from core.tiny.parts import PICTURE_PX
+from core.tiny.shards import stream_of
+from core.world import COLOUR_NAMES, COLOURED_STYLES, SHAPES, caption
+from core.world.scene import SLOT_SHAPES
+
+CELL_PX = 4
+SEEN_PX = 160
+"""Of a kind of object in a true render, to be judged; of fewer pixels, but some, nothing is asked."""
+FOUND_CELLS = 5
+"""Half of that: so many cells have to be of a kind."""
+WIDTH = 48
+DILATIONS = (1, 2, 4, 8, 1)
+ABSENT = -1
+
+
+@dataclass(frozen=True)
+class Shown:
+    """True renders. kind_Bhw: of each cell, 0 for none, else 1 + index into SHAPES. colour_BS: of each kind, into
+    COLOUR_NAMES, ABSENT where the scene has none. pixels_BS: how many it covers."""
+
+    picture_BHWC: Tensor
+    kind_Bhw: Tensor
+    colour_BS: Tensor
+    pixels_BS: Tensor
+
+
+def colours_of(held_out: HeldOut, colour_BK: Tensor) -> Tensor:
+    """(B, S) of objects in such colours (as `Scenes.colour`), ABSENT where there is none."""
+    colours = torch.full((len(held_out.scenes), len(SHAPES)), ABSENT)
+    for slot, kind in enumerate(SLOT_SHAPES):
+        present = held_out.scenes.present[:, slot]
+        colours[present, kind] = colour_BK[present, slot]
+    return colours
+
+
+def shown(held_out: HeldOut, styles: Sequence[str] = COLOURED_STYLES, seed: int = 0) -> Shown:
+    """Every scene in every style, each with colours of its own."""
+    rng, count = stream_of(seed, 31), len(held_out.scenes)
+    masks = held_out.object_masks()
+    centre = CELL_PX // 2
+    kinds = (masks * torch.arange(1, 1 + len(SHAPES))[:, None, None]).sum(1)[:, centre::CELL_PX, centre::CELL_PX]
+    pictures, colours = [], []
+    for style in styles:
+        dyes = [rng.sample(range(len(COLOUR_NAMES)), len(SHAPES)) for _ in range(count)]
+        colour_BK = torch.tensor(dyes)[:, torch.tensor(SLOT_SHAPES)]
+        pictures.append(as_bytes(held_out.view.in_colours(colour_BK).shade(style)))
+        colours.append(colours_of(held_out, colour_BK))
+    times = len(styles)
+    pixels = masks.flatten(2).sum(2)
+    return Shown(torch.cat(pictures), kinds.repeat(times, 1, 1), torch.cat(colours), pixels.repeat(times, 1))
+
+
+class ObjectJudge(nn.Module):
+    """Two halvings, then convolutions that see ever farther and back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Sequential(
+            *(nn.Conv2d(3, WIDTH // 2, 5, 2, 2), nn.ReLU(), nn.Conv2d(WIDTH // 2, WIDTH, 3, 2, 1), nn.ReLU())
+        )
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                *(nn.Conv2d(WIDTH, WIDTH, 3, padding=d, dilation=d), nn.BatchNorm2d(WIDTH), nn.ReLU()),
+                nn.Conv2d(WIDTH, WIDTH, 3, padding=1),
+            )
+            for d in DILATIONS
+        )
+        self.leave = nn.Conv2d(WIDTH, 1 + len(SHAPES) + len(COLOUR_NAMES), 1)
+
+    def forward(self, picture_BHWC: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B, 1 + S, h, w) of kinds and (B, colours, h, w) of colours."""
+        x = self.enter(picture_BHWC.permute(0, 3, 1, 2).float() / 127.5 - 1.0)
+        for block in self.blocks:
+            x = nnf.relu(x + block(x))
+        kind, colour = self.leave(x).split((1 + len(SHAPES), len(COLOUR_NAMES)), 1)
+        return kind, colour
+
+    @torch.no_grad()
+    def found(self, picture_BHWC: Tensor) -> Tensor:
+        """(B, S): the colour of each kind of object, into COLOUR_NAMES; ABSENT where fewer than FOUND_CELLS show it."""
+        rows = []
+        for pictures in picture_BHWC.split(64):
+            kind, colour = self(pictures)
+            cells = nnf.one_hot(kind.argmax(1), 1 + len(SHAPES))[..., 1:].float()
+            which = torch.einsum("bhws,bchw->bsc", cells, colour.log_softmax(1)).argmax(2)
+            rows.append(torch.where(cells.sum((1, 2)) >= FOUND_CELLS, which, ABSENT))
+        return torch.cat(rows)
+
+
+def trained_object_judge(examples: Shown, steps: int = 900, batch: int = 24) -> ObjectJudge:
+    """Always the same for the same examples."""
+    torch.manual_seed(0)
+    judge = ObjectJudge()
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        rows = torch.randint(len(examples.picture_BHWC), (batch,), generator=generator)
+        pictures, kinds = examples.picture_BHWC[rows], examples.kind_Bhw[rows]
+        if bool(torch.randint(2, (1,), generator=generator)):
+            pictures, kinds = pictures.flip(2), kinds.flip(2)
+        kind, colour = judge(pictures)
+        # The colour of a cell is that of its kind of object; cells of none are not asked for one.
+        wanted = torch.cat([torch.full((batch, 1), ABSENT), examples.colour_BS[rows]], 1)
+        wanted = wanted.gather(1, kinds.flatten(1)).view_as(kinds)
+        loss = nnf.cross_entropy(kind, kinds) + nnf.cross_entropy(colour, wanted, ignore_index=ABSENT)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return judge.eval().requires_grad_(False)
+
+
+def reliability(judge: ObjectJudge, unseen: Shown) -> tuple[float, float]:
+    """Of true renders, shares of (objects found in their colour, kinds that a scene lacks found to be absent)."""
+    found = judge.found(unseen.picture_BHWC)
+    there, absent = unseen.pixels_BS >= SEEN_PX, unseen.colour_BS == ABSENT
+    right = found == unseen.colour_BS
+    return float(right[there].float().mean()), float(right[absent].float().mean())
+
+
+@dataclass(frozen=True)
+class Named:
+    """named: the share of objects named in the prompts that were found in their colour, named_by: in each style.
+    by_chance: the share found in the pictures of other prompts of the same style. kinds: found in whatever colour."""
+
+    named: float
+    named_by: dict[str, float]
+    by_chance: float
+    kinds: float
+
+
+def evaluate_text(
+    model: Any, params: Params, held_out: HeldOut, judge: ObjectJudge, styles: Sequence[str] = COLOURED_STYLES
+) -> tuple[Named, dict[str, Tensor]]:
+    """Pictures made from the captions of the scenes alone, by the real stream, each from noise of its own; and they
+    themselves (B, H, W, 3) by style."""
+    stream = model.stream(StreamConfig(PICTURE_PX, PICTURE_PX))
+    params = params.with_values(task="txt2img", mode="latency")
+    empty = torch.zeros((1, PICTURE_PX, PICTURE_PX, 3), dtype=torch.uint8)
+    asked = colours_of(held_out, held_out.scenes.colour)
+    named = asked != ABSENT
+    # Every prompt is held against the pictures of the one before as well.
+    others = asked.roll(1, 0)
+    pictures, hits, chance, kinds = {}, {}, [], []
+    for style in styles:
+        made = []
+        for scene in range(len(asked)):
+            plan = stream.plan(params.with_values(prompt=caption(held_out.scenes, style, scene), seed=scene))
+            made.append(stream.step(empty, scene, plan).frame_FHWC[0, ..., :3].cpu())
+        pictures[style] = torch.stack(made)
+        found = judge.found(pictures[style])
+        hits[style] = float((found == asked)[named].float().mean())
+        chance.append(float((found == others)[others != ABSENT].float().mean()))
+        kinds.append(float((found != ABSENT)[named].float().mean()))
+    named_share = sum(hits.values()) / len(hits)
+    return Named(named_share, hits, sum(chance) / len(chance), sum(kinds) / len(kinds)), pictures
