@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import torch
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -70,20 +68,6 @@ def settle(device: torch.device) -> None:
         done = torch.cuda.Event(blocking=True)
         done.record(torch.cuda.current_stream(device))
         done.synchronize()
-
-
-def one_thread() -> None:
-    """Let torch's operations of the calling thread take one CPU thread from now on; other threads keep theirs.
-
-    For what computes beside the frame path: each thread that calls torch gets a pool of CPU threads of its own, and
-    once there are more of them than cores, GNU OpenMP lets all sleep between any two operations instead of spinning.
-    """
-    others = torch.get_num_threads()
-    torch.set_num_threads(1)
-    # What was set last is also what threads begin with that call torch for the first time.
-    again = threading.Thread(target=torch.set_num_threads, args=(others,))
-    again.start()
-    again.join()
 
 
 def dtype_called(name: str | None) -> torch.dtype | None:

@@ -112,7 +112,7 @@ class Change:
         """Change to another value of a parameter. One that is not available is told, and taken back."""
         try:
             # On a thread that ends with it: the CPU threads that torch gives to one, where a model is measured, go with
-            # it, and would be in the frame path's way otherwise (`core.device.one_thread`).
+            # it, and would be in the frame path's way otherwise (`bridge.host.cpu_threads.one_thread`).
             with ThreadPoolExecutor(1) as alone:
                 alone.submit(use, value).result()
         except (HostError, *RECOVERABLE) as error:

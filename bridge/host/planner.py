@@ -151,7 +151,7 @@ class Planner:
 
     def run(self) -> None:
         """Until `stop`."""
-        from core.device import one_thread
+        from bridge.host.cpu_threads import one_thread
 
         one_thread()
         unsubscribe = self._live.subscribe(lambda params, revision: self._changed.set())
@@ -170,7 +170,7 @@ class Planner:
             self._to_build.wait()
             self._to_build.clear()
             while self.building and not self._stop.is_set():
-                # On a thread that ends with it, as its CPU threads do then; see `core.device.one_thread`.
+                # On a thread that ends with it, as its CPU threads do then; see `bridge.host.cpu_threads.one_thread`.
                 with ThreadPoolExecutor(1) as alone:
                     alone.submit(self._build_once).result()
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from bridge.host.cpu_threads import one_thread
 from core.backend import BACKENDS, BackendError, Execution, executions
 from core.backends import openvino as openvino_backend
 from core.codec import DecodeVae
-from core.device import DTYPES, DeviceError, native_dtypes, one_thread, pick_device
+from core.device import DTYPES, DeviceError, native_dtypes, pick_device
 from core.params import Params
 from core.stream import StreamConfig
 from tests.random_model import SIZE_PX, random_frames, random_model
