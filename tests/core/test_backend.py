@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from bridge.host.cpu_threads import one_thread
 from core.backend import BACKENDS, BackendError, Execution, executions
 from core.backends import openvino as openvino_backend
 from core.codec import DecodeVae
@@ -87,28 +86,6 @@ def test_a_change_of_values_makes_and_compiles_nothing_and_reads_no_text_again(b
         assert made() == before  # and what the frame path finds is ready
         stream.step(random_frames(1), 0, plan)
     assert made() == before
-
-
-def test_a_thread_beside_the_frame_path_takes_one_cpu_thread_and_leaves_others_theirs():
-    def in_thread(work):
-        found = []
-        thread = threading.Thread(target=lambda: found.append(work()))
-        thread.start()
-        thread.join()
-        return found[0]
-
-    def beside():
-        one_thread()
-        return torch.get_num_threads()
-
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
-        assert in_thread(beside) == 1
-        assert torch.get_num_threads() == 3
-        assert in_thread(torch.get_num_threads) == 3
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=list(DTYPES))
