@@ -434,8 +434,10 @@ function toggleFull() {
   else byId("stage").requestFullscreen?.().catch(() => notice("this browser refuses full screen here; open Projector instead"));
 }
 
+// By what the control shows: pressed twice, the host's answer to the first may still be on its way.
 function togglePause() {
-  page.controls.get("paused")?.put(!page.values.paused);
+  const control = page.controls.get("paused");
+  control?.put(!control.look.read());
 }
 
 // What has arrow keys of its own: a slider, and what scrolls.
