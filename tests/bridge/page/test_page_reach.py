@@ -1,9 +1,14 @@
 """Who cannot use a mouse or sees little can play, too: contrast, focus, names and keys, in a real headless Chromium."""
 
 import asyncio
+import base64
+import io
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from bridge.ring import Kind, RingWriter
 from core.params import SPECS
 from tests import chromium
 from tests.bridge.page.scene import BROWSER, Scene, needs_browser
@@ -179,6 +184,30 @@ def test_the_slider_lays_the_input_over_the_output(on_the_page):
         await page.evaluate("document.querySelector('#compare').focus()")
         await page.press("End", 35)
         await page.until("document.querySelector('#before').hidden")
+
+    assert on_the_page(scenario) == []
+
+
+def test_what_the_slider_shows_is_what_is_on_the_screen(on_the_page):
+    async def scenario(scene, page):
+        with (
+            RingWriter(f"{scene.channel}.in", capacity_bytes=1 << 16) as before,
+            RingWriter(f"{scene.channel}.out", capacity_bytes=1 << 16) as after,
+        ):
+            for ring, colour in ((before, (20, 60, 240)), (after, (240, 60, 20))):
+                ring.write({Kind.COLOUR: np.full((64, 96, 3), colour, np.uint8)}, source_frame_id=1)
+            for side in ("in", "out"):
+                await page.until(f"document.querySelector('#side-{side} .picture').dataset.sourceFrameId === '1'")
+            await page.press("b", 66)
+            await asyncio.sleep(0.5)  # the picture fades in
+            shot = await page.call("Page.captureScreenshot", format="png")
+            pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")).astype(int)
+            middle = "(() => { const r = document.querySelector('#stage').getBoundingClientRect();"
+            x, y, quarter = await page.evaluate(
+                middle + "return [r.left + r.width / 2, r.top + r.height / 2, r.height / 4].map(Math.round); })()"
+            )
+            assert abs(pixels[y, x - quarter] - (20, 60, 240)).max() < 12
+            assert abs(pixels[y, x + quarter] - (240, 60, 20)).max() < 12
 
     assert on_the_page(scenario) == []
 
