@@ -170,7 +170,7 @@ def test_it_learns_which_caption_is_which(given, tmp_path):
     stream = model.stream(StreamConfig(32, 32))
     means = {}
     for caption in ("neon style", "ice style"):
-        plan = stream.plan(Params(prompt=caption, task="txt2img", mode="latency", steps=4))
+        plan = stream.plan(Params(prompt=caption, task="txt2img", strength=1.0, mode="latency", steps=4))
         picture = stream.step(torch.zeros((1, 32, 32, 3), dtype=torch.uint8), 0, plan).frame_FHWC
         means[caption] = np.asarray(picture[0, ..., :3].float().mean((0, 1)))
     assert means["neon style"][0] > means["ice style"][0] and means["neon style"][2] < means["ice style"][2]
