@@ -86,7 +86,7 @@ class Painting:
         return params
 
     def step(self, frame, index, params: Params):
-        assert params.task == "txt2img"
+        assert params.task == "txt2img" and params.stages()[0] == 0, "from noise alone"
         words = params.prompt.replace(",", " ").split()
         frame = torch.zeros((1, 128, 128, 4), dtype=torch.uint8)
         for kind, name in enumerate(SHAPES):

@@ -159,7 +159,8 @@ def evaluate_text(
     """Pictures made from the captions of the scenes alone, by the real stream, each from noise of its own; and they
     themselves (B, H, W, 3) by style."""
     stream = model.stream(StreamConfig(PICTURE_PX, PICTURE_PX))
-    params = params.with_values(task="txt2img", mode="latency")
+    # From the noisiest level: there the picture that noise takes the place of is nearly gone.
+    params = params.with_values(task="txt2img", mode="latency", strength=1.0)
     empty = torch.zeros((1, PICTURE_PX, PICTURE_PX, 3), dtype=torch.uint8)
     asked = colours_of(held_out, held_out.scenes.colour)
     named = asked != ABSENT

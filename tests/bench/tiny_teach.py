@@ -43,8 +43,8 @@ def tartan(x: Tensor) -> Tensor:
 def sources(count: int, seed: int) -> Tensor:
     """Synthetic pictures (count, 3, PICTURE_PX, PICTURE_PX) of seeds that no training uses."""
     generator = torch.Generator().manual_seed(2**40 + seed)
-    soft = count // 4
-    return torch.cat([dead_leaves(count - soft, PICTURE_PX, generator), smooth_pictures(soft, PICTURE_PX, generator)])
+    leaves = dead_leaves(count - count // 4, PICTURE_PX, generator)
+    return torch.cat([leaves, smooth_pictures(count // 4, PICTURE_PX, generator)]) if count >= 4 else leaves
 
 
 def judge_of(steps: int) -> tuple[StyleJudge, float]:
