@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from bridge.commands.arguments import Parser
-from bridge.ring.layout import Kind
+from bridge.ring import Kind, RingReader, RingWriter
 from tests.bench.report import bar, emit, percentile, table
 
 NEAR = 1e-3
@@ -150,8 +150,12 @@ PACE_S = 0.002
 class Watched:
     """A host that never lacks frames, and what its results tell of it."""
 
-    def __init__(self, rig: Any, planes: dict[Any, Any], pictures: Sequence[Any]) -> None:
-        self._rig = rig
+    def __init__(
+        self, host: Any, writer: RingWriter, reader: RingReader, planes: dict[Any, Any], pictures: Sequence[Any]
+    ) -> None:
+        self._host = host
+        self._writer = writer
+        self._reader = reader
         self._planes = planes
         self._pictures = pictures
         self._written = 0
@@ -160,12 +164,12 @@ class Watched:
     def gap_ms(self) -> float | None:
         """Between the next result and the one before it; None where one of them was not seen."""
         while True:
-            if self._rig.host.failure is not None:
-                raise SystemExit(f"the host ended: {self._rig.host.failure}")
+            if self._host.failure is not None:
+                raise SystemExit(f"the host ended: {self._host.failure}")
             picture = self._pictures[self._written % len(self._pictures)]
             self._written += 1
-            self._rig.writer.write({**self._planes, Kind.COLOUR: picture}, source_frame_id=self._written)
-            frame = self._rig.reader.read(timeout_s=PACE_S)
+            self._writer.write({**self._planes, Kind.COLOUR: picture}, source_frame_id=self._written)
+            frame = self._reader.read(timeout_s=PACE_S)
             if frame is not None:
                 break
         before, self._last = self._last, frame
@@ -177,7 +181,7 @@ class Watched:
 
     def changed(self, values: dict[str, Any]) -> list[float]:
         """The gaps from a change of the parameters until it is seen."""
-        live = self._rig.host.live
+        live = self._host.live
         live.update(values)
         gaps = self.gaps_ms(1)
         while self._last.param_revision < live.revision:
@@ -197,8 +201,9 @@ def live_changes(folder: Path, changes: int, backend: str | None) -> tuple[str, 
     changes and with one at a time, in ms, and by how many MiB the process grew from a fifth of the changes on."""
     import numpy as np
 
+    from bridge.control.live import LiveParams
+    from bridge.host.host import Host, HostConfig
     from core.params import Params
-    from tests.bridge.host.test_host import Rig
     from tests.core import test_control as nets
     from tests.random_model import random_frames
     from tests.tiny_pipelines import SIDE_PX
@@ -206,20 +211,31 @@ def live_changes(folder: Path, changes: int, backend: str | None) -> tuple[str, 
     # Left there by `near_diffusers`.
     home = folder / "sd15"
     base = Params(prompt="a house", steps=2, strength=0.6, guidance="full", guidance_scale=1.5)
-    with Rig(
-        f"bench-models-{os.getpid()}",
-        base,
-        model=home / "model",
+    channel = f"bench-models-{os.getpid()}"
+    config = HostConfig(
+        channel,
+        home / "model",
+        size=(SIDE_PX, SIDE_PX),
         loras=(home / "style.safetensors",),
         controls=(("depth", home / "first"),),
         adapter=home / "adapter.safetensors",
         references=(home / "pictures",),
-        size=(SIDE_PX, SIDE_PX),
         backend=backend,
-    ) as rig:
-        planes = {Kind.DEPTH: nets.depth_plane()[0].numpy(), Kind.MASK: np.zeros((SIDE_PX, SIDE_PX), np.uint8)}
-        watched = Watched(rig, planes, list(random_frames(8).numpy()))
-        return rig.host.loaded.backend_name, {name: _changed(watched, base, name, changes) for name in LIVE}
+    )
+    host = Host(config, live=LiveParams(base))
+    with RingWriter(f"{channel}.in") as writer, RingReader(f"{channel}.out") as reader:
+        host.start()
+        try:
+            while not host.ready.wait(1.0):
+                if host.failure is not None:
+                    raise SystemExit(f"the host ended: {host.failure}")
+            assert host.loaded is not None
+            planes = {Kind.DEPTH: nets.depth_plane()[0].numpy(), Kind.MASK: np.zeros((SIDE_PX, SIDE_PX), np.uint8)}
+            watched = Watched(host, writer, reader, planes, list(random_frames(8).numpy()))
+            return host.loaded.backend_name, {name: _changed(watched, base, name, changes) for name in LIVE}
+        finally:
+            host.stop()
+            host.join()
 
 
 def _changed(watched: Watched, base: Any, name: str, changes: int) -> dict[str, float]:
