@@ -27,8 +27,9 @@ LARGEST_POSE_INFLATION = 400.0
 """People who stay within a few metres of depth give some 35: turning and shifting the sensor look much alike."""
 LENSES = (0.7, 0.85, 1.0, 1.18, 1.4)
 """Shares of the focal length that are tried: one that fits much better than that given means that it is wrong."""
-LENS_GAIN = 0.15
-"""How much lower the mean logarithm of the frames' costs must be for that."""
+LENS_GAIN, LENS_GAIN_BY_EDGES = 0.15, 0.05
+"""How much lower the mean logarithm of the frames' costs must be for that, by distances and by edges: edges without a
+counterpart cost the same whatever the lens. With the right lens the others cost 0.09 more at least."""
 FIT_PX = 8.0
 """Points and pixels nearer than this to their counterpart fit."""
 FEWEST_FIT = 0.6
@@ -180,7 +181,8 @@ def _better_lens(solver: Solver, state: State) -> float | None:
     given = solver.problem.K
     scores = solver.scores(state, [given * np.array([[x, 1, 1], [1, x, 1], [1, 1, 1]]) for x in LENSES])
     best = int(np.argmin(scores))
-    return LENSES[best] if scores[best] < scores[LENSES.index(1.0)] - LENS_GAIN else None
+    gain = LENS_GAIN if solver.edges is None else LENS_GAIN_BY_EDGES
+    return LENSES[best] if scores[best] < scores[LENSES.index(1.0)] - gain else None
 
 
 def calibrate(
