@@ -56,7 +56,8 @@ class Projector:
             cell = v.astype(np.intp)
             cell *= self.width
             cell += u.astype(np.intp)
-            np.minimum.at(self._cells, np.where(good, cell, len(self._cells) - 1), depth)
+            np.putmask(cell, ~good, len(self._cells) - 1)
+            np.minimum.at(self._cells, cell, depth)
 
 
 def project_plainly(rig: Rig, points: Floats) -> Floats:

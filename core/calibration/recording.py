@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.calibration.geometry import Floats
+from core.calibration.silhouette import Silhouette, silhouette
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Pair:
     stamp of the picture minus stamp of the scan. `ages_s` (n,) or None: stamp of the scan minus the time of each
     point, on the sensor's clock. How things move is known in one of two ways, or not at all: `twist` (6,), velocity
     m/s then turning rate rad/s that static points have in the camera frame (a moving rig), or `flow` float (H,W,2),
-    pixels per second that what is seen here moves (a fixed rig).
+    pixels per second that what is seen here moves (a fixed rig). `silhouette`: where the class ends in the scan, None
+    where only the points of the class are known.
     """
 
     mask: NDArray[np.bool_]
@@ -36,6 +38,7 @@ class Pair:
     ages_s: Floats | None = None
     twist: Floats | None = None
     flow: Floats | None = None
+    silhouette: Silhouette | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,7 @@ def pair_at(recording: Recording, picture: int, number: int, lag_s: float) -> Pa
         ages,
         recording.twist(picture),
         recording.flow(picture),
+        silhouette(scan.points, scan.chosen, scan.ages_s),
     )
 
 

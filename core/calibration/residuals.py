@@ -17,7 +17,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from core.calibration.flow import around_mask
-from core.calibration.geometry import NEAR_M, Floats, moved, rigid, rotation
+from core.calibration.geometry import NEAR_M, Floats, moved, rigid, rotation, rotation_vector
 from core.calibration.recording import Pair
 from core.opencv import opencv
 
@@ -25,6 +25,8 @@ APART_PX = 1e5
 """Pictures are laid so far apart that one tree of points serves all."""
 CHUNK = 7
 """Unknowns: rotation, translation, offset."""
+PRIOR = np.array([np.radians(10.0)] * 3 + [0.5] * 3 + [0.2])
+"""How far the first guess may be off, as standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,17 @@ class State:
         """After a step (7,) of the unknowns."""
         R = rotation(step[:3])
         return State(rigid(R @ self.T[:3, :3], self.T[:3, 3] + step[3:6]), self.offset_s + float(step[6]))
+
+
+def steps_between(state: State, start: State) -> Floats:
+    """(7,) the step that leads from `start` to `state`."""
+    return np.concatenate(
+        [
+            rotation_vector(state.T[:3, :3] @ start.T[:3, :3].T),
+            state.T[:3, 3] - start.T[:3, 3],
+            [state.offset_s - start.offset_s],
+        ]
+    )
 
 
 @dataclass(frozen=True)

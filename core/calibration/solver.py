@@ -1,28 +1,35 @@
 """Pose and clock offset from pairs of masks and points: the loss of SST-Calib made robust.
 
-What differs from the published loss, and why: distances count by Geman and McClure's function, since one missed object
-outweighs all others when squared; most pixels are taken from the mask's edge, which is where the information is; fresh
-samples in every round, and the mean over the last rounds, take away what a fixed sample would bias; pixels closer to a
-point than the points are to each other count as covered; all frames are used at once, and there is no last stage with a
-weight of 0.02, which shrinks the cloud into the mask.
+Where scans show what surrounds the class, the search goes by the edges that the sensor sees (`refine`). Where only
+points of the class are known, it goes by distances both ways. What differs there from the published loss, and why:
+distances count by Geman and McClure's function, since one missed object outweighs all others when squared; most pixels
+are taken from the mask's edge, which is where the information is; fresh samples in every round, and the mean over the
+last rounds, take away what a fixed sample would bias; pixels closer to a point than the points are to each other count
+as covered; all frames are used at once, and there is no last stage with a weight of 0.02, which shrinks the cloud into
+the mask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from core.calibration.geometry import Floats, rotation, rotation_vector
+from core.calibration.geometry import Floats, rotation
 from core.calibration.recording import Pair
-from core.calibration.residuals import CHUNK, Problem, Residuals, Samples, State
+from core.calibration.refine import Refinement
+from core.calibration.residuals import CHUNK, PRIOR, Problem, Residuals, Samples, State, steps_between
 
-PRIOR = np.array([np.radians(10.0)] * 3 + [0.5] * 3 + [0.2])
-"""How far the first guess may be off, as standard deviations."""
 SCALES_PX = (10.0, 4.0, 2.0)
 """Scale of the robust function in the stages of the fine search. Labels bleed from an object onto what lies behind and
 below it: points that are wrong by a few pixels and all on one side, which a wider function would believe."""
+EDGE_SCALES_PX = (40.0, 20.0, 10.0, 4.0)
+"""The same where the sensor's edges of the class are known, from every start."""
+SEARCH_EDGES = 400
+"""Edges of each picture in the search from many starts."""
+EDGED = 0.5
+"""Share of the pairs whose scan must show the class's edge for the search to go by edges."""
 SCAN_DEG = 12.0
 SCAN_STEP_DEG = 3.0
 SCAN_OFFSETS_S = (-0.12, -0.06, 0.0, 0.06, 0.12)
@@ -37,12 +44,34 @@ LEAST_GAIN = 1e-5
 """Share of the cost below which a step is not worth taking."""
 
 
+STEADY, STEADY_RAD_S = 0.075, 0.003
+"""Speeds that differ by less (standard deviation, as a share), and turning rates, are one, measured with noise."""
+
+
+def steadied(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs with their mean velocity and turning rate where these are constant as far as can be known. The noise of
+    one speed looks like many speeds that change nothing, and so like an offset of zero (errors in variables)."""
+    known = [p.twist for p in pairs if p.twist is not None]
+    if len(known) < max(len(pairs), 2):
+        return list(pairs)
+    mean = np.mean(known, axis=0)
+    along = np.array([t[:3] @ mean[:3] for t in known]) / max(float(mean[:3] @ mean[:3]), 1e-12)
+    if along.std(ddof=1) > STEADY:
+        return list(pairs)
+    turns = np.std([t[3:] for t in known], axis=0, ddof=1).max() > STEADY_RAD_S
+    return [
+        replace(p, twist=np.concatenate([mean[:3], t[3:] if turns else mean[3:]]))
+        for p, t in zip(pairs, known, strict=True)
+    ]
+
+
 @dataclass(frozen=True)
 class SolverSettings:
     """How much work the solver does."""
 
     points: int = 1500
     pixels: int = 800
+    edges: int = 2000
     starts: int = 4
     rounds: int = 6
     averaged: int = 4
@@ -117,28 +146,21 @@ def evaluate(
     return Evaluation(cost, A, b, by_frame, float(np.sqrt(np.mean(squares))), frame_cost)
 
 
-def steps_between(state: State, start: State) -> Floats:
-    """(7,) the step that leads from `start` to `state`."""
-    return np.concatenate(
-        [
-            rotation_vector(state.T[:3, :3] @ start.T[:3, :3].T),
-            state.T[:3, 3] - start.T[:3, 3],
-            [state.offset_s - start.offset_s],
-        ]
-    )
-
-
 class Solver:
     """The search of one calibration from one first guess."""
 
     def __init__(
         self, pairs: Sequence[Pair], K: Floats, start: State, settings: SolverSettings, temporal: bool = True
     ) -> None:
-        self.problem = Problem(pairs, K)
+        self.problem = Problem(steadied(pairs), K)
         self.start, self.settings = start, settings
         self.rng = np.random.default_rng(settings.seed)
         self.free = np.ones(CHUNK, bool)
         self.free[6] = temporal and self.problem.knows_motion
+        self.edges: Refinement | None = None
+        """What the search goes by where scans show what surrounds the class."""
+        if sum(p.silhouette is not None for p in pairs) >= EDGED * len(pairs):
+            self.edges = Refinement(self.problem, start, settings.sigma_px, settings.edges, self.rng)
         self.trace: list[tuple[str, float]] = []
         """Stage and cost after every step, for the convergence plot."""
 
@@ -181,6 +203,34 @@ class Solver:
         back = self.problem.uncovered(uv, J, ahead, s)
         area = back.r[s.is_area > 0]
         return float(np.clip(np.quantile(area, 0.7), 1.0, 6.0)) if len(area) else 3.0
+
+    def cost(self, state: State, found: State) -> float:
+        """What a state costs when all are measured as is best for the one that was `found`."""
+        if self.edges is not None:
+            return float(self.edges.refined(state, EDGE_SCALES_PX[-1], np.zeros(CHUNK, bool), 3)[1].cost.sum())
+        work = self.settings
+        s = self.problem.sample(np.random.default_rng(work.seed + 1), work.points, work.pixels, 0.75)
+        return evaluate(self.problem, state, s, Weighting(15.0, 1.0, self.band(found, s)), work.sigma_px).cost
+
+    def scores(self, state: State, intrinsics: Sequence[Floats]) -> list[float]:
+        """How badly masks and points fit with each of several intrinsics (3,3), once the pose has followed: the mean
+        over frames of the logarithm of the cost."""
+        problem, given, work = self.problem, self.problem.K, self.settings
+        rng = np.random.default_rng(work.seed + 2)
+        s = problem.sample(rng, work.points // 4, work.pixels // 4, 0.75)
+        how = Weighting(10.0, 1.0, self.band(state, s))
+        few = None if self.edges is None else Refinement(problem, self.start, work.sigma_px, SEARCH_EDGES, rng)
+        found = []
+        for problem.K in intrinsics:
+            if few is None:
+                found.append(evaluate(problem, self.refined(state, s, how, 12), s, how, work.sigma_px).score())
+                continue
+            there = state
+            for scale in EDGE_SCALES_PX[1:]:
+                there, fit = few.refined(there, scale, self.free, 12)
+            found.append(float(np.log(fit.cost + 1e-3).mean()))
+        problem.K = given
+        return found
 
     def coarse(self) -> list[State]:
         """First guesses turned in yaw and pitch, the best ones first."""
@@ -238,6 +288,32 @@ class Solver:
 
     def solve(self, progress: Callable[[float], None] = lambda share: None) -> State:
         """The whole search; `progress` is told the share done."""
+        return self._by_distances(progress) if self.edges is None else self._by_edges(self.edges, progress)
+
+    def _by_edges(self, edges: Refinement, progress: Callable[[float], None]) -> State:
+        few = Refinement(self.problem, self.start, self.settings.sigma_px, SEARCH_EDGES, self.rng)
+        best: tuple[float, State] | None = None
+        seen: list[State] = []
+        candidates = [*self.coarse(), self.start]
+        for number, state in enumerate(candidates):
+            for scale in EDGE_SCALES_PX[:-1]:
+                state, fit = few.refined(state, scale, self.free, 12)
+                self.trace.append((f"{scale:g} px", float(fit.cost.sum())))
+            if any((np.abs(steps_between(state, other)) < ALIKE).all() for other in seen):
+                continue
+            seen.append(state)
+            state, fit = few.refined(state, EDGE_SCALES_PX[-1], self.free)
+            self.trace.append((f"{EDGE_SCALES_PX[-1]:g} px", float(fit.cost.sum())))
+            if best is None or fit.cost.sum() < best[0]:
+                best = (float(fit.cost.sum()), state)
+            progress(0.8 * (number + 1) / len(candidates))
+        assert best is not None
+        state, fit = edges.refined(best[1], EDGE_SCALES_PX[-1], self.free)
+        self.trace.append((f"{EDGE_SCALES_PX[-1]:g} px", float(fit.cost.sum())))
+        progress(1.0)
+        return state
+
+    def _by_distances(self, progress: Callable[[float], None]) -> State:
         fine = self.settings
         state = self._best_offset(self._best_turn(lambda share: progress(0.2 * share)))
         progress(0.3)
