@@ -39,10 +39,11 @@ FLOW_PX = 128
 
 class Warp(NamedTuple):
     """Where to read what was there before, and how far to trust it. grid (F, H, W, 2): as `grid_sample` wants it, -1..1
-    across. weight (F, 1, H, W): 0..1."""
+    across. weight (F, 1, H, W): 0..1. between: of the grid, see `between`; None where nothing asks for it."""
 
     grid: Tensor
     weight: Tensor
+    between: Tensor | None = None
 
 
 class Guide(NamedTuple):
@@ -80,7 +81,8 @@ def between(grid_FHW2: Tensor) -> Tensor:
     what is read there is blurred; to sharpen the rest would sharpen what stands still anew in every frame."""
     size = torch.tensor([grid_FHW2.shape[2], grid_FHW2.shape[1]], device=grid_FHW2.device)
     off = torch.frac((grid_FHW2 + 1.0) * (size / 2.0) + 0.5)
-    return (4.0 * off * (1.0 - off)).amax(-1)[:, None].clamp_min(0.0)
+    across, down = (4.0 * off * (1.0 - off)).unbind(-1)
+    return torch.maximum(across, down)[:, None].clamp_min(0.0)
 
 
 class _Before(NamedTuple):
@@ -103,7 +105,8 @@ class Follower:
         self._device = device
         self._here = identity_grid(*size, device)
         self._cells = identity_grid(*latent, device)
-        self._scale = torch.tensor([2.0 / size[1], 2.0 / size[0]], device=device)
+        # Written out, as a processor takes four times as long to spread two values over all pixels.
+        self._scale = torch.tensor([2.0 / size[1], 2.0 / size[0]], device=device).expand_as(self._here).contiguous()
         self._flow = _Flow()
         self._serial = 0
         self._before: _Before | None = None
@@ -119,7 +122,9 @@ class Follower:
         numbers: the client's, one a frame. Raises `PixelError` for planes of another shape.
         """
         frames = frame_FHWC.shape[0]
-        source = self._sized(frame_FHWC[..., :3].to(self._device).permute(0, 3, 1, 2).to(torch.float32), "bilinear")
+        # In planes, as everything that follows is several times as fast on them.
+        planar = frame_FHWC[..., :3].to(self._device).permute(0, 3, 1, 2).contiguous()
+        source = self._sized(planar.to(torch.float32), "bilinear")
         depth, mask = (self._single(planes, name, frames) for name in ("depth", "mask"))
         grey = self._flow.grey(frame_FHWC) if params.temporal == "flow" else None
         before, last = self._before, self._serial
@@ -139,30 +144,36 @@ class Follower:
         if motion is None or not any(usable):
             return Guide(last + 1, frames, None, None, params)
         followed = torch.tensor(usable, dtype=torch.float32).to(self._device).view(-1, 1, 1, 1)
-        known = torch.isfinite(motion).all(-1)
-        step = torch.where(known[..., None], motion, 0.0) * self._scale
-        grid = self._here + step
-        inside = known & (grid.abs() <= 1.0).all(-1)
+        grid = torch.addcmul(self._here, motion, self._scale)
+        across, down = grid.abs().unbind(-1)
+        # What is not a number is not inside.
+        inside = torch.maximum(across, down) <= 1.0
+        grid = grid.nan_to_num_(0.0, 2.0, -2.0)
         earlier = torch.cat((before.source, source[:-1]))
         there = moved(earlier, grid)
-        weight = _likeness(source - there, params.motion_tolerance) * inside[:, None]
-        if depth is not None and before.depth is not None:
-            weight = weight * _same_depth(depth, torch.cat((before.depth, depth[:-1])), grid)
-        if mask is not None and before.mask is not None:
-            weight = weight * _within(mask, torch.cat((before.mask, mask[:-1])), grid)
+        apart = source - there
         # Of what came from inside the picture alone: a fast pan is no cut.
         shared = inside[:, None].to(torch.float32)
-        unlike = ((source - there).square() * shared).flatten(1).mean(1) / shared.flatten(1).mean(1).clamp_min(1e-3)
-        strangers = 2.0 * source.flatten(2).var(-1).mean(1)
+        weight = _likeness(apart, params.motion_tolerance) * shared
+        off = between(grid)
+        if depth is not None and before.depth is not None:
+            weight = weight * _same_depth(depth, torch.cat((before.depth, depth[:-1])), grid, off)
+        if mask is not None and before.mask is not None:
+            weight = weight * _within(mask, torch.cat((before.mask, mask[:-1])), grid, off)
+        unlike = (apart.square() * shared).flatten(1).mean(1) / shared.flatten(1).mean(1).clamp_min(1e-3)
+        strangers = 2.0 * _variance(source)
         weight = weight * followed * (unlike <= params.cut_threshold * strangers + 1.0).view(-1, 1, 1, 1)
-        cells = nnf.adaptive_avg_pool2d(step.permute(0, 3, 1, 2), self._latent).permute(0, 2, 3, 1)
-        return Guide(
-            last + 1,
-            frames,
-            Warp(self._cells + cells, nnf.adaptive_avg_pool2d(weight, self._latent)),
-            Warp(grid, weight),
-            params,
-        )
+        return Guide(last + 1, frames, self._of_cells(grid, weight), Warp(grid, weight, off), params)
+
+    def _of_cells(self, grid_FHW2: Tensor, weight_F1HW: Tensor) -> Warp:
+        """The same for latents: a cell moves as those of its pixels do that are trusted."""
+        # Every second pixel of every second row tells as much.
+        step, trusted = (grid_FHW2 - self._here)[:, ::2, ::2].permute(0, 3, 1, 2), weight_F1HW[..., ::2, ::2]
+        pooled = nnf.adaptive_avg_pool2d(torch.cat((step * trusted, trusted), 1), self._latent)
+        share = pooled[:, 2:]
+        cells = (pooled[:, :2] / share.clamp_min(1e-6)).permute(0, 2, 3, 1)
+        # A cell is seen in all pixels around it: one that is trusted in part would show what has gone.
+        return Warp(self._cells + cells, share.square().square())
 
     def _sized(self, x_FcHW: Tensor, mode: str) -> Tensor:
         if x_FcHW.shape[-2:] == self._size:
@@ -258,25 +269,37 @@ def estimated_motion(frame_NHWC: Tensor) -> Tensor:
 
 
 def _likeness(difference_F3HW: Tensor, tolerance: float) -> Tensor:
-    """(F, 1, H, W): 1 up to half the tolerance in levels (0..255), 0 from one and a half on. Over 3 x 3 pixels, as an
-    edge between two pixels moves by parts of one."""
-    levels = nnf.avg_pool2d(difference_F3HW, 3, 1, 1).abs().amax(1, keepdim=True)
-    return (1.5 - levels / tolerance).clamp(0.0, 1.0)
+    """(F, 1, H, W): 1 up to half the tolerance in levels (0..255), 0 from one and a half on, by each pixel and by the
+    mean of 3 x 3, of the largest channel."""
+    levels = torch.maximum(around(difference_F3HW, 1, torch.add).abs_() / 9.0, difference_F3HW.abs())
+    levels = torch.maximum(torch.maximum(levels[:, :1], levels[:, 1:2]), levels[:, 2:])
+    return (1.5 - levels / tolerance).clamp_(0.0, 1.0)
 
 
-def _same_depth(depth_F1HW: Tensor, before_F1HW: Tensor, grid_FHW2: Tensor) -> Tensor:
+def _variance(x_FcHW: Tensor) -> Tensor:
+    """(F,): of each picture, mean over its channels. From the mean square, which takes a tenth of the time of
+    `torch.var` on a processor; for levels of 0..255 float32 holds it."""
+    planes = x_FcHW.flatten(2)
+    return (planes.square().mean(-1) - planes.mean(-1).square()).mean(1)
+
+
+def _same_depth(depth_F1HW: Tensor, before_F1HW: Tensor, grid_FHW2: Tensor, off_F1HW: Tensor) -> Tensor:
     """(F, 1, H, W): 1 where the surface was about as far away, 0 where another one was. Nothing (0, negative, not
     finite) is as far away as nothing."""
     nothing = 1e6
-    now, then = (torch.where(torch.isfinite(z) & (z > 0.0), z, nothing) for z in (depth_F1HW, before_F1HW))
-    return _within(now, then, grid_FHW2, DEPTH_TOLERANCE)
+    now, then = (torch.where((z > 0.0) & (z < nothing), z, nothing) for z in (depth_F1HW, before_F1HW))
+    return _within(now, then, grid_FHW2, off_F1HW, DEPTH_TOLERANCE)
 
 
-def _within(now_F1HW: Tensor, before_F1HW: Tensor, grid_FHW2: Tensor, tolerance: float = 0.0) -> Tensor:
-    """(F, 1, H, W): 1 where a value lies between the lowest and the highest around the place that it came from, give or
-    take a share of them. Masks: numbers of objects, or mattes, whose edges lie between inside and outside."""
-    lowest, highest = (-nnf.max_pool2d(-before_F1HW, 3, 1, 1), nnf.max_pool2d(before_F1HW, 3, 1, 1))
-    low, high = (moved(z, grid_FHW2, "nearest") for z in (lowest, highest))
+def _within(
+    now_F1HW: Tensor, before_F1HW: Tensor, grid_FHW2: Tensor, off_F1HW: Tensor, tolerance: float = 0.0
+) -> Tensor:
+    """(F, 1, H, W): 1 where a value is that of the place that it came from, give or take a share of it, or, as far as
+    that lies between pixels (off), lies between the lowest and the highest around there. Masks: numbers of objects, or
+    mattes, whose edges lie between inside and outside."""
+    lowest, highest = (around(before_F1HW, 1, choose) for choose in (torch.minimum, torch.maximum))
+    there, low, high = moved(torch.cat((before_F1HW, lowest, highest), 1), grid_FHW2, "nearest").split(1, 1)
+    low, high = torch.lerp(there, low, off_F1HW), torch.lerp(there, high, off_F1HW)
     return ((now_F1HW >= low * (1.0 - tolerance)) & (now_F1HW <= high * (1.0 + tolerance))).to(torch.float32)
 
 
@@ -284,21 +307,22 @@ def _bounded(before_FcHW: Tensor, now_FcHW: Tensor) -> Tensor:
     """What was there before, within twice the range of what is there now, over 5 x 5 pixels: a glow that lay on the
     ground goes with the object that it was painted around, although the ground itself stayed (as in temporal
     antialiasing: Karis, "High Quality Temporal Supersampling", SIGGRAPH 2014)."""
-    low, high = (extreme_of_5x5(now_FcHW, choose) for choose in (torch.minimum, torch.maximum))
+    low, high = (around(now_FcHW, 2, choose) for choose in (torch.minimum, torch.maximum))
     # Within the range itself lines would lose their peaks, which differ from frame to frame.
-    spare = 0.5 * (high - low)
-    return torch.minimum(torch.maximum(before_FcHW, low - spare), high + spare)
+    return before_FcHW.clamp(torch.lerp(high, low, 1.5), torch.lerp(low, high, 1.5))
 
 
-def extreme_of_5x5(x_FcHW: Tensor, choose: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """The smallest or the largest of the 5 x 5 values around each, by `torch.minimum` or `torch.maximum`. Three choices
-    a direction; torch's own pooling takes twenty times as long on a processor."""
+def around(x_FcHW: Tensor, reach: int, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The values up to `reach` (1 or 2) away in each direction, combined by `torch.minimum`, `torch.maximum` or
+    `torch.add`; beyond the margin its values go on. Two or three steps a direction; torch's own pooling takes up to
+    twenty times as long on a processor."""
     for dim in (-1, -2):
-        x = nnf.pad(x_FcHW, (2, 2, 0, 0) if dim == -1 else (0, 0, 2, 2), mode="replicate")
+        x = nnf.pad(x_FcHW, (reach, reach, 0, 0) if dim == -1 else (0, 0, reach, reach), mode="replicate")
         count = x_FcHW.shape[dim]
-        two = choose(x.narrow(dim, 0, count + 3), x.narrow(dim, 1, count + 3))
-        four = choose(two.narrow(dim, 0, count + 1), two.narrow(dim, 2, count + 1))
-        x_FcHW = choose(four.narrow(dim, 0, count), x.narrow(dim, 4, count))
+        some = combine(x.narrow(dim, 0, count + 2 * reach - 1), x.narrow(dim, 1, count + 2 * reach - 1))
+        if reach == 2:
+            some = combine(some.narrow(dim, 0, count + 1), some.narrow(dim, 2, count + 1))
+        x_FcHW = combine(some.narrow(dim, 0, count), x.narrow(dim, 2 * reach, count))
     return x_FcHW
 
 
@@ -338,12 +362,12 @@ class _Carried:
             elif serial == self._serial + 1 and warp is not None:
                 grid = warp.grid[place : place + 1]
                 there = moved(old, grid, mode)
-                if sharpen:
-                    detail = there - nnf.avg_pool2d(there, 3, 1, 1, count_include_pad=False)
-                    there = there + sharpen * between(grid) * detail
+                if sharpen and warp.between is not None:
+                    detail = there - around(there, 1, torch.add) / 9.0
+                    there = torch.addcmul(there, warp.between[place : place + 1], detail, value=sharpen)
                 if bounded:
                     there = _bounded(there, now)
-                now = now + share * warp.weight[place : place + 1] * (there - now)
+                now = torch.lerp(now, there, share * warp.weight[place : place + 1])
             self._serial, self._value = serial, now
             out.append(now)
         return torch.cat(out) if len(out) > 1 else out[0]

@@ -401,7 +401,7 @@ class Params:
         acts_with=("temporal", ("engine", "flow")),
     )
     motion_latent: float = _param(
-        0.3,
+        0.15,
         "float",
         "Share of every stage's estimate that is the one before, moved along the motion.",
         low=0.0,

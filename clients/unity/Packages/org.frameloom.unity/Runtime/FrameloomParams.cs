@@ -164,7 +164,7 @@ namespace Frameloom
         public float motionShare = 0.9f;
 
         [Tooltip("Share of every stage's estimate that is the one before, moved along the motion."), Range(0f, 0.95f)]
-        public float motionLatent = 0.3f;
+        public float motionLatent = 0.15f;
 
         [Tooltip("How far the input may differ from the one before, moved, for that to be used. In levels."), Range(1f, 128f)]
         public float motionTolerance = 16f;
