@@ -1,9 +1,10 @@
 """Steady pictures from motion: what was painted before, carried along the motion of the scene.
 
-A game engine knows where each pixel was in the frame before; without one, optical flow estimates it. Three things are
-moved along: the source picture, which says where that can be trusted, each stage's estimate of the clean latent before
-noise is added to it, and the finished picture. Blending clean estimates keeps the noise level that a stage was trained
-for, which blending noisy latents would lower.
+A game engine knows where each pixel was in the frame before; without one, optical flow estimates it, or each piece of
+the picture is found again by itself (the bank, `core.matching`). Three things are moved along: the source picture,
+which says where that can be trusted, each stage's estimate of the clean latent before noise is added to it, and the
+finished picture. Blending clean estimates keeps the noise level that a stage was trained for, which blending noisy
+latents would lower.
 
 Three threads take part, each with a state of its own: `Follower` while a frame is encoded, `Estimates` between the
 stages, `Pictures` behind the decoder. What they share of a frame is its `Guide`, which nothing writes to. Whatever has
@@ -16,19 +17,19 @@ before it, x to the right, y down.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from core.around import around
+from core.matching import Matching
 from core.opencv import opencv
 from core.params import Params
 from core.pixels import PixelError
 
-GUIDED = ("engine", "flow")
-"""The values of the parameter `temporal` that this file serves."""
 LONGEST_GAP = 4
 """The motion of one frame stands for that of so many when frames between were dropped; the source tells where not."""
 DEPTH_TOLERANCE = 0.1
@@ -44,6 +45,26 @@ class Warp(NamedTuple):
     grid: Tensor
     weight: Tensor
     between: Tensor | None = None
+
+
+class Carrying(NamedTuple):
+    """How what was there before is used: shares of the picture and of every stage's estimate, sharpening of what was
+    read between pixels, and how the picture is read (`moved`)."""
+
+    picture: float
+    latent: float
+    sharpen: float
+    mode: str
+
+    @classmethod
+    def of(cls, params: Params) -> Carrying | None:
+        """What the parameters ask for; None where nothing is carried."""
+        if params.temporal == "bank":
+            # Pieces come from whole pixels: nothing is blurred, and nothing has to be sharpened.
+            return cls(params.bank_match, 0.0, 0.0, "nearest") if params.bank_match > 0.0 else None
+        if params.temporal == "off":
+            return None
+        return cls(params.motion_share, params.motion_latent, params.motion_sharpen, "bicubic")
 
 
 class Guide(NamedTuple):
@@ -108,6 +129,7 @@ class Follower:
         # Written out, as a processor takes four times as long to spread two values over all pixels.
         self._scale = torch.tensor([2.0 / size[1], 2.0 / size[0]], device=device).expand_as(self._here).contiguous()
         self._flow = _Flow()
+        self._matching = Matching(device)
         self._serial = 0
         self._before: _Before | None = None
 
@@ -125,8 +147,9 @@ class Follower:
         # In planes, as everything that follows is several times as fast on them.
         planar = frame_FHWC[..., :3].to(self._device).permute(0, 3, 1, 2).contiguous()
         source = self._sized(planar.to(torch.float32), "bilinear")
-        depth, mask = (self._single(planes, name, frames) for name in ("depth", "mask"))
-        grey = self._flow.grey(frame_FHWC) if params.temporal == "flow" else None
+        known = planes if params.temporal != "bank" else {}
+        depth, mask = (self._single(known, name, frames) for name in ("depth", "mask"))
+        grey = self._grey(frame_FHWC, source, params)
         before, last = self._before, self._serial
 
         def kept(at: slice, number: int) -> _Before:
@@ -150,20 +173,24 @@ class Follower:
         inside = torch.maximum(across, down) <= 1.0
         grid = grid.nan_to_num_(0.0, 2.0, -2.0)
         earlier = torch.cat((before.source, source[:-1]))
-        there = moved(earlier, grid)
+        there = moved(earlier, grid, "nearest" if params.temporal == "bank" else "bilinear")
         apart = source - there
         # Of what came from inside the picture alone: a fast pan is no cut.
         shared = inside[:, None].to(torch.float32)
         weight = _likeness(apart, params.motion_tolerance) * shared
-        off = between(grid)
-        if depth is not None and before.depth is not None:
+        off = None if params.temporal == "bank" else between(grid)
+        if depth is not None and before.depth is not None and off is not None:
             weight = weight * _same_depth(depth, torch.cat((before.depth, depth[:-1])), grid, off)
-        if mask is not None and before.mask is not None:
+        if mask is not None and before.mask is not None and off is not None:
             weight = weight * _within(mask, torch.cat((before.mask, mask[:-1])), grid, off)
+        if params.temporal == "bank":
+            # Pieces that are alike are found among strangers, too.
+            apart = source - earlier
         unlike = (apart.square() * shared).flatten(1).mean(1) / shared.flatten(1).mean(1).clamp_min(1e-3)
         strangers = 2.0 * _variance(source)
         weight = weight * followed * (unlike <= params.cut_threshold * strangers + 1.0).view(-1, 1, 1, 1)
-        return Guide(last + 1, frames, self._of_cells(grid, weight), Warp(grid, weight, off), params)
+        cells = None if params.temporal == "bank" else self._of_cells(grid, weight)
+        return Guide(last + 1, frames, cells, Warp(grid, weight, off), params)
 
     def _of_cells(self, grid_FHW2: Tensor, weight_F1HW: Tensor) -> Warp:
         """The same for latents: a cell moves as those of its pixels do that are trusted."""
@@ -195,11 +222,14 @@ class Follower:
         self, planes: Mapping[str, Tensor], old: Tensor | None, grey: Tensor | None, gaps: Sequence[int], params: Params
     ) -> Tensor | None:
         """(F, H, W, 2), pixels of this size; not finite where unknown."""
-        if params.temporal == "flow":
-            if old is None or grey is None or old.shape[1:] != grey.shape[1:]:
+        if params.temporal != "engine":
+            if old is None or grey is None or old.shape[1:] != grey.shape[1:] or old.dtype != grey.dtype:
                 return None
-            pairs = zip(grey, torch.cat((old, grey[:-1])), strict=True)
-            small = torch.stack([self._flow.back(now, then) for now, then in pairs]).to(self._device)
+            then = torch.cat((old, grey[:-1]))
+            if params.temporal == "bank":
+                small = self._matching.back(grey, then)
+            else:
+                small = torch.stack([self._flow.back(*pair) for pair in zip(grey, then, strict=True)]).to(self._device)
         else:
             if "motion" not in planes:
                 return None
@@ -213,10 +243,27 @@ class Follower:
                 small = small * torch.tensor([float(max(g, 1)) for g in gaps]).to(self._device).view(-1, 1, 1, 1)
         (height, width), (rows, columns) = self._size, small.shape[1:3]
         if (rows, columns) == (height, width):
-            return small
+            return small.round() if params.temporal == "bank" else small
+        small = small * torch.tensor([width / columns, height / rows]).to(self._device)
+        if params.temporal == "bank":
+            small = small.round()
         mode = "bilinear" if params.temporal == "flow" else "nearest-exact"
-        sized = nnf.interpolate(small.permute(0, 3, 1, 2), self._size, mode=mode).permute(0, 2, 3, 1)
-        return sized * torch.tensor([width / columns, height / rows]).to(self._device)
+        planes_F2hw = small.permute(0, 3, 1, 2).contiguous()
+        return nnf.interpolate(planes_F2hw, self._size, mode=mode).permute(0, 2, 3, 1)
+
+    def _grey(self, frame_FHWC: Tensor, source_F3HW: Tensor, params: Params) -> Tensor | None:
+        """Small grey pictures (F, rows, columns) for what looks for motion or pieces in them."""
+        if params.temporal == "flow":
+            return self._flow.grey(frame_FHWC)
+        if params.temporal == "bank":
+            return nnf.interpolate(source_F3HW.mean(1, keepdim=True), small_size(*self._size), mode="area")[:, 0]
+        return None
+
+
+def small_size(height: int, width: int) -> tuple[int, int]:
+    """(rows, columns) of the pictures in which motion is looked for."""
+    share = min(1.0, max(0.5, FLOW_PX / 2 / max(height, width)), FLOW_PX / max(height, width))
+    return max(16, round(height * share)), max(16, round(width * share))
 
 
 class _Flow:
@@ -229,13 +276,11 @@ class _Flow:
     def grey(frame_FHWC: Tensor) -> Tensor:
         """uint8 (F, rows, columns), small, of pictures (F, H, W, 3 or 4)."""
         cv2 = opencv()
-        height, width = frame_FHWC.shape[1:3]
-        share = min(1.0, max(0.5, FLOW_PX / 2 / max(height, width)), FLOW_PX / max(height, width))
-        size = (max(16, round(width * share)), max(16, round(height * share)))
+        rows, columns = small_size(*frame_FHWC.shape[1:3])
         small = [
             cv2.resize(
                 cv2.cvtColor(f[..., :3].cpu().contiguous().numpy(), cv2.COLOR_RGB2GRAY),
-                size,
+                (columns, rows),
                 interpolation=cv2.INTER_AREA,
             )
             for f in frame_FHWC
@@ -312,20 +357,6 @@ def _bounded(before_FcHW: Tensor, now_FcHW: Tensor) -> Tensor:
     return before_FcHW.clamp(torch.lerp(high, low, 1.5), torch.lerp(low, high, 1.5))
 
 
-def around(x_FcHW: Tensor, reach: int, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """The values up to `reach` (1 or 2) away in each direction, combined by `torch.minimum`, `torch.maximum` or
-    `torch.add`; beyond the margin its values go on. Two or three steps a direction; torch's own pooling takes up to
-    twenty times as long on a processor."""
-    for dim in (-1, -2):
-        x = nnf.pad(x_FcHW, (reach, reach, 0, 0) if dim == -1 else (0, 0, reach, reach), mode="replicate")
-        count = x_FcHW.shape[dim]
-        some = combine(x.narrow(dim, 0, count + 2 * reach - 1), x.narrow(dim, 1, count + 2 * reach - 1))
-        if reach == 2:
-            some = combine(some.narrow(dim, 0, count + 1), some.narrow(dim, 2, count + 1))
-        x_FcHW = combine(some.narrow(dim, 0, count), x.narrow(dim, 2 * reach, count))
-    return x_FcHW
-
-
 class _Carried:
     """What was made of the newest frame, and which one that was."""
 
@@ -390,7 +421,9 @@ class Estimates:
                 self._stages.pop(first + i, None)
                 continue
             carried = self._stages.setdefault(first + i, _Carried())
-            out[i] = carried.blended(out[i], guide, guide.latent, guide.params.motion_latent, 0.0, "bilinear")
+            how = Carrying.of(guide.params)
+            share = 0.0 if how is None else how.latent
+            out[i] = carried.blended(out[i], guide, guide.latent, share, 0.0, "bilinear")
         return torch.stack(out)
 
 
@@ -405,6 +438,7 @@ class Pictures:
         if guide is None:
             self._carried = _Carried()
             return x_F3HW
-        params = guide.params
-        share, sharpen = params.motion_share, params.motion_sharpen
-        return self._carried.blended(x_F3HW, guide, guide.picture, share, sharpen, "bicubic", bounded=True)
+        how = Carrying.of(guide.params)
+        if how is None:
+            return x_F3HW
+        return self._carried.blended(x_F3HW, guide, guide.picture, how.picture, how.sharpen, how.mode, bounded=True)

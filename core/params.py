@@ -375,6 +375,15 @@ class Params:
     bank_threshold: float = _param(
         0.98, "float", "Cosine similarity from which outputs are drawn to the bank.", low=0.0, high=1.0, step=0.005
     )
+    bank_match: float = _param(
+        0.45,
+        "float",
+        "Share of the picture that is the one before, piece by piece, where pieces of the input are found again there.",
+        low=0.0,
+        high=0.95,
+        step=0.05,
+        acts_with=("temporal", ("bank",)),
+    )
     bank_sink: bool = _param(
         True, "bool", "Keep the first frame of a take in the bank, in the coarse layers.", slow=True
     )

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as nnf
 
+from core.around import around
 from core.model import Model
-from core.motion import LONGEST_GAP, Follower, Guide, Pictures, Warp, around, between, identity_grid
+from core.motion import LONGEST_GAP, Follower, Guide, Pictures, Warp, between, identity_grid
 from core.params import Params
 from core.pixels import PixelError
 from core.stream import Stream, StreamConfig

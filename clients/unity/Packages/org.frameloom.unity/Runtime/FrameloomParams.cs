@@ -145,6 +145,9 @@ namespace Frameloom
         [Tooltip("Cosine similarity from which outputs are drawn to the bank."), Range(0f, 1f)]
         public float bankThreshold = 0.98f;
 
+        [Tooltip("Share of the picture that is the one before, piece by piece, where pieces of the input are found again there."), Range(0f, 0.95f)]
+        public float bankMatch = 0.45f;
+
         [Tooltip("Keep the first frame of a take in the bank, in the coarse layers.")]
         public bool bankSink = true;
 
@@ -270,6 +273,7 @@ namespace Frameloom
             to.Add("/bank_interval", bankInterval);
             to.Add("/bank_fusion", bankFusion);
             to.Add("/bank_threshold", bankThreshold);
+            to.Add("/bank_match", bankMatch);
             to.Add("/bank_sink", bankSink);
             to.Add("/bank_sizes", bankSizes);
             to.Add("/bank_reset", BankResetWords[(int)bankReset]);
@@ -361,6 +365,8 @@ namespace Frameloom
                 to.Add("/bank_fusion", bankFusion);
             if (bankThreshold != sent.bankThreshold)
                 to.Add("/bank_threshold", bankThreshold);
+            if (bankMatch != sent.bankMatch)
+                to.Add("/bank_match", bankMatch);
             if (bankSink != sent.bankSink)
                 to.Add("/bank_sink", bankSink);
             if (bankSizes != sent.bankSizes)
@@ -456,6 +462,7 @@ namespace Frameloom
             bankInterval = other.bankInterval;
             bankFusion = other.bankFusion;
             bankThreshold = other.bankThreshold;
+            bankMatch = other.bankMatch;
             bankSink = other.bankSink;
             bankSizes = other.bankSizes;
             bankReset = other.bankReset;
