@@ -346,8 +346,9 @@ class Params:
     temporal: str = _param(
         "off",
         "choice",
-        "Steady pictures: bank reads features of frames before (StreamV2V); engine carries pictures along the"
-        " client's motion plane, flow along estimated motion.",
+        "Steady pictures: bank reads features of frames before (StreamV2V) and shares what was painted where pieces of"
+        " the input are found again; engine carries pictures along the client's motion plane, flow along estimated"
+        " motion.",
         choices=TEMPORAL,
         main=True,
         slow=True,

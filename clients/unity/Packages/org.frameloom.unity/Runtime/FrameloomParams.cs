@@ -28,7 +28,7 @@ namespace Frameloom
         Txt2img,
     }
 
-    /// <summary>Steady pictures: bank reads features of frames before (StreamV2V); engine carries pictures along the client's motion plane, flow along estimated motion.</summary>
+    /// <summary>Steady pictures: bank reads features of frames before (StreamV2V) and shares what was painted where pieces of the input are found again; engine carries pictures along the client's motion plane, flow along estimated motion.</summary>
     public enum FrameloomTemporal
     {
         Off,
@@ -127,7 +127,7 @@ namespace Frameloom
         [Tooltip("Longest run of skipped frames. In frames."), Range(0, 1000)]
         public int similarityMaxSkip = 10;
 
-        [Tooltip("Steady pictures: bank reads features of frames before (StreamV2V); engine carries pictures along the client's motion plane, flow along estimated motion.")]
+        [Tooltip("Steady pictures: bank reads features of frames before (StreamV2V) and shares what was painted where pieces of the input are found again; engine carries pictures along the client's motion plane, flow along estimated motion.")]
         public FrameloomTemporal temporal = FrameloomTemporal.Off;
 
         [Tooltip("How the bank takes a new frame: merged into the old ones, or in a queue of whole frames.")]
