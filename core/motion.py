@@ -1,9 +1,10 @@
 """Steady pictures from motion: what was painted before, carried along the motion of the scene.
 
-A game engine knows where each pixel was in the frame before; without one, optical flow estimates it. Three things are
-moved along: the source picture, which says where that can be trusted, each stage's estimate of the clean latent before
-noise is added to it, and the finished picture. Blending clean estimates keeps the noise level that a stage was trained
-for, which blending noisy latents would lower.
+A game engine knows where each pixel was in the frame before; without one, optical flow estimates it, or each piece of
+the picture is found again by itself (the bank, `core.matching`). Three things are moved along: the source picture,
+which says where that can be trusted, each stage's estimate of the clean latent before noise is added to it, and the
+finished picture. Blending clean estimates keeps the noise level that a stage was trained for, which blending noisy
+latents would lower.
 
 Three threads take part, each with a state of its own: `Follower` while a frame is encoded, `Estimates` between the
 stages, `Pictures` behind the decoder. What they share of a frame is its `Guide`, which nothing writes to. Whatever has
@@ -16,19 +17,19 @@ before it, x to the right, y down.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from core.around import around
+from core.matching import Matching
 from core.opencv import opencv
 from core.params import Params
 from core.pixels import PixelError
 
-GUIDED = ("engine", "flow")
-"""The values of the parameter `temporal` that this file serves."""
 LONGEST_GAP = 4
 """The motion of one frame stands for that of so many when frames between were dropped; the source tells where not."""
 DEPTH_TOLERANCE = 0.1
@@ -39,10 +40,31 @@ FLOW_PX = 128
 
 class Warp(NamedTuple):
     """Where to read what was there before, and how far to trust it. grid (F, H, W, 2): as `grid_sample` wants it, -1..1
-    across. weight (F, 1, H, W): 0..1."""
+    across. weight (F, 1, H, W): 0..1. between: of the grid, see `between`; None where nothing asks for it."""
 
     grid: Tensor
     weight: Tensor
+    between: Tensor | None = None
+
+
+class Carrying(NamedTuple):
+    """How what was there before is used: shares of the picture and of every stage's estimate, sharpening of what was
+    read between pixels, and how the picture is read (`moved`)."""
+
+    picture: float
+    latent: float
+    sharpen: float
+    mode: str
+
+    @classmethod
+    def of(cls, params: Params) -> Carrying | None:
+        """What the parameters ask for; None where nothing is carried."""
+        if params.temporal == "bank":
+            # Pieces come from whole pixels: nothing is blurred, and nothing has to be sharpened.
+            return cls(params.bank_match, 0.0, 0.0, "nearest") if params.bank_match > 0.0 else None
+        if params.temporal == "off":
+            return None
+        return cls(params.motion_share, params.motion_latent, params.motion_sharpen, "bicubic")
 
 
 class Guide(NamedTuple):
@@ -80,7 +102,8 @@ def between(grid_FHW2: Tensor) -> Tensor:
     what is read there is blurred; to sharpen the rest would sharpen what stands still anew in every frame."""
     size = torch.tensor([grid_FHW2.shape[2], grid_FHW2.shape[1]], device=grid_FHW2.device)
     off = torch.frac((grid_FHW2 + 1.0) * (size / 2.0) + 0.5)
-    return (4.0 * off * (1.0 - off)).amax(-1)[:, None].clamp_min(0.0)
+    across, down = (4.0 * off * (1.0 - off)).unbind(-1)
+    return torch.maximum(across, down)[:, None].clamp_min(0.0)
 
 
 class _Before(NamedTuple):
@@ -103,8 +126,10 @@ class Follower:
         self._device = device
         self._here = identity_grid(*size, device)
         self._cells = identity_grid(*latent, device)
-        self._scale = torch.tensor([2.0 / size[1], 2.0 / size[0]], device=device)
+        # Written out, as a processor takes four times as long to spread two values over all pixels.
+        self._scale = torch.tensor([2.0 / size[1], 2.0 / size[0]], device=device).expand_as(self._here).contiguous()
         self._flow = _Flow()
+        self._matching = Matching(device)
         self._serial = 0
         self._before: _Before | None = None
 
@@ -119,9 +144,12 @@ class Follower:
         numbers: the client's, one a frame. Raises `PixelError` for planes of another shape.
         """
         frames = frame_FHWC.shape[0]
-        source = self._sized(frame_FHWC[..., :3].to(self._device).permute(0, 3, 1, 2).to(torch.float32), "bilinear")
-        depth, mask = (self._single(planes, name, frames) for name in ("depth", "mask"))
-        grey = self._flow.grey(frame_FHWC) if params.temporal == "flow" else None
+        # In planes, as everything that follows is several times as fast on them.
+        planar = frame_FHWC[..., :3].to(self._device).permute(0, 3, 1, 2).contiguous()
+        source = self._sized(planar.to(torch.float32), "bilinear")
+        known = planes if params.temporal != "bank" else {}
+        depth, mask = (self._single(known, name, frames) for name in ("depth", "mask"))
+        grey = self._grey(frame_FHWC, source, params)
         before, last = self._before, self._serial
 
         def kept(at: slice, number: int) -> _Before:
@@ -139,30 +167,40 @@ class Follower:
         if motion is None or not any(usable):
             return Guide(last + 1, frames, None, None, params)
         followed = torch.tensor(usable, dtype=torch.float32).to(self._device).view(-1, 1, 1, 1)
-        known = torch.isfinite(motion).all(-1)
-        step = torch.where(known[..., None], motion, 0.0) * self._scale
-        grid = self._here + step
-        inside = known & (grid.abs() <= 1.0).all(-1)
+        grid = torch.addcmul(self._here, motion, self._scale)
+        across, down = grid.abs().unbind(-1)
+        # What is not a number is not inside.
+        inside = torch.maximum(across, down) <= 1.0
+        grid = grid.nan_to_num_(0.0, 2.0, -2.0)
         earlier = torch.cat((before.source, source[:-1]))
-        there = moved(earlier, grid)
-        weight = _likeness(source - there, params.motion_tolerance) * inside[:, None]
-        if depth is not None and before.depth is not None:
-            weight = weight * _same_depth(depth, torch.cat((before.depth, depth[:-1])), grid)
-        if mask is not None and before.mask is not None:
-            weight = weight * _within(mask, torch.cat((before.mask, mask[:-1])), grid)
+        there = moved(earlier, grid, "nearest" if params.temporal == "bank" else "bilinear")
+        apart = source - there
         # Of what came from inside the picture alone: a fast pan is no cut.
         shared = inside[:, None].to(torch.float32)
-        unlike = ((source - there).square() * shared).flatten(1).mean(1) / shared.flatten(1).mean(1).clamp_min(1e-3)
-        strangers = 2.0 * source.flatten(2).var(-1).mean(1)
+        weight = _likeness(apart, params.motion_tolerance) * shared
+        off = None if params.temporal == "bank" else between(grid)
+        if depth is not None and before.depth is not None and off is not None:
+            weight = weight * _same_depth(depth, torch.cat((before.depth, depth[:-1])), grid, off)
+        if mask is not None and before.mask is not None and off is not None:
+            weight = weight * _within(mask, torch.cat((before.mask, mask[:-1])), grid, off)
+        if params.temporal == "bank":
+            # Pieces that are alike are found among strangers, too.
+            apart = source - earlier
+        unlike = (apart.square() * shared).flatten(1).mean(1) / shared.flatten(1).mean(1).clamp_min(1e-3)
+        strangers = 2.0 * _variance(source)
         weight = weight * followed * (unlike <= params.cut_threshold * strangers + 1.0).view(-1, 1, 1, 1)
-        cells = nnf.adaptive_avg_pool2d(step.permute(0, 3, 1, 2), self._latent).permute(0, 2, 3, 1)
-        return Guide(
-            last + 1,
-            frames,
-            Warp(self._cells + cells, nnf.adaptive_avg_pool2d(weight, self._latent)),
-            Warp(grid, weight),
-            params,
-        )
+        cells = None if params.temporal == "bank" else self._of_cells(grid, weight)
+        return Guide(last + 1, frames, cells, Warp(grid, weight, off), params)
+
+    def _of_cells(self, grid_FHW2: Tensor, weight_F1HW: Tensor) -> Warp:
+        """The same for latents: a cell moves as those of its pixels do that are trusted."""
+        # Every second pixel of every second row tells as much.
+        step, trusted = (grid_FHW2 - self._here)[:, ::2, ::2].permute(0, 3, 1, 2), weight_F1HW[..., ::2, ::2]
+        pooled = nnf.adaptive_avg_pool2d(torch.cat((step * trusted, trusted), 1), self._latent)
+        share = pooled[:, 2:]
+        cells = (pooled[:, :2] / share.clamp_min(1e-6)).permute(0, 2, 3, 1)
+        # A cell is seen in all pixels around it: one that is trusted in part would show what has gone.
+        return Warp(self._cells + cells, share.square().square())
 
     def _sized(self, x_FcHW: Tensor, mode: str) -> Tensor:
         if x_FcHW.shape[-2:] == self._size:
@@ -184,11 +222,14 @@ class Follower:
         self, planes: Mapping[str, Tensor], old: Tensor | None, grey: Tensor | None, gaps: Sequence[int], params: Params
     ) -> Tensor | None:
         """(F, H, W, 2), pixels of this size; not finite where unknown."""
-        if params.temporal == "flow":
-            if old is None or grey is None or old.shape[1:] != grey.shape[1:]:
+        if params.temporal != "engine":
+            if old is None or grey is None or old.shape[1:] != grey.shape[1:] or old.dtype != grey.dtype:
                 return None
-            pairs = zip(grey, torch.cat((old, grey[:-1])), strict=True)
-            small = torch.stack([self._flow.back(now, then) for now, then in pairs]).to(self._device)
+            then = torch.cat((old, grey[:-1]))
+            if params.temporal == "bank":
+                small = self._matching.back(grey, then)
+            else:
+                small = torch.stack([self._flow.back(*pair) for pair in zip(grey, then, strict=True)]).to(self._device)
         else:
             if "motion" not in planes:
                 return None
@@ -202,10 +243,27 @@ class Follower:
                 small = small * torch.tensor([float(max(g, 1)) for g in gaps]).to(self._device).view(-1, 1, 1, 1)
         (height, width), (rows, columns) = self._size, small.shape[1:3]
         if (rows, columns) == (height, width):
-            return small
+            return small.round() if params.temporal == "bank" else small
+        small = small * torch.tensor([width / columns, height / rows]).to(self._device)
+        if params.temporal == "bank":
+            small = small.round()
         mode = "bilinear" if params.temporal == "flow" else "nearest-exact"
-        sized = nnf.interpolate(small.permute(0, 3, 1, 2), self._size, mode=mode).permute(0, 2, 3, 1)
-        return sized * torch.tensor([width / columns, height / rows]).to(self._device)
+        planes_F2hw = small.permute(0, 3, 1, 2).contiguous()
+        return nnf.interpolate(planes_F2hw, self._size, mode=mode).permute(0, 2, 3, 1)
+
+    def _grey(self, frame_FHWC: Tensor, source_F3HW: Tensor, params: Params) -> Tensor | None:
+        """Small grey pictures (F, rows, columns) for what looks for motion or pieces in them."""
+        if params.temporal == "flow":
+            return self._flow.grey(frame_FHWC)
+        if params.temporal == "bank":
+            return nnf.interpolate(source_F3HW.mean(1, keepdim=True), small_size(*self._size), mode="area")[:, 0]
+        return None
+
+
+def small_size(height: int, width: int) -> tuple[int, int]:
+    """(rows, columns) of the pictures in which motion is looked for."""
+    share = min(1.0, max(0.5, FLOW_PX / 2 / max(height, width)), FLOW_PX / max(height, width))
+    return max(16, round(height * share)), max(16, round(width * share))
 
 
 class _Flow:
@@ -218,13 +276,11 @@ class _Flow:
     def grey(frame_FHWC: Tensor) -> Tensor:
         """uint8 (F, rows, columns), small, of pictures (F, H, W, 3 or 4)."""
         cv2 = opencv()
-        height, width = frame_FHWC.shape[1:3]
-        share = min(1.0, max(0.5, FLOW_PX / 2 / max(height, width)), FLOW_PX / max(height, width))
-        size = (max(16, round(width * share)), max(16, round(height * share)))
+        rows, columns = small_size(*frame_FHWC.shape[1:3])
         small = [
             cv2.resize(
                 cv2.cvtColor(f[..., :3].cpu().contiguous().numpy(), cv2.COLOR_RGB2GRAY),
-                size,
+                (columns, rows),
                 interpolation=cv2.INTER_AREA,
             )
             for f in frame_FHWC
@@ -258,25 +314,37 @@ def estimated_motion(frame_NHWC: Tensor) -> Tensor:
 
 
 def _likeness(difference_F3HW: Tensor, tolerance: float) -> Tensor:
-    """(F, 1, H, W): 1 up to half the tolerance in levels (0..255), 0 from one and a half on. Over 3 x 3 pixels, as an
-    edge between two pixels moves by parts of one."""
-    levels = nnf.avg_pool2d(difference_F3HW, 3, 1, 1).abs().amax(1, keepdim=True)
-    return (1.5 - levels / tolerance).clamp(0.0, 1.0)
+    """(F, 1, H, W): 1 up to half the tolerance in levels (0..255), 0 from one and a half on, by each pixel and by the
+    mean of 3 x 3, of the largest channel."""
+    levels = torch.maximum(around(difference_F3HW, 1, torch.add).abs_() / 9.0, difference_F3HW.abs())
+    levels = torch.maximum(torch.maximum(levels[:, :1], levels[:, 1:2]), levels[:, 2:])
+    return (1.5 - levels / tolerance).clamp_(0.0, 1.0)
 
 
-def _same_depth(depth_F1HW: Tensor, before_F1HW: Tensor, grid_FHW2: Tensor) -> Tensor:
+def _variance(x_FcHW: Tensor) -> Tensor:
+    """(F,): of each picture, mean over its channels. From the mean square, which takes a tenth of the time of
+    `torch.var` on a processor; for levels of 0..255 float32 holds it."""
+    planes = x_FcHW.flatten(2)
+    return (planes.square().mean(-1) - planes.mean(-1).square()).mean(1)
+
+
+def _same_depth(depth_F1HW: Tensor, before_F1HW: Tensor, grid_FHW2: Tensor, off_F1HW: Tensor) -> Tensor:
     """(F, 1, H, W): 1 where the surface was about as far away, 0 where another one was. Nothing (0, negative, not
     finite) is as far away as nothing."""
     nothing = 1e6
-    now, then = (torch.where(torch.isfinite(z) & (z > 0.0), z, nothing) for z in (depth_F1HW, before_F1HW))
-    return _within(now, then, grid_FHW2, DEPTH_TOLERANCE)
+    now, then = (torch.where((z > 0.0) & (z < nothing), z, nothing) for z in (depth_F1HW, before_F1HW))
+    return _within(now, then, grid_FHW2, off_F1HW, DEPTH_TOLERANCE)
 
 
-def _within(now_F1HW: Tensor, before_F1HW: Tensor, grid_FHW2: Tensor, tolerance: float = 0.0) -> Tensor:
-    """(F, 1, H, W): 1 where a value lies between the lowest and the highest around the place that it came from, give or
-    take a share of them. Masks: numbers of objects, or mattes, whose edges lie between inside and outside."""
-    lowest, highest = (-nnf.max_pool2d(-before_F1HW, 3, 1, 1), nnf.max_pool2d(before_F1HW, 3, 1, 1))
-    low, high = (moved(z, grid_FHW2, "nearest") for z in (lowest, highest))
+def _within(
+    now_F1HW: Tensor, before_F1HW: Tensor, grid_FHW2: Tensor, off_F1HW: Tensor, tolerance: float = 0.0
+) -> Tensor:
+    """(F, 1, H, W): 1 where a value is that of the place that it came from, give or take a share of it, or, as far as
+    that lies between pixels (off), lies between the lowest and the highest around there. Masks: numbers of objects, or
+    mattes, whose edges lie between inside and outside."""
+    lowest, highest = (around(before_F1HW, 1, choose) for choose in (torch.minimum, torch.maximum))
+    there, low, high = moved(torch.cat((before_F1HW, lowest, highest), 1), grid_FHW2, "nearest").split(1, 1)
+    low, high = torch.lerp(there, low, off_F1HW), torch.lerp(there, high, off_F1HW)
     return ((now_F1HW >= low * (1.0 - tolerance)) & (now_F1HW <= high * (1.0 + tolerance))).to(torch.float32)
 
 
@@ -284,22 +352,9 @@ def _bounded(before_FcHW: Tensor, now_FcHW: Tensor) -> Tensor:
     """What was there before, within twice the range of what is there now, over 5 x 5 pixels: a glow that lay on the
     ground goes with the object that it was painted around, although the ground itself stayed (as in temporal
     antialiasing: Karis, "High Quality Temporal Supersampling", SIGGRAPH 2014)."""
-    low, high = (extreme_of_5x5(now_FcHW, choose) for choose in (torch.minimum, torch.maximum))
+    low, high = (around(now_FcHW, 2, choose) for choose in (torch.minimum, torch.maximum))
     # Within the range itself lines would lose their peaks, which differ from frame to frame.
-    spare = 0.5 * (high - low)
-    return torch.minimum(torch.maximum(before_FcHW, low - spare), high + spare)
-
-
-def extreme_of_5x5(x_FcHW: Tensor, choose: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """The smallest or the largest of the 5 x 5 values around each, by `torch.minimum` or `torch.maximum`. Three choices
-    a direction; torch's own pooling takes twenty times as long on a processor."""
-    for dim in (-1, -2):
-        x = nnf.pad(x_FcHW, (2, 2, 0, 0) if dim == -1 else (0, 0, 2, 2), mode="replicate")
-        count = x_FcHW.shape[dim]
-        two = choose(x.narrow(dim, 0, count + 3), x.narrow(dim, 1, count + 3))
-        four = choose(two.narrow(dim, 0, count + 1), two.narrow(dim, 2, count + 1))
-        x_FcHW = choose(four.narrow(dim, 0, count), x.narrow(dim, 4, count))
-    return x_FcHW
+    return before_FcHW.clamp(torch.lerp(high, low, 1.5), torch.lerp(low, high, 1.5))
 
 
 class _Carried:
@@ -338,12 +393,12 @@ class _Carried:
             elif serial == self._serial + 1 and warp is not None:
                 grid = warp.grid[place : place + 1]
                 there = moved(old, grid, mode)
-                if sharpen:
-                    detail = there - nnf.avg_pool2d(there, 3, 1, 1, count_include_pad=False)
-                    there = there + sharpen * between(grid) * detail
+                if sharpen and warp.between is not None:
+                    detail = there - around(there, 1, torch.add) / 9.0
+                    there = torch.addcmul(there, warp.between[place : place + 1], detail, value=sharpen)
                 if bounded:
                     there = _bounded(there, now)
-                now = now + share * warp.weight[place : place + 1] * (there - now)
+                now = torch.lerp(now, there, share * warp.weight[place : place + 1])
             self._serial, self._value = serial, now
             out.append(now)
         return torch.cat(out) if len(out) > 1 else out[0]
@@ -366,7 +421,9 @@ class Estimates:
                 self._stages.pop(first + i, None)
                 continue
             carried = self._stages.setdefault(first + i, _Carried())
-            out[i] = carried.blended(out[i], guide, guide.latent, guide.params.motion_latent, 0.0, "bilinear")
+            how = Carrying.of(guide.params)
+            share = 0.0 if how is None else how.latent
+            out[i] = carried.blended(out[i], guide, guide.latent, share, 0.0, "bilinear")
         return torch.stack(out)
 
 
@@ -381,6 +438,7 @@ class Pictures:
         if guide is None:
             self._carried = _Carried()
             return x_F3HW
-        params = guide.params
-        share, sharpen = params.motion_share, params.motion_sharpen
-        return self._carried.blended(x_F3HW, guide, guide.picture, share, sharpen, "bicubic", bounded=True)
+        how = Carrying.of(guide.params)
+        if how is None:
+            return x_F3HW
+        return self._carried.blended(x_F3HW, guide, guide.picture, how.picture, how.sharpen, how.mode, bounded=True)

@@ -346,8 +346,9 @@ class Params:
     temporal: str = _param(
         "off",
         "choice",
-        "Steady pictures: bank reads features of frames before (StreamV2V); engine carries pictures along the"
-        " client's motion plane, flow along estimated motion.",
+        "Steady pictures: bank reads features of frames before (StreamV2V) and shares what was painted where pieces of"
+        " the input are found again; engine carries pictures along the client's motion plane, flow along estimated"
+        " motion.",
         choices=TEMPORAL,
         main=True,
         slow=True,
@@ -375,6 +376,15 @@ class Params:
     bank_threshold: float = _param(
         0.98, "float", "Cosine similarity from which outputs are drawn to the bank.", low=0.0, high=1.0, step=0.005
     )
+    bank_match: float = _param(
+        0.45,
+        "float",
+        "Share of the picture that is the one before, piece by piece, where pieces of the input are found again there.",
+        low=0.0,
+        high=0.95,
+        step=0.05,
+        acts_with=("temporal", ("bank",)),
+    )
     bank_sink: bool = _param(
         True, "bool", "Keep the first frame of a take in the bank, in the coarse layers.", slow=True
     )
@@ -401,7 +411,7 @@ class Params:
         acts_with=("temporal", ("engine", "flow")),
     )
     motion_latent: float = _param(
-        0.3,
+        0.15,
         "float",
         "Share of every stage's estimate that is the one before, moved along the motion.",
         low=0.0,

@@ -33,7 +33,7 @@ from core.input import Input
 from core.masked import PLANE as MASK
 from core.masked import Behind, behind
 from core.matched import Draws, Matcher
-from core.motion import GUIDED, Estimates, Follower, Guide, Pictures, planes_of
+from core.motion import Carrying, Estimates, Follower, Guide, Pictures, planes_of
 from core.moving_noise import MovingNoise
 from core.params import MAX_CONTROLS, MAX_LORAS, MAX_STEPS, ParamError, Params
 from core.pixels import PixelError
@@ -408,7 +408,7 @@ class Stream(Generic[Tag]):
         self, frame_FHWC: Tensor, planes: Mapping[str, Tensor], plan: Plan | None, numbers: Sequence[int]
     ) -> Guide | None:
         params = None if plan is None else plan.params
-        if params is None or not numbers or params.temporal not in GUIDED or params.task != "img2img":
+        if params is None or not numbers or Carrying.of(params) is None or params.task != "img2img":
             if self._following:
                 self._follower.forget()
                 self._following = False

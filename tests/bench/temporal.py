@@ -45,9 +45,17 @@ FIRST = 4
 MODES: dict[str, dict[str, Any]] = {
     "off": {},
     "bank": {"temporal": "bank"},
-    "bank, original": {"temporal": "bank", "bank_sink": False, "bank_sizes": False, "bank_reset": "never"},
+    "bank, features alone": {"temporal": "bank", "bank_match": 0.0},
+    "bank, original": {
+        "temporal": "bank",
+        "bank_match": 0.0,
+        "bank_sink": False,
+        "bank_sizes": False,
+        "bank_reset": "never",
+    },
     "bank, original queue": {
         "temporal": "bank",
+        "bank_match": 0.0,
         "bank": "fifo",
         "bank_frames": 4,
         "bank_interval": 1,
@@ -66,9 +74,13 @@ def painted(
 ) -> dict[int, Any]:
     """Outputs (H, W, 3) by the number of their frame. times: gets "turn_ms" and "processor_ms" of each judged turn.
     first: the frame to begin with."""
+    from core.motion import planes_of
+
     out = {}
+    of_use = planes_of(plan.params)
     for number in range(first, len(clip.colour)):
         planes = {"motion": clip.motion[number][None], "depth": clip.depth[number][None]}
+        planes = {name: plane for name, plane in planes.items() if name in of_use}
         started, busy = time.perf_counter(), time.process_time()
         picture = stream.step(clip.colour[number][None], number, plan, planes, (number + 1,))
         if times is not None and number >= FIRST:

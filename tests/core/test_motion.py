@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as nnf
 
+from core.around import around
 from core.model import Model
-from core.motion import LONGEST_GAP, Follower, Guide, Pictures, Warp, between, extreme_of_5x5, identity_grid
+from core.motion import LONGEST_GAP, Follower, Guide, Pictures, Warp, between, identity_grid
 from core.params import Params
 from core.pixels import PixelError
 from core.stream import Stream, StreamConfig
@@ -160,9 +161,21 @@ def test_depth_finds_what_colour_does_not_tell_apart():
     depth[0, :, :32] = 1.0  # something near was there, and is gone
     zero = torch.zeros(1, PX, PX, 2)
     weight = follow(fresh(), grey, zero, depth=depth).picture.weight[0, 0]
-    assert weight[:, :30].max() == 0.0 and weight[:, 34:].min() == 1.0
+    assert weight[:, :32].max() == 0.0 and weight[:, 32:].min() == 1.0, "to the pixel, where nothing lies between"
+    between_pixels = follow(fresh(), grey, right(0.5), depth=depth).picture.weight[0, 0]
+    assert between_pixels[:, :30].max() == 0.0 and between_pixels[:, 33:63].min() == 1.0
     sky = torch.full((2, PX, PX), float("inf"))
     assert follow(fresh(), grey, zero, depth=sky).picture.weight.min() == 1.0
+
+
+def test_what_comes_into_view_is_told_by_colour_to_the_pixel_and_its_cells_keep_nothing():
+    frames = pan(1).clamp(max=200).repeat(2, 1, 1, 1)
+    frames[0, :, 16:33] += 50  # was there, and is gone
+    guide = follow(fresh(), frames, torch.zeros(1, PX, PX, 2))
+    weight = guide.picture.weight[0, 0]
+    assert weight[:, 16:33].max() == 0.0 and weight[:, 34:].min() == 1.0
+    cells = guide.latent.weight[0, 0]
+    assert cells[:, 2:4].max() == 0.0 and cells[:, 5:].min() == 1.0 and cells[:, 4].max() < 0.7
 
 
 def test_a_mask_keeps_what_belongs_to_another_object_from_being_carried_over():
@@ -171,7 +184,7 @@ def test_a_mask_keeps_what_belongs_to_another_object_from_being_carried_over():
     mask[0, :, :32] = 8  # numbers of objects that are neighbours; one was there, and is gone
     zero = torch.zeros(1, PX, PX, 2)
     weight = follow(fresh(), grey, zero, mask=mask).picture.weight[0, 0]
-    assert weight[:, :30].max() == 0.0 and weight[:, 34:].min() == 1.0
+    assert weight[:, :32].max() == 0.0 and weight[:, 32:].min() == 1.0
     half = mask[:, ::2, ::2, None]
     assert torch.equal(follow(fresh(), grey, zero, mask=half).picture.weight[0, 0] > 0.5, weight > 0.5)
     for sometimes in ([None, mask[1]], [mask[0], None]):
@@ -320,7 +333,11 @@ def test_what_is_read_between_pixels_is_told():
 
 
 @pytest.mark.parametrize("size", [(7, 9), (5, 5), (2, 3)])
-def test_local_extremes_equal_their_plain_twin(size):
+@pytest.mark.parametrize("reach", [1, 2])
+def test_what_lies_around_equals_its_plain_twin(size, reach):
     x = torch.randn(2, 3, *size)
-    assert torch.equal(extreme_of_5x5(x, torch.maximum), nnf.max_pool2d(x, 5, 1, 2))
-    assert torch.equal(extreme_of_5x5(x, torch.minimum), -nnf.max_pool2d(-x, 5, 1, 2))
+    side = 2 * reach + 1
+    assert torch.equal(around(x, reach, torch.maximum), nnf.max_pool2d(x, side, 1, reach))
+    assert torch.equal(around(x, reach, torch.minimum), -nnf.max_pool2d(-x, side, 1, reach))
+    mean = nnf.avg_pool2d(nnf.pad(x, (reach,) * 4, mode="replicate"), side, 1)
+    torch.testing.assert_close(around(x, reach, torch.add) / side**2, mean)

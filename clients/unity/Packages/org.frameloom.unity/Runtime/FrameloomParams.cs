@@ -28,7 +28,7 @@ namespace Frameloom
         Txt2img,
     }
 
-    /// <summary>Steady pictures: bank reads features of frames before (StreamV2V); engine carries pictures along the client's motion plane, flow along estimated motion.</summary>
+    /// <summary>Steady pictures: bank reads features of frames before (StreamV2V) and shares what was painted where pieces of the input are found again; engine carries pictures along the client's motion plane, flow along estimated motion.</summary>
     public enum FrameloomTemporal
     {
         Off,
@@ -127,7 +127,7 @@ namespace Frameloom
         [Tooltip("Longest run of skipped frames. In frames."), Range(0, 1000)]
         public int similarityMaxSkip = 10;
 
-        [Tooltip("Steady pictures: bank reads features of frames before (StreamV2V); engine carries pictures along the client's motion plane, flow along estimated motion.")]
+        [Tooltip("Steady pictures: bank reads features of frames before (StreamV2V) and shares what was painted where pieces of the input are found again; engine carries pictures along the client's motion plane, flow along estimated motion.")]
         public FrameloomTemporal temporal = FrameloomTemporal.Off;
 
         [Tooltip("How the bank takes a new frame: merged into the old ones, or in a queue of whole frames.")]
@@ -144,6 +144,9 @@ namespace Frameloom
 
         [Tooltip("Cosine similarity from which outputs are drawn to the bank."), Range(0f, 1f)]
         public float bankThreshold = 0.98f;
+
+        [Tooltip("Share of the picture that is the one before, piece by piece, where pieces of the input are found again there."), Range(0f, 0.95f)]
+        public float bankMatch = 0.45f;
 
         [Tooltip("Keep the first frame of a take in the bank, in the coarse layers.")]
         public bool bankSink = true;
@@ -164,7 +167,7 @@ namespace Frameloom
         public float motionShare = 0.9f;
 
         [Tooltip("Share of every stage's estimate that is the one before, moved along the motion."), Range(0f, 0.95f)]
-        public float motionLatent = 0.3f;
+        public float motionLatent = 0.15f;
 
         [Tooltip("How far the input may differ from the one before, moved, for that to be used. In levels."), Range(1f, 128f)]
         public float motionTolerance = 16f;
@@ -270,6 +273,7 @@ namespace Frameloom
             to.Add("/bank_interval", bankInterval);
             to.Add("/bank_fusion", bankFusion);
             to.Add("/bank_threshold", bankThreshold);
+            to.Add("/bank_match", bankMatch);
             to.Add("/bank_sink", bankSink);
             to.Add("/bank_sizes", bankSizes);
             to.Add("/bank_reset", BankResetWords[(int)bankReset]);
@@ -361,6 +365,8 @@ namespace Frameloom
                 to.Add("/bank_fusion", bankFusion);
             if (bankThreshold != sent.bankThreshold)
                 to.Add("/bank_threshold", bankThreshold);
+            if (bankMatch != sent.bankMatch)
+                to.Add("/bank_match", bankMatch);
             if (bankSink != sent.bankSink)
                 to.Add("/bank_sink", bankSink);
             if (bankSizes != sent.bankSizes)
@@ -456,6 +462,7 @@ namespace Frameloom
             bankInterval = other.bankInterval;
             bankFusion = other.bankFusion;
             bankThreshold = other.bankThreshold;
+            bankMatch = other.bankMatch;
             bankSink = other.bankSink;
             bankSizes = other.bankSizes;
             bankReset = other.bankReset;
