@@ -94,7 +94,7 @@ class Events:
 def opened(folder: Path, step: int) -> Events:
     """A new file of the log in a folder, from a step on: what a killed run wrote of later ones is void."""
     folder.mkdir(parents=True, exist_ok=True)
-    events = Events(folder / f"events.out.tfevents.{time.time_ns()}")
+    events = Events(folder / f"events.out.tfevents.{int(time.time() * 1e6)}")
     events.event(_bytes(3, b"brain.Event:2"))
     started = _number(1, 1)
     events.event(_number(2, step) + _bytes(7, started))
