@@ -41,7 +41,7 @@ def silhouette(points: Floats, chosen: NDArray[np.bool_], ages_s: Floats | None 
     """
     points = np.asarray(points, float)[:, :3]
     ages = np.zeros(len(points)) if ages_s is None else np.asarray(ages_s, float)
-    good: NDArray[np.bool_] = np.isfinite(points).all(axis=1)
+    good = np.asarray(np.isfinite(points).all(axis=1), bool)
     good[good] = (points[good] ** 2).sum(1) > NEAR_M**2
     points, chosen, ages = points[good], np.asarray(chosen, bool)[good], ages[good]
     if chosen.sum() < 3 or chosen.all():
