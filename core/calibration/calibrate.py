@@ -40,7 +40,7 @@ SPREAD = 8.0
 share. With this, nine tenths of the unknowns of twelve sequences (drives and rooms, seeds 9200 to 9202, which neither
 the benchmark nor the tests use) lay within their 90 % interval."""
 SPREAD_BY_EDGES = 2.0
-"""The same where the search went by edges, from drives and rooms of seeds 7000 to 7011. What is left there is the
+"""The same where the search went by edges, from eleven drives and rooms (seeds 7000 to 7004). What is left there is the
 spacing of the rays, which is the same in all frames of a rig that stands."""
 
 
