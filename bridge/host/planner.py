@@ -155,6 +155,8 @@ class Planner:
 
         one_thread()
         unsubscribe = self._live.subscribe(lambda params, revision: self._changed.set())
+        # What changed before that, nobody told.
+        self._changed.set()
         try:
             while not self._stop.is_set():
                 settled_at_s = self._settled_at_s

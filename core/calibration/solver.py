@@ -296,6 +296,7 @@ class Solver:
         seen: list[State] = []
         candidates = [*self.coarse(), self.start]
         for number, state in enumerate(candidates):
+            progress(0.8 * number / len(candidates))
             for scale in EDGE_SCALES_PX[:-1]:
                 state, fit = few.refined(state, scale, self.free, 12)
                 self.trace.append((f"{scale:g} px", float(fit.cost.sum())))
@@ -306,7 +307,7 @@ class Solver:
             self.trace.append((f"{EDGE_SCALES_PX[-1]:g} px", float(fit.cost.sum())))
             if best is None or fit.cost.sum() < best[0]:
                 best = (float(fit.cost.sum()), state)
-            progress(0.8 * (number + 1) / len(candidates))
+        progress(0.8)
         assert best is not None
         state, fit = edges.refined(best[1], EDGE_SCALES_PX[-1], self.free)
         self.trace.append((f"{EDGE_SCALES_PX[-1]:g} px", float(fit.cost.sum())))

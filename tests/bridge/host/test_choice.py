@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from bridge.host.choice import choices
 from bridge.host.host import HostConfig
 from bridge.host.loading import check
-from bridge.host.planner import Planner
 from bridge.ring import now_ns
 from bridge.ring.layout import Kind
 from core.backend import BACKENDS, Backend
@@ -265,7 +264,7 @@ def test_what_is_built_once_is_used_again_and_what_is_not_is_painted_plainly_mea
         rig.wait(lambda: rig.host.planner.work.revision == rig.host.live.revision)
         assert rig.host.planner.work.stream is stream
         slow = threading.Event()
-        warm = Planner._warm
+        warm = rig.host.planner._warm
 
         def held(model, params, size):
             if model.execution.backend == "building":

@@ -866,7 +866,7 @@ def test_an_address_that_is_not_ours_is_a_typed_error(channel, live, host, port)
 
 
 def test_a_text_that_is_no_address_is_a_typed_error(channel, live):
-    with pytest.raises(GatewayError, match="is no address; use one of this machine"):
+    with pytest.raises(GatewayError, match="is not an address; use one of this machine"):
         Gateway([Channel(channel, live, Statistics())], host="\N{BULLET}..b", port=0, token="x" * 8).start()
 
 
