@@ -144,7 +144,13 @@ class Page:
         """Wait until an expression is true, and return its value."""
         deadline = time.monotonic() + patience_s
         while True:
-            value = await self.evaluate(script)
+            value = None
+            try:
+                value = await self.evaluate(script)
+            except BrowserError as error:
+                # The page is just going elsewhere: the next one will be asked.
+                if not any(words in str(error) for words in ("navigated or closed", "Cannot find context")):
+                    raise
             if value:
                 return value
             if time.monotonic() > deadline:

@@ -1,6 +1,7 @@
 """A gateway with rings written by a process of its own, for the tests of the page in a real headless Chromium."""
 
 import asyncio
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,7 @@ class Scene:
     gateway's process; host: what it tells of itself. shelf: the folder of its presets; None where none are kept."""
 
     def __init__(self, examples=("wax style, green box", "ink style, green box"), hosted=True, shelf=None, host=None):
+        self._given = (examples, hosted, shelf, copy.copy(host))
         self.examples = examples
         self.host = host
         self.hosted = hosted
@@ -60,6 +62,10 @@ class Scene:
         self.writer = None
         self.gateway = self.new_gateway(0)
         self.gateway.start()
+
+    def again(self):
+        """Another one, as this one began."""
+        return Scene(*self._given)
 
     def new_gateway(self, port):
         about = (self.live, self.statistics) if self.hosted else (None, None)
