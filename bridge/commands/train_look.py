@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.commands.arguments import Parser, parse_count, parse_folder, parse_seed
+from bridge.commands.training import check_settings, trained
 from bridge.terminal import PROGRAM
 
 
@@ -43,15 +44,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=parse_seed, default=0)
     parser.add_argument("--device", default=None, help="auto (default), cpu or cuda")
     args = parser.parse_args(argv)
-    if not args.minutes > 0:
-        parser.error(f"--minutes {args.minutes:g}: give a number above 0")
-    if not 0 <= args.rank <= 256:
-        parser.error(f"--rank {args.rank}: give 0 to 256")
-    if args.lr is not None and not 0.0 < args.lr < 1.0:
-        parser.error(f"--lr {args.lr:g}: give a number above 0 and below 1")
+    check_settings(parser, args)
 
     from bridge.commands.pictures import pictures_of
-    from bridge.commands.training import trained
     from core.tiny import WEIGHTS
     from core.training.folder import read_folder
     from core.training.look import PICTURE_PX, LookSettings, teach

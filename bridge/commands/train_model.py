@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.commands.arguments import Parser, parse_count, parse_folder, parse_seed
+from bridge.commands.training import check_settings, trained
 from bridge.terminal import PROGRAM
 
 OBJECTIVES = ("diffusion", "flow", "few-step")
@@ -60,12 +61,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=parse_seed, default=0)
     parser.add_argument("--device", default=None, help="auto (default), cpu or cuda")
     args = parser.parse_args(argv)
-    if not args.minutes > 0:
-        parser.error(f"--minutes {args.minutes:g}: give a number above 0")
-    if not 0 <= args.rank <= 256:
-        parser.error(f"--rank {args.rank}: give 0 to 256")
-    if args.lr is not None and not 0.0 < args.lr < 1.0:
-        parser.error(f"--lr {args.lr:g}: give a number above 0 and below 1")
+    check_settings(parser, args)
     if not 0.0 <= args.guidance <= 20.0:
         parser.error(f"--guidance {args.guidance:g}: give 0 to 20")
     if args.size % 16 or not 32 <= args.size <= 512:
@@ -74,7 +70,6 @@ def main(argv: list[str]) -> int:
         parser.error("--guidance and --rank need the trained model to --start from")
 
     from bridge.commands.pictures import cifar, is_cifar, pictures_of
-    from bridge.commands.training import trained
     from core.pairing import PAIRINGS
     from core.tiny import AUTOENCODER
     from core.training.model import ModelSettings, train_model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
 Log = Callable[[str], None]
 Run = Callable[["torch.device", Log, "Alone"], None]
 """Trains on a device, with a log, together with other processes."""
+
+
+def check_settings(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with the parser's error where --minutes, --rank or --lr cannot be."""
+    if not args.minutes > 0:
+        parser.error(f"--minutes {args.minutes:g}: give a number above 0")
+    if not 0 <= args.rank <= 256:
+        parser.error(f"--rank {args.rank}: give 0 to 256")
+    if args.lr is not None and not 0.0 < args.lr < 1.0:
+        parser.error(f"--lr {args.lr:g}: give a number above 0 and below 1")
 
 
 def trained(asked: str | None, run: Run) -> int:
