@@ -72,7 +72,8 @@ class Flight(Generic[Tag]):
             # By way of the scratch, as the values may lie in the slots themselves.
             return slots[1:n].copy_(scratch[: n - 1].copy_(values[:-1]))
 
-        mapped(moved, self._slots, self._scratch, after)
+        if n > 1:
+            mapped(moved, self._slots, self._scratch, after)
         return leaving
 
     @property

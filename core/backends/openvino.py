@@ -142,7 +142,7 @@ class Graph:
         leaves = tree_leaves((x_R, *others))
         # What nobody prepared comes late, and right all the same.
         form = self._compiled.get(x_R.shape[0]) or self._form(x_R.shape[0])
-        return tree_unflatten(form([leaf.contiguous().numpy() for leaf in leaves]), self._returned)
+        return tree_unflatten(form(leaves), self._returned)
 
 
 class _Compiled:
@@ -150,17 +150,34 @@ class _Compiled:
 
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
-        self._idle: deque[Any] = deque([compiled.create_infer_request()])
+        self._idle: deque[_Request] = deque([_Request(compiled)])
 
-    def __call__(self, arrays: list[Any]) -> list[Tensor]:
+    def __call__(self, leaves: list[Tensor]) -> list[Tensor]:
         try:
             request = self._idle.pop()
         except IndexError:
-            request = self._compiled.create_infer_request()
-        request.infer(arrays, share_inputs=True, share_outputs=True)
-        outputs = [torch.from_numpy(output.data).clone() for output in request.output_tensors]
+            request = _Request(self._compiled)
+        outputs = request.run(leaves)
         self._idle.append(request)
         return outputs
+
+
+class _Request:
+    """Buffers of one call."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+        self._read: list[Tensor | None] = [None] * len(compiled.inputs)
+
+    def run(self, leaves: list[Tensor]) -> list[Tensor]:
+        for i, leaf in enumerate(leaves):
+            # Prompts are the same tensors turn after turn. Handing all over anew costs 0.3 ms of a call of 13 ms.
+            if self._read[i] is not leaf:
+                lies = leaf.contiguous()
+                self._request.set_input_tensor(i, _library().Tensor(lies.numpy(), shared_memory=True))
+                self._read[i] = leaf if lies is leaf else None
+        self._request.infer({}, share_outputs=True)
+        return [torch.from_numpy(output.data).clone() for output in self._request.output_tensors]
 
 
 def _bytes_of(model: Any) -> int:

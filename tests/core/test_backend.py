@@ -375,6 +375,25 @@ def test_a_network_that_returns_what_it_will_read_again_equals_its_eager_twin(ba
             torch.testing.assert_close((mixed, ours), (expected, theirs), atol=1e-5, rtol=1e-5)
 
 
+class _Sum(torch.nn.Module):
+    def forward(self, x_Rc, y_Rc):
+        return x_Rc + 2.0 * y_Rc
+
+
+@pytest.mark.parametrize("backend", MEASURED)
+def test_what_changes_in_a_tensor_between_two_calls_is_read(backend):
+    x, wide = torch.zeros(3, 4), torch.zeros(3, 8)
+    execution = executions(CPU, here(backend), torch.float32)[0]
+    entry, example = BACKENDS[execution.backend], (x, torch.zeros(3, 4))
+    call = entry.call(entry.convert(_Sum(), example, None), example, execution)
+    for y in (torch.zeros(3, 4), wide[:, ::2]):  # one as it lies, one that has to be copied
+        for value in (1.0, 2.0):
+            x.fill_(value)
+            y.fill_(10.0 * value)
+            torch.testing.assert_close(call(x, y), torch.full((3, 4), 21.0 * value))
+    torch.testing.assert_close(call(torch.ones(3, 4), y), torch.full((3, 4), 41.0))
+
+
 def test_a_card_that_is_not_there_is_refused_with_those_that_are(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
