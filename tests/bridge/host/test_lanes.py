@@ -71,6 +71,36 @@ def test_closed_lanes_leave_nobody_waiting():
     lanes.close()
 
 
+def test_lanes_closed_amid_work_answer_for_all_of_it():
+    for number in range(100):
+        lanes = ThreadLanes(THREADS)
+        closing = threading.Thread(target=lanes.close)
+        marks = []
+        for i in range(12):
+            if i == number % 12:
+                closing.start()
+            turn = lanes.run("unet", lambda i=i: i, reads=(), writes=())
+            marks += [turn, lanes.run("decode", turn.result, after=(turn,), reads=(), writes=())]
+        for i, mark in enumerate(marks):
+            try:
+                assert mark.result() == i // 2
+            except Closed:
+                pass
+        closing.join(PATIENCE_S)
+        assert not closing.is_alive()
+
+
+def test_work_that_waits_for_another_lane_holds_its_own_back_in_order(lanes):
+    gate, done = threading.Event(), []
+    turn = lanes.run("unet", lambda: gate.wait(PATIENCE_S), reads=(), writes=())
+    lanes.run("decode", lambda: done.append("first"), after=(turn,), reads=(), writes=())
+    second = lanes.run("publish", lambda: done.append("second"), reads=(), writes=())
+    assert not second.wait(0.05)
+    gate.set()
+    assert second.wait(PATIENCE_S)
+    assert done == ["first", "second"]
+
+
 def frames_by(lanes, count: int = 6) -> list[tuple[int, torch.Tensor]]:
     """(source frame id, picture) of what leaves the path when frames of a small random model go along it."""
     stream = random_model(backend="eager").stream(StreamConfig(SIZE_PX, SIZE_PX))
