@@ -100,6 +100,7 @@ class Side {
     this.waiting = null;
     socket.onopen = () => {
       this.failures = 0;
+      if (this.name === "out") page.revision = -1; // of another host, perhaps: what this connection tells counts
       this.send({ type: "credit", n: 2 });
       connectionChanged();
     };
@@ -201,6 +202,8 @@ const page = {
   values: {},
   revision: -1,
   session: "",
+  questions: 0, // how often the host was asked to describe itself, and the newest of them that was answered
+  answered: 0,
   phase: "",
   words: null,
   examples: [],
@@ -281,14 +284,20 @@ function hear(message) {
   } else if (message.type === "error") {
     const control = page.controls.get(message.name);
     if (control) control.refused(message.message, message.id);
-    else notice(message.message);
+    else {
+      notice(message.message);
+      page.midi.answered(message.id, -1);
+    }
   } else if (message.type === "ok") {
     const control = page.controls.get(message.name);
     if (control) control.accepted(message.id);
+    else page.midi.answered(message.id, message.revision);
   }
 }
 
 function takeValues(values, revision) {
+  // The answer to a request may be older than what was told since.
+  if (revision < page.revision) [values, revision] = [page.values, page.revision];
   if ("paused" in page.values && JSON.stringify(values) !== JSON.stringify(page.values)) {
     page.undo.changed(page.values, values);
   }
@@ -502,12 +511,17 @@ function offerBack(before) {
 }
 
 async function describeHost() {
+  const question = ++page.questions;
   const query = new URLSearchParams({ ...asked("token"), ...asked("channel"), page: location.origin });
   const answer = await fetch(`api/params?${query}`, { cache: "no-store" });
   page.unknown = answer.status === 404;
   if (!answer.ok) throw new Error((await answer.text()).slice(0, 200));
   const about = await answer.json();
-  const before = page.session && page.session !== about.session ? page.values : null;
+  if (question < page.answered) return; // a newer question was answered before
+  page.answered = question;
+  const anew = page.session !== about.session;
+  const before = page.session && anew ? page.values : null;
+  if (anew) page.revision = -1;
   page.channel = about.channel;
   page.session = about.session;
   page.phase = about.phase;
@@ -526,16 +540,23 @@ async function describeHost() {
   }
   buildPrompts(about.examples, about.words);
   byId("typing").hidden = about.specs.length === 0;
-  for (const control of page.controls.values()) control.forget();
-  page.presets.forget();
   takeValues(about.values, about.revision);
   if (before !== null && about.specs.length && JSON.stringify(before) !== JSON.stringify(about.values)) offerBack(before);
   showHealth();
 }
 
+// After a lost connection nothing is on its way any more.
+function forgetQuestions() {
+  for (const control of page.controls.values()) control.forget();
+  page.presets.forget();
+  page.midi.forgetQuestions();
+  page.undo.wanted = [];
+}
+
 async function reconnect(side) {
   try {
     await describeHost();
+    if (side.name === "out") forgetQuestions();
     nameChannels().catch(() => {});
   } catch (error) {
     // Only a request that got no answer at all fails with a TypeError.

@@ -63,7 +63,7 @@ export class Control {
     this.spec = spec;
     this.page = page;
     this.nextId = 0;
-    this.unanswered = new Set();
+    this.answered = 0; // answers come in order, and one may be missing where many wait
     this.timer = 0;
     this.toldTimer = 0;
     this.sentAt = 0;
@@ -176,17 +176,18 @@ export class Control {
     this.lastSent = JSON.stringify(value);
     this.sentAt = performance.now();
     this.unsent = !this.page.send({ type: "set", name: this.spec.name, value, id });
-    if (this.unsent) this.say("not connected; this was not sent");
-    else this.unanswered.add(id);
+    if (!this.unsent) return;
+    this.say("not connected; this was not sent");
+    this.answered = id;
   }
 
   accepted(id) {
-    this.unanswered.delete(id);
+    this.answered = id;
     if (id === this.nextId) this.say("");
   }
 
   refused(message, id) {
-    this.unanswered.delete(id);
+    this.answered = id;
     this.lastSent = undefined;
     if (id !== this.nextId) return;
     this.say(message);
@@ -231,7 +232,7 @@ export class Control {
     this.earlier?.follow(value);
     const focused = this.look.inputs.includes(document.activeElement);
     const typing = focused && (performance.now() - this.editedAt < EDITING_MS || (this.spec.kind === "str" && this.editedAt > 0));
-    if (this.timer || this.playTimer || this.unanswered.size || this.unsent || typing || this.root.hasAttribute("data-bad")) return;
+    if (this.timer || this.playTimer || this.answered < this.nextId || this.unsent || typing || this.root.hasAttribute("data-bad")) return;
     this.lastSent = JSON.stringify(value);
     this.look.write(value);
     this.page.edited(this);
@@ -248,11 +249,14 @@ export class Control {
     this.idle.textContent = acts ? "" : `no effect while ${name.replaceAll("_", " ")} ${shown}`;
   }
 
-  // After a lost connection nothing is on its way any more; what was typed meanwhile stays, to be sent.
+  /** After a lost connection nothing is on its way any more; what was typed meanwhile stays, to be sent. */
   forget() {
-    this.unanswered.clear();
+    this.answered = this.nextId;
     if (this.unsent) this.say("this was not sent: Enter applies it, Escape drops it");
-    else this.say("");
+    else {
+      this.say("");
+      this.follow(this.page.values[this.spec.name]);
+    }
   }
 }
 

@@ -61,6 +61,8 @@ export class Midi {
     this.access = null;
     this.learning = null; // the control that takes the next knob
     this.pending = {}; // values by name that were not sent yet
+    this.nextId = 0;
+    this.asked = new Map(); // by name what was sent: {value, id, revision}; it is in force from that revision on
     this.timer = 0;
     this.box = byId("midi");
     this.said = byId("midi-said");
@@ -167,7 +169,7 @@ export class Midi {
 
   play(control, message) {
     const { name } = control.spec;
-    const now = this.pending[name] ?? this.page.values[name];
+    const now = this.pending[name] ?? this.inForce(name);
     const value = valueOf(control.spec, message, now, this.page.texts(name));
     if (JSON.stringify(value) === JSON.stringify(now)) return;
     control.played(value);
@@ -175,11 +177,30 @@ export class Midi {
     this.timer ||= setTimeout(() => this.send(), SEND_MS);
   }
 
+  // What was sent counts, although the host has not told it yet: a key struck twice goes two steps.
+  inForce(name) {
+    const asked = this.asked.get(name);
+    return asked !== undefined && asked.revision > this.page.revision ? asked.value : this.page.values[name];
+  }
+
   // All that was moved meanwhile, in one message; the newest value of each.
   send() {
     this.timer = 0;
-    if (!this.page.send({ type: "update", values: this.pending })) this.say("not connected; this was not sent", "bad");
+    const id = ++this.nextId;
+    if (this.page.send({ type: "update", values: this.pending, id })) {
+      for (const [name, value] of Object.entries(this.pending)) this.asked.set(name, { value, id, revision: Infinity });
+    } else this.say("not connected; this was not sent", "bad");
     this.pending = {};
+  }
+
+  /** The host has taken what was sent, with this revision of the parameters; -1 where it refused it. */
+  answered(id, revision) {
+    // Answers come in order, and one may be missing where many wait.
+    for (const asked of this.asked.values()) if (asked.id <= id) asked.revision = Math.min(asked.revision, revision);
+  }
+
+  forgetQuestions() {
+    this.asked.clear();
   }
 
   show() {

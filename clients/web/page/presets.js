@@ -12,7 +12,7 @@ export class PresetList {
     this.chosen = ""; // the one that was recalled or saved last
     this.nextId = 0;
     this.waiting = new Map(); // what to do with the answer to a message, by its id
-    this.fetching = null;
+    this.questions = 0; // how often the list was asked for
     this.undoTimer = 0;
     this.box = byId("presets");
     this.tiles = byId("preset-tiles");
@@ -44,10 +44,10 @@ export class PresetList {
   /** Ask the gateway what there is; the newest answer counts. */
   async load() {
     const query = new URLSearchParams({ ...asked("token"), channel: this.page.channel });
-    const mine = (this.fetching = fetch(`api/presets?${query}`, { cache: "no-store" }));
-    const answer = await mine.catch(() => null);
-    if (this.fetching !== mine || !answer?.ok) return;
-    const about = await answer.json();
+    const question = ++this.questions;
+    const answer = await fetch(`api/presets?${query}`, { cache: "no-store" }).catch(() => null);
+    const about = answer?.ok ? await answer.json() : null;
+    if (question !== this.questions || about === null) return;
     this.box.hidden = about.presets === null;
     if (about.presets === null) return;
     this.presets = about.presets;

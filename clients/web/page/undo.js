@@ -10,14 +10,14 @@ export class Undo {
     this.past = [];
     this.future = [];
     this.changedAt = -Infinity;
-    this.wanted = null; // what going back or forward has asked for, until it is in force
+    this.wanted = []; // what going back and forward has asked for and is not in force yet, in order
   }
 
   /** The values in force have changed, by anybody. */
   changed(before, now) {
-    const asked = same(now, this.wanted);
-    this.wanted = asked ? null : this.wanted;
-    if (!asked && performance.now() - this.changedAt > ONE_MOVE_MS) {
+    const at = this.wanted.findIndex((values) => same(values, now));
+    this.wanted = at < 0 ? [] : this.wanted.slice(at + 1);
+    if (at < 0 && performance.now() - this.changedAt > ONE_MOVE_MS) {
       this.past.push(before);
       if (this.past.length > STEPS) this.past.shift();
       this.future = [];
@@ -38,8 +38,8 @@ export class Undo {
   go(from, to, now) {
     const values = from.pop();
     if (values === undefined) return undefined;
-    to.push(now);
-    this.wanted = values;
+    to.push(this.wanted.at(-1) ?? now);
+    this.wanted.push(values);
     return values;
   }
 }

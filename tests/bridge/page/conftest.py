@@ -32,14 +32,6 @@ def on_the_page():
             scene = scene or Scene()
             try:
                 return runner.run(asyncio.wait_for(visit(scene, scenario, query, view), 300))
-            except (Exception, pytest.fail.Exception) as error:
-                # Where all cores are busy, a headless browser now and then holds a message back for a minute.
-                print(f"played once more: {error}")
-                again = scene.again()
-                try:
-                    return runner.run(asyncio.wait_for(visit(again, scenario, query, view), 300))
-                finally:
-                    again.end()
             finally:
                 scene.end()
 

@@ -1,7 +1,6 @@
 """A gateway with rings written by a process of its own, for the tests of the page in a real headless Chromium."""
 
 import asyncio
-import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -45,13 +44,37 @@ with RingWriter(name + ".in", capacity_bytes=1 << 16) as a, RingWriter(name + ".
         time.sleep(0.04)
 """
 
+# What the gateway tells the page waits until `letGo()`.
+HOLD_WHAT_IS_TOLD = """(() => {
+    const { socket } = page.sides.out;
+    const hear = socket.onmessage;
+    const told = [];
+    socket.onmessage = (event) => told.push(event);
+    globalThis.letGo = () => {
+        socket.onmessage = hear;
+        for (const event of told.splice(0)) hear(event);
+    };
+})()"""
+
+# What the gateway answered to requests of PATH waits in `answers`; each comes when it is called.
+HOLD_ANSWERS = """(() => {
+    const ask = globalThis.fetch;
+    globalThis.answers = [];
+    globalThis.fetch = async (path, ...about) => {
+        const answer = await ask(path, ...about);
+        if (!path.startsWith("PATH")) return answer;
+        const body = await answer.json();
+        const json = () => new Promise((done) => answers.push(() => done(body)));
+        return { ok: answer.ok, status: answer.status, json };
+    };
+})()"""
+
 
 class Scene:
     """A gateway, a browser with its page, and a writer process when asked for. hosted: whether a host is in the
     gateway's process; host: what it tells of itself. shelf: the folder of its presets; None where none are kept."""
 
     def __init__(self, examples=("wax style, green box", "ink style, green box"), hosted=True, shelf=None, host=None):
-        self._given = (examples, hosted, shelf, copy.copy(host))
         self.examples = examples
         self.host = host
         self.hosted = hosted
@@ -62,10 +85,6 @@ class Scene:
         self.writer = None
         self.gateway = self.new_gateway(0)
         self.gateway.start()
-
-    def again(self):
-        """Another one, as this one began."""
-        return Scene(*self._given)
 
     def new_gateway(self, port):
         about = (self.live, self.statistics) if self.hosted else (None, None)

@@ -341,6 +341,24 @@ def test_controls_work_by_keyboard_and_follow_what_others_set(on_the_page):
     assert on_the_page(scenario) == []
 
 
+def test_a_control_follows_again_although_an_answer_is_missing(on_the_page):
+    """The gateway owes a slow page the newest answers alone."""
+
+    async def scenario(scene, page):
+        await page.until("'paused' in page.values")
+        await page.evaluate("""(() => {
+            const control = page.controls.get("steps");
+            page.send = () => true;
+            control.put(2);
+            control.put(3);
+            control.accepted(2);
+        })()""")
+        scene.live.set("steps", 5)
+        await page.until("document.querySelector('#p-steps').value === '5'")
+
+    assert on_the_page(scenario) == []
+
+
 def test_a_bad_value_is_shown_at_its_control_and_a_good_one_clears_it(on_the_page):
     async def scenario(scene, page):
         await page.until(f"page.controls.size === {len(SPECS)}")

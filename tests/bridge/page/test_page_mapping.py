@@ -6,7 +6,7 @@ import pytest
 
 from bridge.page.files import WEB
 from core.params import SPECS
-from tests.bridge.page.scene import Scene, needs_browser
+from tests.bridge.page.scene import HOLD_WHAT_IS_TOLD, Scene, needs_browser
 
 pytestmark = needs_browser
 
@@ -114,6 +114,50 @@ def test_keys_switch_and_go_through_choices_and_wheels_are_fine(on_the_page):
         await page.evaluate(f"(midi.play(0xF8), midi.play({KNOB}, 123, 0), midi.play({BEND} + 1, 0, 0))")
         await page.evaluate("new Promise((done) => setTimeout(done, 200))")
         assert scene.live.revision == revision
+
+    assert on_the_page(scenario) == []
+
+
+def test_keys_and_knobs_go_on_from_what_was_sent_although_the_host_has_not_told_it_yet(on_the_page):
+    async def scenario(scene, page):
+        await ready(page)
+        await page.evaluate(STAND_IN)
+        for name, key in (("paused", 60), ("guidance", 61)):
+            await learn(page, name, KEY, key, 100)
+        await learn(page, "similarity_filter", KNOB, 1, 1)
+        await page.evaluate(HOLD_WHAT_IS_TOLD)
+        for wanted in (True, False, True):
+            await page.evaluate(f"midi.play({KEY}, 60, 90)")
+            await scene.until(lambda wanted=wanted: scene.live.current.paused is wanted)
+        for wanted in SPECS["guidance"].choices[1:3]:
+            await page.evaluate(f"midi.play({KEY}, 61, 90)")
+            await scene.until(lambda wanted=wanted: scene.live.current.guidance == wanted)
+        # A knob that is turned there and back is where it was.
+        for wanted, place in ((True, 127), (False, 0)):
+            await page.evaluate(f"midi.play({KNOB}, 1, {place})")
+            await scene.until(lambda wanted=wanted: scene.live.current.similarity_filter is wanted)
+        # What somebody else sets afterwards is what a key goes on from.
+        scene.live.set("paused", False)
+        await page.evaluate("letGo()")
+        await page.until("page.values.paused === false && page.values.similarity_filter === false")
+        await page.evaluate(f"midi.play({KEY}, 60, 90)")
+        await scene.until(lambda: scene.live.current.paused is True)
+
+    assert on_the_page(scenario) == []
+
+
+def test_a_key_goes_on_from_what_is_in_force_where_the_host_refused(on_the_page):
+    async def scenario(scene, page):
+        await ready(page)
+        await page.evaluate(STAND_IN)
+        await learn(page, "guidance", KEY, 61, 100)
+        # A host that knows less than it said.
+        await page.evaluate("page.controls.get('guidance').spec.choices = ['none', 'no such thing', 'full']")
+        await page.evaluate(f"midi.play({KEY}, 61, 90)")
+        await page.until("document.querySelector('#notice').textContent.includes('no such thing')")
+        await page.evaluate("page.controls.get('guidance').spec.choices = ['none', 'full']")
+        await page.evaluate(f"midi.play({KEY}, 61, 90)")
+        await scene.until(lambda: scene.live.current.guidance == "full")
 
     assert on_the_page(scenario) == []
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from core.params import SPECS
-from tests.bridge.page.scene import Scene, needs_browser
+from tests.bridge.page.scene import HOLD_WHAT_IS_TOLD, Scene, needs_browser
 
 pytestmark = needs_browser
 
@@ -69,6 +69,25 @@ def test_undo_and_redo_go_through_what_anybody_did(on_the_page):
         await key(page, "y", CTRL, 89)
         await page.evaluate("document.querySelector('#undo').click()")
         await scene.until(lambda: now() == (5, 0.8))
+
+    assert on_the_page(scenario) == []
+
+
+def test_undo_and_redo_pressed_faster_than_the_host_answers(on_the_page):
+    async def scenario(scene, page):
+        await ready(page)
+        for seed in (5, 6, 7):
+            await moved(scene, page, seed=seed)
+        await asyncio.sleep(0.8)
+        await page.evaluate(HOLD_WHAT_IS_TOLD)
+        for press, seed in (("z", 6), ("z", 5), ("y", 6), ("z", 5)):
+            await key(page, press, CTRL, ord(press.upper()))
+            await scene.until(lambda seed=seed: scene.live.current.seed == seed)
+        await page.evaluate("letGo()")
+        await page.until("page.values.seed === 5")
+        for seed in (6, 7):
+            await key(page, "y", CTRL, 89)
+            await scene.until(lambda seed=seed: scene.live.current.seed == seed)
 
     assert on_the_page(scenario) == []
 

@@ -18,9 +18,9 @@ from bridge.page.picture import picture_of, thumbnail
 from bridge.page.thumbnail import SIDE_PX, thumbnail_of
 from bridge.ring import Kind, RingReader, RingWriter
 from tests import chromium
+from tests.bridge.page.scene import BROWSER, HOLD_ANSWERS, Scene, needs_browser
 from tests.rings import fresh_channel, sweep
 
-BROWSER = chromium.find()
 PATIENCE_S = 60
 
 
@@ -260,9 +260,7 @@ def test_a_gateway_without_presets_says_so(tmp_path):
 TILES = "[...document.querySelectorAll('#preset-tiles span')].map((span) => span.textContent)"
 
 
-@pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium on this machine (Debian: apt install chromium); the page cannot be tried"
-)
+@needs_browser
 def test_presets_are_saved_recalled_and_kept_in_order_on_the_page(stage):
     async def scenario():
         async with chromium.Browser(BROWSER) as browser:
@@ -270,6 +268,7 @@ def test_presets_are_saved_recalled_and_kept_in_order_on_the_page(stage):
             await page.until("document.querySelector('#connection').dataset.state === 'connected'")
 
             async def press(selector):
+                await page.until(f"document.querySelector({selector!r}) !== null")
                 await page.evaluate(f"document.querySelector({selector!r}).click()")
 
             async def save(name):
@@ -301,3 +300,21 @@ def test_presets_are_saved_recalled_and_kept_in_order_on_the_page(stage):
             assert page.problems == []
 
     asyncio.run(asyncio.wait_for(scenario(), 4 * PATIENCE_S))
+
+
+@needs_browser
+def test_of_two_lists_of_presets_the_one_that_was_asked_for_last_is_shown(on_the_page, tmp_path):
+    async def scenario(scene, page):
+        await page.until("page.presets.easing.options.length > 0")
+        await page.evaluate(HOLD_ANSWERS.replace("PATH", "api/presets"))
+        scene.presets.save("Dawn")
+        await page.until("answers.length === 1")
+        scene.presets.save("Dusk")
+        await page.until("answers.length === 2")
+        await page.evaluate("answers[1]()")
+        await page.until(f"{TILES}.join() === 'Dawn,Dusk'")
+        await page.evaluate("answers[0]()")
+        await page.evaluate("new Promise((done) => setTimeout(done, 100))")
+        assert await page.evaluate(TILES) == ["Dawn", "Dusk"]
+
+    assert on_the_page(scenario, scene=Scene(shelf=tmp_path)) == []

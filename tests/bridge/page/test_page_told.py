@@ -11,7 +11,7 @@ from core.params import SPECS, Params
 from core.tiny import WEIGHTS
 from core.tiny.vocabulary import words_of
 from tests import chromium
-from tests.bridge.page.scene import BROWSER, Scene, needs_browser
+from tests.bridge.page.scene import BROWSER, HOLD_ANSWERS, Scene, needs_browser
 from tests.rings import fresh_channel
 
 pytestmark = needs_browser
@@ -80,6 +80,47 @@ def test_after_a_restart_the_old_picture_is_dim_and_the_settings_are_offered_bac
 
     problems = on_the_page(scenario, scene=Scene(host=Told()))
     assert all("ERR_CONNECTION_REFUSED" in problem for problem in problems)
+
+
+def test_an_answer_from_before_undoes_nothing_that_was_told_since(on_the_page):
+    """The page asks for the host's description when another model is there, while messages and answers go on."""
+
+    async def scenario(scene, page):
+        await loaded(page)
+        await page.until("page.model === 'embedded'")
+        await page.evaluate(HOLD_ANSWERS.replace("PATH", "api/params"))
+        scene.host.model_name = "another"
+        await page.until("answers.length === 1")
+        scene.live.set("prompt", "a cat")
+        await page.until("page.values.prompt === 'a cat'")
+        # A value on its way is still one after the answer, and so is what was asked about presets.
+        await page.evaluate("page.send = () => true; page.controls.get('steps').put(3); page.presets.ask({})")
+        await page.evaluate("answers[0]()")
+        await page.evaluate("new Promise((done) => setTimeout(done, 100))")
+        assert await page.evaluate("[page.values.prompt, page.controls.get('prompt').look.read()]") == ["a cat"] * 2
+        assert await page.evaluate("[page.controls.get('steps').look.read(), page.presets.waiting.size]") == [3, 1]
+
+    assert on_the_page(scenario, scene=Scene(host=Told())) == []
+
+
+def test_of_two_descriptions_the_one_that_was_asked_for_last_counts(on_the_page):
+    async def scenario(scene, page):
+        await loaded(page)
+        await page.until("page.model === 'embedded'")
+        await page.evaluate(HOLD_ANSWERS.replace("PATH", "api/params"))
+        scene.host.words = None
+        scene.host.model_name = "knows nearly all words"
+        await page.until("answers.length === 1")
+        scene.host.words = words_of(WEIGHTS)
+        scene.host.model_name = "embedded"
+        await page.until("answers.length === 2")
+        await page.evaluate("answers[1]()")
+        await page.until("page.answered === page.questions")
+        await page.evaluate("answers[0]()")
+        await page.evaluate("new Promise((done) => setTimeout(done, 100))")
+        assert not await page.evaluate("document.querySelector('#known').hidden")
+
+    assert on_the_page(scenario, scene=Scene(host=Told())) == []
 
 
 def test_what_to_do_next_is_said_where_pictures_are_missing(on_the_page):
