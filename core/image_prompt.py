@@ -257,7 +257,10 @@ def load(path: Path, unet: Any, dtype: torch.dtype, pictures: Sequence[Path], ke
     path = _file(path, width)
     weights, _ = weights_of(path, "IP-Adapter")
     if "image_proj.proj.weight" not in weights and any(_FACES.search(name) for name in weights):
-        raise ModelError(f"{path} is an IP-Adapter FaceID, which wants a library of faces; use a plain or plus one")
+        raise ModelError(
+            f"{path} is an IP-Adapter FaceID, which is not supported: it reads faces as insightface's models do, which"
+            " are for non-commercial use alone; use a plain, plus or full one"
+        )
     other = next((name for name in weights if not name.startswith(("image_proj.", "ip_adapter."))), None)
     if other is not None or not weights:
         raise ModelError(f"{path} is no IP-Adapter that is known here ({other or 'it is empty'}); use a published one")
