@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from core.backend import Call
 from core.device import uploaded
+from core.latent_colours import LatentColours, fitted
 from core.reuse import LEVELS_PER_UNIT, Cells, Kept, Window
 
 
@@ -66,6 +67,16 @@ class Codec:
             x = nnf.interpolate(x, self._size, mode="bilinear", antialias=True)
         unscaled = self.encoder(x / 127.5 - 1.0, None if tolerance is None else tolerance / 127.5)
         return (unscaled - self._shift) * self._scale
+
+    @torch.inference_mode()
+    def colours(self, frames: int) -> LatentColours:
+        """Set-up verb: where colours lie in the latents, from a few encodings of so many pictures at once."""
+
+        def latents(levels_F3HW: Tensor) -> Tensor:
+            # Not by `encoder`, which may be at work on a frame.
+            return (self._encode(levels_F3HW / 127.5 - 1.0) - self._shift) * self._scale  # type: ignore[no-any-return]
+
+        return fitted(latents, frames, self._size, self._device)
 
     @torch.inference_mode()
     def decode(self, latent_Fchw: Tensor) -> Tensor:

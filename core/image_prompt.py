@@ -141,9 +141,9 @@ PROJECTIONS: Mapping[str, type[Pooled] | type[Full] | type[Resampler]] = {
 class ImagePrompt:
     """An adapter and the pictures that it may be shown.
 
-    layers: to_k_ip and to_v_ip (H D, C) of every cross-attention layer, in the U-Net's order. given: files and folders
-    of pictures, see `core.references.named`. Pictures are encoded once. Several threads may ask for them: what is kept
-    is replaced as a whole, and a picture that two ask for at once is encoded twice.
+    layers: to_k_ip and to_v_ip (H D, C) of every cross-attention layer, in the U-Net's order. given, kept: files and
+    folders of pictures, see `core.references.named`. Pictures are encoded once. Several threads may ask for them: what
+    is kept is replaced as a whole, and a picture that two ask for at once is encoded twice.
     """
 
     def __init__(
@@ -153,12 +153,14 @@ class ImagePrompt:
         layers: Sequence[tuple[Tensor, Tensor]],
         encoder: Any,
         given: Sequence[Path],
+        kept: Path | None = None,
     ) -> None:
         self.name = path.stem
         self.layers = layers
         self._projection = projection
         self._encoder = encoder
         self._given = given
+        self._kept = kept
         self._seen: dict[Path, tuple[int, Tensor]] = {}
         self._nothing: Tensor | None = None
         self.encodings = 0
@@ -181,9 +183,9 @@ class ImagePrompt:
     def tokens(self, reference: str) -> Tensor:
         """(2, T, C): for each of `core.guidance.ROLES`, what rows of it read, of a picture by its name; zeros where
         there is none. Raises `PictureError`."""
-        there = named(self._given)
+        there = named(self._given, self._kept)
         if reference not in there:
-            hint = f"use one of {', '.join(there)}" if self._given else "start the host with --reference FILE"
+            hint = f"use one of {', '.join(there)}" if len(there) > 1 else "start the host with --reference FILE"
             raise PictureError(f"there is no reference picture {reference!r} here; {hint}")
         path = there[reference]
         nothing = self._nothing
@@ -248,14 +250,17 @@ def cross_attention(unet: Any) -> list[Any]:
     return [module for name, module in unet.named_modules() if name.endswith(".attn2")]
 
 
-def load(path: Path, unet: Any, dtype: torch.dtype, pictures: Sequence[Path]) -> ImagePrompt:
-    """An adapter for that U-Net from a file, or from a folder of the published repository. pictures: those that it may
-    be shown. Raises `ModelError`."""
+def load(path: Path, unet: Any, dtype: torch.dtype, pictures: Sequence[Path], kept: Path | None = None) -> ImagePrompt:
+    """An adapter for that U-Net from a file, or from a folder of the published repository. pictures, kept: those that
+    it may be shown, see `core.references.named`. Raises `ModelError`."""
     width = int(unet.config.cross_attention_dim)
     path = _file(path, width)
     weights, _ = weights_of(path, "IP-Adapter")
     if "image_proj.proj.weight" not in weights and any(_FACES.search(name) for name in weights):
-        raise ModelError(f"{path} is an IP-Adapter FaceID, which wants a library of faces; use a plain or plus one")
+        raise ModelError(
+            f"{path} is an IP-Adapter FaceID, which is not supported: it reads faces as insightface's models do, which"
+            " are for non-commercial use alone; use a plain, plus or full one"
+        )
     other = next((name for name in weights if not name.startswith(("image_proj.", "ip_adapter."))), None)
     if other is not None or not weights:
         raise ModelError(f"{path} is no IP-Adapter that is known here ({other or 'it is empty'}); use a published one")
@@ -269,7 +274,7 @@ def load(path: Path, unet: Any, dtype: torch.dtype, pictures: Sequence[Path]) ->
     layers = _layers(path, parts["ip_adapter"], unet)
     projection = _projection(path, parts["image_proj"], width).to(dtype)
     encoder = _encoder(path, projection, dtype)
-    return ImagePrompt(path, projection, layers, encoder, tuple(pictures))
+    return ImagePrompt(path, projection, layers, encoder, tuple(pictures), kept)
 
 
 def _file(path: Path, width: int) -> Path:

@@ -279,6 +279,7 @@ def load_model(
     controls: Sequence[tuple[str, Path]] = (),
     adapter: Path | None = None,
     references: Sequence[Path] = (),
+    kept_references: Path | None = None,
     embeddings: Sequence[Path] = (),
 ) -> Model:
     """Load a model folder in the diffusers layout, or a single file, from disk; nothing is downloaded.
@@ -286,8 +287,8 @@ def load_model(
     dtype, backend, store: see `core.backend.executions`; the first of them is taken. prediction: see `check_folder`.
     loras: files of LoRAs that change it. controls: folders of ControlNets, each with what it is shown
     (`core.control.SOURCES`). adapter: file or folder of an IP-Adapter. references: files and folders of the pictures
-    that it may be shown, the first at the start. embeddings: files of words by textual inversion. Raises `ModelError`,
-    and `BackendError` for what is not available.
+    that it may be shown, the first at the start; kept_references: a folder of those that come later. embeddings: files
+    of words by textual inversion. Raises `ModelError`, and `BackendError` for what is not available.
     """
     execution = executions(device, backend, dtype, store=store)[0]
     folder = Path(folder)
@@ -301,7 +302,7 @@ def load_model(
     parts = replace(parts, encoders=teach([EmbeddingFile.of(Path(path)) for path in embeddings], parts.encoders))
     pictures = None
     if adapter is not None:
-        pictures = image_prompt.load(Path(adapter), parts.unet, execution.weights_dtype, references)
+        pictures = image_prompt.load(Path(adapter), parts.unet, execution.weights_dtype, references, kept_references)
     try:
         return assemble(folder, parts, scheduler, execution, family, files, nets, pictures)
     except ScheduleError as error:

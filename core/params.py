@@ -497,6 +497,36 @@ class Params:
     feedback_y: float = _param(
         0.0, "float", "Move of the last painting upwards, in heights, per frame.", low=-0.5, high=0.5, step=0.01
     )
+    feedback_hue: float = _param(
+        0.0,
+        "float",
+        "Turn of the last painting's colours, red towards green, per frame.",
+        unit="degrees",
+        low=-180.0,
+        high=180.0,
+        step=1.0,
+        slow=True,
+    )
+    feedback_saturation: float = _param(
+        1.0,
+        "float",
+        "The last painting's colours so many times as far from grey, per frame.",
+        unit="times",
+        low=0.0,
+        high=2.0,
+        step=0.01,
+        slow=True,
+    )
+    feedback_brightness: float = _param(
+        1.0,
+        "float",
+        "The last painting so many times as bright, per frame; trails fade to black below 1.",
+        unit="times",
+        low=0.5,
+        high=1.5,
+        step=0.01,
+        slow=True,
+    )
     control_1: float = _control("first", "Strength of", 1.0, 2.0)
     control_1_start: float = _control("first", "Share of the steps before those of", 0.0, 1.0)
     control_1_end: float = _control("first", "Share of the steps after which there are none of", 1.0, 1.0)

@@ -268,6 +268,7 @@ class Stream(Generic[Tag]):
         )
         if tolerance_of(params, self._device) is not None:
             self._codec.prepare_reuse()
+        self._feedback.prepare(params, lambda: self._codec.colours(self.config.frame_buffer))
         settle(self._device)
         self._last_plan = plan
         return plan

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bridge.commands.arguments import (
     MAX_PORT,
@@ -32,6 +32,7 @@ from bridge.commands.signals import StopRequest
 from bridge.control.access import is_loopback, new_token
 from bridge.control.live import LiveParams
 from bridge.control.presets import Presets
+from bridge.control.references import References
 from bridge.control.shelf import Shelf, users_folder
 from bridge.control.statistics import Statistics
 from bridge.interop.adaptor import AdaptorError
@@ -41,6 +42,10 @@ from bridge.recording.process import RecordingProcess
 from bridge.ring.errors import RingError
 from bridge.terminal import PROGRAM, say, say_warnings, status, status_every_s
 from core.params import CONTROL_SOURCES, MAX_CONTROLS, MAX_LORAS, SPECS, SWITCH_WORDS, ParamError, Params, params_for
+from core.references import named
+
+if TYPE_CHECKING:
+    from bridge.host.host import Host
 
 NEW_TOKEN = "new"
 """The word of the command line that asks for a random token."""
@@ -80,8 +85,9 @@ class ChannelHost:
     is wrong with the options themselves, when it is made.
 
     examples: prompts that the page offers. any_port: take a free port, with a note, when the wanted one is taken. page:
-    see `page_options`. models: where hosts that share weights have them from. presets, recordings: the folders of both,
-    of recordings from the page; None is the user's own. options: the rest of `bridge.host.config.HostConfig`.
+    see `page_options`. models: where hosts that share weights have them from. presets, recordings, kept_references: the
+    folders of these, of recordings and reference pictures from the page; None is the user's own. options: the rest of
+    `bridge.host.config.HostConfig`.
     """
 
     def __init__(
@@ -98,6 +104,7 @@ class ChannelHost:
         models: Any = None,
         presets: Path | None = None,
         recordings: Path | None = None,
+        kept_references: Path | None = None,
         **options: Any,
     ) -> None:
         from bridge.host.host import Host, HostConfig, HostError
@@ -106,7 +113,11 @@ class ChannelHost:
         set_library_habits()
         if max(port, osc_port) > MAX_PORT:
             raise StartError(f"port {max(port, osc_port)} of {channel}: ports end at {MAX_PORT}; give a lower one")
-        config = HostConfig(channel, **options)
+        folders = {
+            name: users_folder().with_name(name) if given is None else given
+            for name, given in (("presets", presets), ("recordings", recordings), ("references", kept_references))
+        }
+        config = HostConfig(channel, kept_references=folders["references"], **options)
         self.live = LiveParams(params)
         self.statistics = Statistics()
         self.ended = threading.Event()
@@ -127,9 +138,9 @@ class ChannelHost:
         self.examples = tuple(examples)
         """May be set until `listen`."""
         self.channel = channel
-        folder = users_folder().with_name("recordings") if recordings is None else recordings
-        self.recordings = RecordingProcess(channel, folder, lambda: self._page_root)
-        self.presets = presets_of(self.live, channel, Shelf(users_folder() if presets is None else presets))
+        self.recordings = RecordingProcess(channel, folders["recordings"], lambda: self._page_root)
+        self.presets = presets_of(self.live, channel, Shelf(folders["presets"]))
+        self.references = references_of(self.host, folders["references"])
         self._ports = (port, osc_port)
         self._osc_host = osc_host
         self._any_port = any_port
@@ -170,9 +181,10 @@ class ChannelHost:
         from bridge.control.lora_osc import lora_aliases
         from bridge.control.osc import OscError, OscPortInUse, OscServer
         from bridge.control.preset_osc import preset_commands
+        from bridge.control.references import reference_commands
 
         aliases = lora_aliases(self.host.config.lora_names)
-        commands = preset_commands(self.presets)
+        commands = {**preset_commands(self.presets), **reference_commands(self.references)}
 
         def make(port: int) -> OscServer:
             return OscServer(
@@ -202,7 +214,16 @@ class ChannelHost:
         from bridge.page.gateway import Channel, Gateway, GatewayError, GatewayPortInUse
 
         channels = [
-            Channel(one.channel, one.live, one.statistics, one.examples, one.host, one.presets, one.recordings)
+            Channel(
+                one.channel,
+                one.live,
+                one.statistics,
+                one.examples,
+                one.host,
+                one.presets,
+                one.recordings,
+                one.references,
+            )
             for one in (self, *others)
         ]
         what = start_page.strip("/") or "page"
@@ -243,6 +264,24 @@ def presets_of(live: LiveParams, channel: str, shelf: Shelf) -> Presets:
         return thumbnail_of(channel)
 
     return Presets(live, shelf, look)
+
+
+def references_of(host: Host, folder: Path) -> References:
+    """What takes in reference pictures for a host while it runs."""
+
+    def look(ring: str) -> bytes:
+        from bridge.page.thumbnail import still_of
+
+        return still_of(ring)
+
+    return References(
+        host.config.channel,
+        host.live,
+        folder,
+        lambda: named(host.config.references),
+        lambda: any(spec.name == "reference" for spec in host.specs),
+        look,
+    )
 
 
 def add_host_options(parser: argparse.ArgumentParser) -> None:
@@ -335,6 +374,13 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
         help="where recordings from the page are kept (default: beside the user's presets)",
     )
     parser.add_argument(
+        "--kept-references",
+        type=parse_folder,
+        default=None,
+        metavar="FOLDER",
+        help="where reference pictures from the page are kept (default: beside the user's presets)",
+    )
+    parser.add_argument(
         "--set",
         dest="settings",
         metavar="NAME=VALUE",
@@ -405,6 +451,7 @@ def host_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> d
         "cache": args.cache,
         "presets": args.presets,
         "recordings": args.recordings,
+        "kept_references": args.kept_references,
         "osc_port": args.osc_port,
         "osc_host": args.osc_host,
         "port": args.port,

@@ -10,6 +10,7 @@ Addresses (every one of a parameter is derived from `core.params.SPECS`):
     /unsubscribe [port]   ends it
     /preset/...           see `bridge.control.preset_osc`, where presets are kept
     /lora/NAME <weight>   see `bridge.control.lora_osc`
+    /reference/take       see `bridge.control.references`
     anything refused      answered by /error <address> <message>
 
 Time tags are ignored: a live parameter holds from the moment it arrives. The parameters in one bundle change
@@ -79,7 +80,7 @@ _MAX_SENDERS = 64
 _OTHER_FAMILY = {"127.0.0.1": "::1", "localhost": "::1", "::1": "127.0.0.1", "0.0.0.0": "::", "::": "0.0.0.0"}
 _COMMANDS = ("/get", "/ping", "/subscribe", "/unsubscribe")
 # What servers like this one send. Answering it would let two of them talk to each other for ever.
-_ANSWERS = ("/error", "/value", "/pong", "/subscribed", "/stats/", "/preset/done", "/preset/name")
+_ANSWERS = ("/error", "/value", "/pong", "/subscribed", "/stats/", "/preset/done", "/preset/name", "/reference/taken")
 
 Sender = tuple[Any, ...]
 """A socket address as recvfrom gives it: (host, port) or, for IPv6, (host, port, flow, scope)."""

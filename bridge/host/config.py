@@ -18,12 +18,13 @@ class HostConfig:
     diffusers layout, or a single .safetensors file; prediction: what such a file's U-Net predicts, where the file does
     not say so. loras: files of LoRAs that change it. controls: folders of ControlNets, each with what it is shown.
     adapter: file or folder of an IP-Adapter, or None; references: files and folders of the pictures that it may be
-    shown. embeddings: files of words by textual inversion. size: (width, height) in pixels to work at; None follows the
-    frames' aspect at the model's own area. device, dtype: see `core.device`. backend: see `core.backend`. lossless:
-    take every frame and publish every result, waiting for both sides. overlap: False is the serial twin. threads: CPU
-    threads of one network call. What of backend, dtype, overlap and threads is None is measured on a CPU
-    (`bridge.host.tuning`). models_folder: with further models to change to while the host runs, or None. cache: a
-    folder for what one start leaves to the next, or None. directory: a folder for file-backed rings.
+    shown; kept_references: a folder of those that come while the host runs, or None. embeddings: files of words by
+    textual inversion. size: (width, height) in pixels to work at; None follows the frames' aspect at the model's own
+    area. device, dtype: see `core.device`. backend: see `core.backend`. lossless: take every frame and publish every
+    result, waiting for both sides. overlap: False is the serial twin. threads: CPU threads of one network call. What of
+    backend, dtype, overlap and threads is None is measured on a CPU (`bridge.host.tuning`). models_folder: with further
+    models to change to while the host runs, or None. cache: a folder for what one start leaves to the next, or None.
+    directory: a folder for file-backed rings.
     """
 
     channel: str
@@ -43,6 +44,7 @@ class HostConfig:
     controls: tuple[tuple[str, Path], ...] = ()
     adapter: Path | None = None
     references: tuple[Path, ...] = ()
+    kept_references: Path | None = None
     embeddings: tuple[Path, ...] = ()
 
     @property

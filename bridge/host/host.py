@@ -114,8 +114,8 @@ class Host:
         # What was given to change the first model changes that one.
         own = self._model == self.config.model
         controls = [source for source, _ in self.config.controls]
-        pictures = tuple(named(self.config.references)) if self.config.adapter is not None else ()
-        specs = specs_for(str(self._model), *((self.config.lora_names, controls, pictures) if own else ()))
+        pictures = () if self.config.adapter is None else named(self.config.references, self.config.kept_references)
+        specs = specs_for(str(self._model), *((self.config.lora_names, controls, tuple(pictures)) if own else ()))
         if len(names) == 1:
             return tuple(spec for spec in specs if spec.name != "model")
         return tuple(replace(spec, kind="choice", choices=names) if spec.name == "model" else spec for spec in specs)

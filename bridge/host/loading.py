@@ -172,7 +172,7 @@ def _load(config: HostConfig, params: Params) -> Loaded:
     everything = tuning.default_threads()
     folder = WEIGHTS if config.model == "embedded" else located(str(config.model))
     device, ways = _ways(config)
-    names = ("prediction", "loras", "controls", "adapter", "references", "embeddings")
+    names = ("prediction", "loras", "controls", "adapter", "references", "kept_references", "embeddings")
     given: dict[str, Any] = {name: getattr(config, name) for name in names}
     try:
         words = words_of(folder) if config.model == "embedded" else read_words(folder)

@@ -46,7 +46,7 @@ ABSENT = {
     **dict.fromkeys(
         ("/ipadapter_config", "/ipadapter_update"),
         "an IP-Adapter and its pictures are given at the start (--ip-adapter FILE, --reference PICTURE); /reference"
-        " NAME takes another of them",
+        " NAME takes another of them, /reference/take what the input shows",
     ),
     "/textual_inversion_dict": "words by textual inversion are given at the start (--embedding FILE)",
     **dict.fromkeys(

@@ -33,6 +33,7 @@ from bridge.page.http import WSCloseCode, web
 from bridge.page.lines import Visitor
 from bridge.page.packet import Encoding
 from bridge.page.picture import Packet
+from bridge.page.reference import ReferencePictures
 from bridge.page.ring_view import SIDES, RingView
 from bridge.page.room import Channel, Room
 from bridge.page.senders import Senders
@@ -196,6 +197,7 @@ class Gateway:
         application.router.add_get("/snapshot.jpg", streams.snapshot)
         application.router.add_get("/stream.mjpg", streams.stream)
         application.router.add_post("/webrtc", streams.webrtc)
+        application.router.add_post("/reference", ReferencePictures(self._entrance).post)
         application.router.add_get("/ws", Visits(self._entrance, self._audience).watch)
         application.router.add_get("/send", Senders(self._entrance, self._audience).send)
         runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=2.0)

@@ -22,5 +22,7 @@ MESSAGES_PER_S = 200
 """Messages that one viewer may send; two credits per frame at 60 Hz and a dragged slider stay below."""
 SNAPSHOT_S = 3.0
 """How long a snapshot waits for a picture."""
+UPLOAD_S = 30.0
+"""How long a picture that is sent as a file may take."""
 STREAM_REPEAT_S = 5.0
 """A still picture is sent again on the MJPEG stream so often: it finds out who has left."""

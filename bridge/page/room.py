@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from bridge.control.live import LiveParams
 from bridge.control.morph import EASINGS
 from bridge.control.presets import Presets
+from bridge.control.references import References
 from bridge.control.statistics import Statistics
 from bridge.page.ring_view import RingView
 from core.params import SPECS, Spec
@@ -61,6 +62,7 @@ class Channel:
     live, statistics: of its host, when that runs in this process; without them the pictures are shown and the
     parameters are not. examples: prompts that the page offers. host: the host itself, in this process.
     presets: of its host; None where none are kept. recordings: what records it; None where nothing does.
+    references: what keeps pictures for an IP-Adapter; None without a host in this process.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Channel:
     host: RunningHost | None = None
     presets: Presets | None = None
     recordings: Recordings | None = None
+    references: References | None = None
 
 
 @dataclass(frozen=True)

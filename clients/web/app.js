@@ -6,6 +6,7 @@ import { drawGraphs, HISTORY_S } from "./page/figures.js";
 import { Midi } from "./page/midi.js";
 import { OwnPictures } from "./page/own.js";
 import { PresetList } from "./page/presets.js";
+import { Reference } from "./page/reference.js";
 import { Seeds } from "./page/seeds.js";
 import { SharePage } from "./page/share.js";
 import { Undo } from "./page/undo.js";
@@ -278,7 +279,11 @@ function hear(message) {
   } else if (message.do !== undefined) {
     page.presets.heard(message);
   } else if (message.type === "params") {
+    const before = page.values;
     takeValues(message.values, message.revision);
+    // A choice that came since, such as a picture that was sent: the controls are made anew with it.
+    const came = ({ kind, name, choices }) => kind === "choice" && page.values[name] !== before[name] && !choices.includes(page.values[name]);
+    if (page.specs.some(came)) describeHost().catch(() => {});
   } else if (message.type === "stats") {
     takeStatistics(message);
   } else if (message.type === "error") {
@@ -537,6 +542,7 @@ async function describeHost() {
     page.controls = buildControls(about.specs, page);
     page.touched = null;
     page.seeds.attach(page.controls.get("seed"));
+    page.reference.attach(page.controls.get("reference"));
   }
   buildPrompts(about.examples, about.words);
   byId("typing").hidden = about.specs.length === 0;
@@ -575,6 +581,7 @@ async function reconnect(side) {
 function start() {
   page.presets = new PresetList(page);
   page.seeds = new Seeds(page);
+  page.reference = new Reference(page, linkFor);
   page.share = new SharePage(linkFor);
   page.own = new OwnPictures(page);
   page.midi = new Midi(page);

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from core.feedback import Feedback, grid
+from core.latent_colours import colour_matrix
 from core.masked import behind
 from core.motion import moved
 from core.params import Params
@@ -63,11 +64,52 @@ def test_a_stream_mixes_what_left_before_into_what_comes_in(model, mode: str) ->
     assert differs > 0.1
 
 
+@pytest.mark.parametrize("mode", ["latency", "throughput"])
+def test_a_stream_changes_the_colours_of_what_it_mixes_in(model, mode: str) -> None:
+    frames = random_frames(5)
+    params = Params(prompt="red ball", steps=2, mode=mode, feedback=0.5, feedback_zoom=1.1)
+    how = {"feedback_hue": 90.0, "feedback_saturation": 1.3, "feedback_brightness": 0.9}
+    stream, plain = (model.stream(StreamConfig(SIZE_PX, SIZE_PX)) for _ in range(2))
+    plan, without = stream.plan(params.with_values(**how)), plain.plan(params.with_values(feedback=0.0))
+    colours = plain._codec.colours(1)
+    matrix = colour_matrix(90.0, 1.3, 0.9)
+    before, differs = None, 0.0
+    for number, frame in enumerate(frames):
+        finished = stream.advance(stream.encode(frame[None]), number, plan)
+        entering = plain.encode(frame[None])
+        if before is not None:
+            zoomed = shown(before, 1.1)
+            recoloured = colours.changed(zoomed, matrix)
+            differs = max(differs, float((recoloured - zoomed).abs().max()))
+            mixed = entering.estimate.lerp(recoloured[None], 0.5)
+            entering = entering._replace(estimate=mixed, anchor=mixed)
+        expected = plain.advance(entering, number, without)
+        assert (finished is None) == (expected is None)
+        if finished is not None and expected is not None:
+            assert torch.allclose(finished.latent_Fchw, expected.latent_Fchw, atol=1e-5)
+            before = expected.latent_Fchw
+    assert differs > 0.01
+    # Changed between two frames; nothing is fitted again.
+    stream._codec.colours = None
+    turned = stream.plan(params.with_values(**how | {"feedback_hue": -40.0}))
+    again = stream.advance(stream.encode(frames[:1]), 9, turned)
+    assert again is not None and bool(again.latent_Fchw.isfinite().all())
+
+
+def test_colours_that_stay_cost_nothing(model) -> None:
+    stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX))
+    stream._codec.colours = None
+    params = Params(prompt="red ball", mode="latency", feedback=0.5)
+    for changed in (params, params.with_values(feedback=0.0, feedback_hue=30.0)):
+        stream.advance(stream.encode(random_frames(1)), 0, stream.plan(changed))
+
+
 def test_feedback_that_ends_leaves_nothing_behind_and_stays_in_bounds(model) -> None:
     frames = random_frames(1)
     stream, fresh = (model.stream(StreamConfig(SIZE_PX, SIZE_PX)) for _ in range(2))
     params = Params(prompt="red ball", mode="latency")
-    full = stream.plan(params.with_values(feedback=0.95, feedback_zoom=1.05))
+    wild = {"feedback_hue": 50.0, "feedback_saturation": 2.0, "feedback_brightness": 1.5}
+    full = stream.plan(params.with_values(feedback=0.95, feedback_zoom=1.05, **wild))
     for number in range(30):
         picture = stream.advance(stream.encode(frames), number, full)
     assert picture is not None and bool(picture.latent_Fchw.isfinite().all())

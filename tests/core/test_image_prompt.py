@@ -326,7 +326,6 @@ def test_what_is_no_adapter_of_the_model_is_refused(repository: tuple[Path, str]
         (file("fewer", fewer), "was made for another family: it has . cross-attention layers, this model"),
         (file("nan", {**good, first: good[first] * float("nan")}), "to_k_ip.weight hold values that are no"),
         (file("lora", {"lora_unet_x.lora_down.weight": torch.zeros(1)}), "is no IP-Adapter that is known here"),
-        (file("faces", {**adapter_of_faces(good), "image_proj.norm.weight": torch.ones(8)}), "an IP-Adapter FaceID"),
         (file("half", {n: w for n, w in good.items() if n != "image_proj.norm.bias"}), "is no whole IP-Adapter"),
         (file("new", {**good, "ip_adapter.1.to_q_ip.weight": torch.ones(1)}), r"\(ip_adapter.1.to_q_ip.weight\)"),
     ):
@@ -334,9 +333,30 @@ def test_what_is_no_adapter_of_the_model_is_refused(repository: tuple[Path, str]
             alone(repository, path)
 
 
-def adapter_of_faces(good: dict[str, Tensor]) -> dict[str, Tensor]:
-    kept = {name: weight for name, weight in good.items() if not name.startswith("image_proj.")}
-    return {**kept, "image_proj.proj.0.weight": torch.ones(8, 4), "image_proj.proj.2.weight": torch.ones(8, 8)}
+FACES = {
+    "faceid": ("image_proj.proj.0.weight", "image_proj.proj.2.weight", "image_proj.norm.weight"),
+    "faceid-plusv2": (
+        "image_proj.proj.0.weight",
+        "image_proj.norm.weight",
+        "image_proj.perceiver_resampler.proj_in.weight",
+    ),
+    "faceid-portrait": ("image_proj.proj.0.weight", "image_proj.proj.2.weight", "image_proj.norm.weight"),
+}
+"""Weights of the published kinds for faces; all but the last change the U-Net by LoRAs, too."""
+
+
+@pytest.mark.parametrize("kind", FACES)
+def test_adapters_for_faces_are_refused_with_what_is_missing(
+    repository: tuple[Path, str], tmp_path: Path, kind: str
+) -> None:
+    weights = {name: weight for name, weight in load_file(place(repository)).items() if name.startswith("ip_adapter.")}
+    weights |= dict.fromkeys(FACES[kind], torch.ones(8, 8))
+    if kind != "faceid-portrait":
+        weights |= {f"ip_adapter.0.to_q_lora.{way}.weight": torch.ones(8, 8) for way in ("down", "up")}
+    path = tmp_path / f"{kind}.safetensors"
+    save_file({name: weight.clone() for name, weight in weights.items()}, path)
+    with pytest.raises(ModelError, match=rf"{kind}.* is an IP-Adapter FaceID, .* insightface's models .*; use a plain"):
+        alone(repository, path)
 
 
 def test_an_encoder_that_is_none_is_refused(repository: tuple[Path, str], tmp_path: Path) -> None:

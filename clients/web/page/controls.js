@@ -40,6 +40,8 @@ const PLAIN = {
   feedback: "trails",
   feedback_zoom: "tunnel",
   feedback_rotate: "spin",
+  feedback_hue: "rainbow",
+  feedback_brightness: "fade",
   paused: "freeze",
 };
 

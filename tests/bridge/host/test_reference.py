@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
+from bridge.commands.host import references_of
 from bridge.host.config import HostConfig, HostError
 from bridge.host.loading import check
 from core.params import AS_STARTED, Params
+from core.references import PictureError
 from core.tiny import WEIGHTS
 from tests.bridge.host.test_choice import OPTIONS, Painting
 from tests.bridge.host.test_host import PATIENCE_S
@@ -96,6 +98,36 @@ def test_a_name_that_was_wrong_from_the_start_gives_way_to_the_first_picture(pla
     with Painting(channel, params, **options(place)) as rig:
         assert np.array_equal(rig.colour(), expected)
         rig.wait(lambda: rig.host.live.current.reference == AS_STARTED)
+
+
+def test_pictures_that_come_later_are_painted_by_and_stay_for_the_next_start(place, tmp_path):
+    kept = tmp_path / "kept"
+    with start(place, kept_references=kept) as rig:
+        dawn = rig.colour()
+        references = references_of(rig.host, kept)
+        sent = references.add((place / "pictures" / "dusk.png").read_bytes(), "dusk.png")
+        assert sent == "dusk.jpg"
+        rig.wait(lambda: rig.host.planner.work.plan.params.reference == sent)
+        dusk = rig.colour()
+        assert np.abs(dusk.astype(int) - dawn.astype(int)).mean() > 1.0
+        taken = references.take("in")
+        rig.wait(lambda: rig.host.planner.work.plan.params.reference == taken)
+        assert np.abs(rig.colour().astype(int) - dusk.astype(int)).mean() > 1.0
+        choices = {spec.name: spec for spec in rig.host.specs}["reference"].choices
+        assert choices == (AS_STARTED, "dawn.png", "dusk.png", "words.png", sent, taken)
+        rig.host.live.set("reference", AS_STARTED)
+        rig.wait(lambda: rig.host.planner.work.plan.params.reference == AS_STARTED)
+        assert np.array_equal(rig.colour(), dawn)
+    params = Params(steps=1, strength=0.8, reference_scale=1.0, reference=sent)
+    channel = f"test-reference-{uuid.uuid4().hex[:8]}"
+    with Painting(channel, params, **options(place, kept_references=kept)) as rig:
+        assert np.array_equal(rig.colour(), dusk)
+
+
+def test_a_model_without_an_adapter_is_sent_no_picture(tmp_path):
+    with Painting(f"test-reference-{uuid.uuid4().hex[:8]}", model="passthrough", kept_references=tmp_path) as rig:
+        with pytest.raises(PictureError, match="start the host with --ip-adapter FILE"):
+            references_of(rig.host, tmp_path).take("in")
 
 
 def test_another_model_has_neither_adapter_nor_words_of_the_first(place, tmp_path):

@@ -205,6 +205,15 @@ namespace Frameloom
         [Tooltip("Move of the last painting upwards, in heights, per frame."), Range(-0.5f, 0.5f)]
         public float feedbackY = 0f;
 
+        [Tooltip("Turn of the last painting's colours, red towards green, per frame. In degrees."), Range(-180f, 180f)]
+        public float feedbackHue = 0f;
+
+        [Tooltip("The last painting's colours so many times as far from grey, per frame. In times."), Range(0f, 2f)]
+        public float feedbackSaturation = 1f;
+
+        [Tooltip("The last painting so many times as bright, per frame; trails fade to black below 1. In times."), Range(0.5f, 1.5f)]
+        public float feedbackBrightness = 1f;
+
         [Tooltip("Strength of the first ControlNet that the host was started with (--control)."), Range(0f, 2f)]
         public float control1 = 1f;
 
@@ -293,6 +302,9 @@ namespace Frameloom
             to.Add("/feedback_rotate", feedbackRotate);
             to.Add("/feedback_x", feedbackX);
             to.Add("/feedback_y", feedbackY);
+            to.Add("/feedback_hue", feedbackHue);
+            to.Add("/feedback_saturation", feedbackSaturation);
+            to.Add("/feedback_brightness", feedbackBrightness);
             to.Add("/control_1", control1);
             to.Add("/control_1_start", control1Start);
             to.Add("/control_1_end", control1End);
@@ -405,6 +417,12 @@ namespace Frameloom
                 to.Add("/feedback_x", feedbackX);
             if (feedbackY != sent.feedbackY)
                 to.Add("/feedback_y", feedbackY);
+            if (feedbackHue != sent.feedbackHue)
+                to.Add("/feedback_hue", feedbackHue);
+            if (feedbackSaturation != sent.feedbackSaturation)
+                to.Add("/feedback_saturation", feedbackSaturation);
+            if (feedbackBrightness != sent.feedbackBrightness)
+                to.Add("/feedback_brightness", feedbackBrightness);
             if (control1 != sent.control1)
                 to.Add("/control_1", control1);
             if (control1Start != sent.control1Start)
@@ -482,6 +500,9 @@ namespace Frameloom
             feedbackRotate = other.feedbackRotate;
             feedbackX = other.feedbackX;
             feedbackY = other.feedbackY;
+            feedbackHue = other.feedbackHue;
+            feedbackSaturation = other.feedbackSaturation;
+            feedbackBrightness = other.feedbackBrightness;
             control1 = other.control1;
             control1Start = other.control1Start;
             control1End = other.control1End;
