@@ -46,14 +46,15 @@ def fitted(
     """Of an autoencoder. encode: pictures (F, 3, H, W), levels 0..255, to latents, for so many at once as `frames`.
     size: (H, W)."""
     generator = torch.Generator().manual_seed(0)
-    colours, latents = [], []
+    colours: list[Tensor] = []
+    latents: list[Tensor] = []
     cells = 0
     while cells < SAMPLES and len(colours) < MAX_CALLS:
         # As many at the ends of the range as between.
         blobs = (1.6 * torch.rand((frames, 3, *BLOBS), generator=generator) - 0.3).clamp(0.0, 1.0)
         picture = nnf.interpolate(blobs, size, mode="bilinear", align_corners=True)
         latent = encode((picture * 255.0).to(device)).to("cpu", torch.float64)
-        colour = nnf.adaptive_avg_pool2d(picture, latent.shape[-2:]).to(torch.float64)
+        colour = nnf.adaptive_avg_pool2d(picture, (latent.shape[-2], latent.shape[-1])).to(torch.float64)
         colours.append(colour.movedim(1, -1).flatten(0, -2))
         latents.append(latent.movedim(1, -1).flatten(0, -2))
         cells += len(colours[-1])
