@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,40 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ModelError(f"{path} holds no settings; restore the model folder")
     return values
+
+
+@contextmanager
+def steady(paths: Iterable[Path]) -> Iterator[None]:
+    """What is loaded from files and folders while this is open is of one version of them. Raises `ModelError` where it
+    is not: half of an old model and half of a new one may fit each other, and paint nonsense."""
+    paths = tuple(paths)
+    before = _stamps(paths)
+    try:
+        yield
+    except ModelError as error:
+        if _stamps(paths) == before:
+            raise
+        raise ModelError(_CHANGED.format(f" ({error})")) from None
+    if (after := _stamps(paths)) != before:
+        names = sorted(str(path) for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+        raise ModelError(_CHANGED.format(f" ({names[0]})"))
+
+
+_CHANGED = "what was being loaded changed meanwhile{}; load it again when whatever writes it is done"
+_READ = (".safetensors", ".json", ".txt")
+
+
+def _stamps(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
+    found = {}
+    for path in paths:
+        for file in path.rglob("*") if path.is_dir() else (path,):
+            try:
+                about = file.stat()
+            except OSError:  # gone since it was listed
+                continue
+            if file.suffix in _READ:
+                found[file] = (about.st_size, about.st_mtime_ns)
+    return found
 
 
 def check_weights(folder: Path) -> None:
@@ -62,6 +98,7 @@ def weights_of(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, str]
 
 # What diffusers, transformers and the parsers below them raise for files that are whole but do not make sense.
 SENSELESS = (
+    SafetensorError,
     OSError,
     ValueError,
     RuntimeError,

@@ -147,6 +147,11 @@ class LoraFile:
         return self.path.stem
 
     @classmethod
+    def none(cls) -> LoraFile:
+        """In the place of one that is not there."""
+        return cls(Path(), {})
+
+    @classmethod
     def of(cls, path: Path) -> LoraFile:
         """Raises `ModelError` for a file that cannot be read and for what is no LoRA."""
         if path.is_dir():

@@ -27,7 +27,7 @@ from core.families import single_file
 from core.families.family import Family, Parts
 from core.families.folders import check_folder
 from core.families.table import FAMILIES, family_of
-from core.folder import ModelError, read_json
+from core.folder import ModelError, read_json, steady
 from core.image_prompt import ImagePrompt
 from core.inversion import EmbeddingFile, teach
 from core.lora import LoraFile, LoraText, apply
@@ -275,7 +275,7 @@ def load_model(
     *,
     store: Path | None = None,
     prediction: str | None = None,
-    loras: Sequence[Path] = (),
+    loras: Sequence[Path | None] = (),
     controls: Sequence[tuple[str, Path]] = (),
     adapter: Path | None = None,
     references: Sequence[Path] = (),
@@ -285,24 +285,27 @@ def load_model(
     """Load a model folder in the diffusers layout, or a single file, from disk; nothing is downloaded.
 
     dtype, backend, store: see `core.backend.executions`; the first of them is taken. prediction: see `check_folder`.
-    loras: files of LoRAs that change it. controls: folders of ControlNets, each with what it is shown
-    (`core.control.SOURCES`). adapter: file or folder of an IP-Adapter. references: files and folders of the pictures
-    that it may be shown, the first at the start; kept_references: a folder of those that come later. embeddings: files
-    of words by textual inversion. Raises `ModelError`, and `BackendError` for what is not available.
+    loras: files of LoRAs that change it, None for a weight without one. controls: folders of ControlNets, each with
+    what it is shown (`core.control.SOURCES`). adapter: file or folder of an IP-Adapter. references: files and folders
+    of the pictures that it may be shown, the first at the start; kept_references: a folder of those that come later.
+    embeddings: files of words by textual inversion. Raises `ModelError`, and `BackendError` for what is not available.
     """
     execution = executions(device, backend, dtype, store=store)[0]
     folder = Path(folder)
-    check_folder(folder, prediction)
-    files = [LoraFile.of(Path(path)) for path in loras]
-    if folder.is_file():
-        family, parts, scheduler = single_file.load(folder, execution.weights_dtype, FAMILIES, prediction)
-    else:
-        family, parts, scheduler = _load_folder(folder, execution.weights_dtype)
-    nets = load_all(controls, parts.unet, execution.weights_dtype)
-    parts = replace(parts, encoders=teach([EmbeddingFile.of(Path(path)) for path in embeddings], parts.encoders))
-    pictures = None
-    if adapter is not None:
-        pictures = image_prompt.load(Path(adapter), parts.unet, execution.weights_dtype, references, kept_references)
+    with steady([folder, *(Path(path) for path in (*loras, *(net for _, net in controls), *embeddings) if path)]):
+        check_folder(folder, prediction)
+        files = [LoraFile.none() if path is None else LoraFile.of(Path(path)) for path in loras]
+        if folder.is_file():
+            family, parts, scheduler = single_file.load(folder, execution.weights_dtype, FAMILIES, prediction)
+        else:
+            family, parts, scheduler = _load_folder(folder, execution.weights_dtype)
+        nets = load_all(controls, parts.unet, execution.weights_dtype)
+        parts = replace(parts, encoders=teach([EmbeddingFile.of(Path(path)) for path in embeddings], parts.encoders))
+        pictures = None
+        if adapter is not None:
+            pictures = image_prompt.load(
+                Path(adapter), parts.unet, execution.weights_dtype, references, kept_references
+            )
     try:
         return assemble(folder, parts, scheduler, execution, family, files, nets, pictures)
     except ScheduleError as error:

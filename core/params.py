@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from core.hub import located
@@ -41,7 +42,9 @@ MODES = ("throughput", "latency")
 SWITCH_WORDS = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 """What people write for a switch."""
 AS_STARTED = "as started"
-"""The model, or the reference picture, that the host was started with, by this name."""
+"""What the host was started with, by this name: the model, the reference picture, a LoRA, a ControlNet."""
+NONE = "none"
+"""No LoRA, or no ControlNet, by this name."""
 MAX_NAME_CHARS = 200
 TASKS = ("img2img", "txt2img")
 TEMPORAL = ("off", "bank", "engine", "flow")
@@ -184,13 +187,18 @@ def _param(default: Any, kind: str, help: str, **about: Any) -> Any:
 
 
 def _control(which: str, what: str, default: float, high: float) -> Any:
-    help = f"{what} the {which} ControlNet that the host was started with (--control)."
+    help = f"{what} the {which} ControlNet (--control, --controls)."
     return _param(default, "float", help, low=0.0, high=high, step=0.05, slow=True)
 
 
 def _lora(which: str) -> Any:
-    help = f"Weight of the {which} LoRA that the host was started with (--lora)."
+    help = f"Weight of the {which} LoRA (--lora, --loras)."
     return _param(1.0, "float", help, low=-2.0, high=2.0, step=0.05, slow=True)
+
+
+def _added(which: str, what: str, option: str) -> Any:
+    help = f"The {which} {what}: as started, none, or one of the host's folder of them ({option}), by its name."
+    return _param(AS_STARTED, "str", help, high=MAX_NAME_CHARS, slow=True)
 
 
 @dataclass(frozen=True)
@@ -533,10 +541,16 @@ class Params:
     control_2: float = _control("second", "Strength of", 1.0, 2.0)
     control_2_start: float = _control("second", "Share of the steps before those of", 0.0, 1.0)
     control_2_end: float = _control("second", "Share of the steps after which there are none of", 1.0, 1.0)
+    control_net_1: str = _added("first", "ControlNet", "--controls")
+    control_net_2: str = _added("second", "ControlNet", "--controls")
     lora_1: float = _lora("first")
     lora_2: float = _lora("second")
     lora_3: float = _lora("third")
     lora_4: float = _lora("fourth")
+    lora_file_1: str = _added("first", "LoRA", "--loras")
+    lora_file_2: str = _added("second", "LoRA", "--loras")
+    lora_file_3: str = _added("third", "LoRA", "--loras")
+    lora_file_4: str = _added("fourth", "LoRA", "--loras")
     reference: str = _param(
         AS_STARTED,
         "str",
@@ -614,8 +628,12 @@ def size_of(size: tuple[int, ...]) -> tuple[int, int] | None:
 CONTROLS = tuple(f"control_{number}" for number in range(1, MAX_CONTROLS + 1))
 """The parameters with the ControlNets' strengths, in the order in which they are given."""
 
-LORAS = tuple(name for name in SPECS if name.startswith("lora_"))
+LORAS = tuple(f"lora_{number}" for number in range(1, MAX_LORAS + 1))
 """The parameters with the LoRAs' weights, in the order in which they are given."""
+
+CONTROL_NETS = tuple(f"control_net_{number}" for number in range(1, MAX_CONTROLS + 1))
+LORA_FILES = tuple(f"lora_file_{number}" for number in range(1, MAX_LORAS + 1))
+"""The parameters that say which ControlNets and which LoRAs there are."""
 
 REFERENCE = ("reference", "reference_scale")
 """The parameters of the IP-Adapter."""
@@ -653,15 +671,22 @@ def _setting(folder: Path, part: str, name: str) -> Any:
 
 
 def specs_for(
-    model: str, loras: Sequence[str] = (), controls: Sequence[str] = (), references: Sequence[str] = ()
+    model: str,
+    loras: Sequence[str] = (),
+    controls: Sequence[str] = (),
+    references: Sequence[str] = (),
+    additions: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> tuple[Spec, ...]:
-    """What the outside may know of the parameters where a host runs this model, changed by LoRAs of these names,
-    steered by these ControlNets, and shown one of these pictures, none where it has no IP-Adapter. One that is told the
+    """What the outside may know of the parameters where a host runs this model, changed by LoRAs of these names ("":
+    none there), steered by these ControlNets, and shown one of these pictures, none where it has no IP-Adapter.
+    additions: what those of `CONTROL_NETS` and `LORA_FILES` may be that may be changed. A model that is told the
     guidance scale is so with every kind of guidance."""
     named = {
         spec: replace(SPECS[spec], title=f"LoRA {name}", help=f"Weight of the LoRA {name}.", main=True)
         for spec, name in zip(LORAS, loras, strict=False)
+        if name
     }
+    named |= {name: replace(SPECS[name], kind="choice", choices=tuple(choices)) for name, choices in additions.items()}
     for spec, name in zip(CONTROLS, controls, strict=False):
         title = f"Control by {name}"
         named[spec] = replace(SPECS[spec], title=title, help=f"Strength of the ControlNet by {name}.", main=True)
@@ -670,7 +695,7 @@ def specs_for(
         named["reference"] = replace(SPECS["reference"], kind="choice", choices=tuple(references), main=True)
         named["reference_scale"] = replace(SPECS["reference_scale"], main=True)
     edges = ("", *(f"_{edge}" for edge in _EDGES))
-    own = (*LORAS, *REFERENCE, *(f"{name}{edge}" for name in CONTROLS for edge in edges))
+    own = (*LORAS, *REFERENCE, *CONTROL_NETS, *LORA_FILES, *(f"{name}{edge}" for name in CONTROLS for edge in edges))
     specs = tuple(named.get(spec.name, spec) for spec in SPECS.values() if spec.name in named or spec.name not in own)
     if model in ("embedded", "passthrough") or not is_told_guidance(located(model)):
         return specs

@@ -7,6 +7,7 @@ interrupted download goes on where it was.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -66,6 +67,8 @@ def _reason(error: Exception, name: str) -> str:
         return f"{name} wants its terms accepted: do so on its page, then set HF_TOKEN to a token of yours"
     if isinstance(error, RepositoryNotFoundError):
         return f"the hub has no model {name}, or it is private (then set HF_TOKEN); look at the name again"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk of {cache_folder()} is full; make room, and the same command goes on with it"
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set; unset it to download"
     return f"the download did not end well ({' '.join(str(error).split())[:200]}); the same command goes on with it"

@@ -183,7 +183,7 @@ class ChannelHost:
         from bridge.control.preset_osc import preset_commands
         from bridge.control.references import reference_commands
 
-        aliases = lora_aliases(self.host.config.lora_names)
+        aliases = lora_aliases(lambda: self.host.lora_names)
         commands = {**preset_commands(self.presets), **reference_commands(self.references)}
 
         def make(port: int) -> OscServer:
@@ -313,6 +313,21 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
         help=f"a LoRA that changes the model; repeat for up to {MAX_LORAS}, each with a live weight",
     )
     parser.add_argument(
+        "--loras",
+        type=Path,
+        default=None,
+        metavar="FOLDER",
+        help="folder with further LoRAs to take while the host runs (parameters lora_file_1 to lora_file_4)",
+    )
+    parser.add_argument(
+        "--controls",
+        type=Path,
+        default=None,
+        metavar="FOLDER",
+        help="folder with further ControlNets to take while the host runs (parameters control_net_1 and control_net_2),"
+        f" each in a folder that says what it is shown, FOLDER/depth/NAME: {', '.join(CONTROL_SOURCES)}",
+    )
+    parser.add_argument(
         "--control",
         type=parse_control,
         action="append",
@@ -438,6 +453,8 @@ def host_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> d
     return {
         "model": args.model,
         "models_folder": args.models,
+        "loras_folder": args.loras,
+        "controls_folder": args.controls,
         "prediction": args.prediction,
         "loras": tuple(args.lora),
         "controls": tuple(args.control),

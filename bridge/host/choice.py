@@ -1,24 +1,37 @@
-"""What a host changes while it runs, its model and its size: the old one paints until the new one is ready. And the
-models that it may change to."""
+"""What a host changes while it runs, its model, what is added to that, and its size: the old ones paint until the new
+ones are ready. And the models, LoRAs and ControlNets that it may change to."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bridge.control.live import LiveParams
 from bridge.host.config import HostConfig, HostError
 from bridge.host.loading import Loaded, Models, check
 from bridge.host.planner import RECOVERABLE, Planner, wanted
-from core.params import AS_STARTED, Params, params_for, size_of
+from core.params import (
+    AS_STARTED,
+    CONTROL_NETS,
+    CONTROL_SOURCES,
+    LORA_FILES,
+    NONE,
+    Params,
+    params_for,
+    size_of,
+)
 
 MAX_CHOICES = 200
 WHY_CHARS = 300
 """Of an error, in one message."""
+LOADED = ("model", *CONTROL_NETS, *LORA_FILES)
+"""The parameters that say what is loaded."""
+
+Item = TypeVar("Item")
 
 
 def choices(config: HostConfig) -> dict[str, str | Path]:
@@ -29,6 +42,81 @@ def choices(config: HostConfig) -> dict[str, str | Path]:
         found["embedded"] = "embedded"
         found |= {path.name: path for path in _models_in(config.models_folder)}
     return found
+
+
+def additions(config: HostConfig) -> dict[str, list[str]]:
+    """What those of `CONTROL_NETS` and `LORA_FILES` may be that have a folder to choose from."""
+    found: dict[str, list[str]] = {}
+    if config.controls_folder is not None:
+        found |= dict.fromkeys(CONTROL_NETS, [AS_STARTED, NONE, *_controls_in(config.controls_folder)])
+    if config.loras_folder is not None:
+        found |= dict.fromkeys(LORA_FILES, [AS_STARTED, NONE, *_loras_in(config.loras_folder)])
+    return found
+
+
+def equipped(config: HostConfig, chosen: Mapping[str, str]) -> HostConfig:
+    """What to load where the host was started so and the parameters `LOADED` are as chosen. Raises `HostError`."""
+    there, name = choices(config), chosen["model"]
+    if name not in there:
+        raise HostError(f"this host has no such model; {_hint(config.models_folder, 'models', there)}")
+    model = there[name]
+    if str(model) != str(config.model):
+        # What was given for the first model is for that one.
+        config = replace(
+            config, model=model, loras=(), controls=(), adapter=None, references=(), embeddings=(), prediction=None
+        )
+    loras = _filled(config.loras, LORA_FILES, chosen, "loras", config.loras_folder, _loras_in)
+    controls = _filled(config.controls, CONTROL_NETS, chosen, "controls", config.controls_folder, _controls_in)
+    if None in controls:
+        raise HostError(f"ControlNets are counted without gaps; choose {CONTROL_NETS[0]} first")
+    return replace(config, loras=loras, controls=controls)
+
+
+def _filled(
+    given: Sequence[Item | None],
+    names: Sequence[str],
+    chosen: Mapping[str, str],
+    option: str,
+    folder: Path | None,
+    look: Callable[[Path], Mapping[str, Item]],
+) -> tuple[Any, ...]:
+    """What is in the places of these names, None where nothing is, to the last that is taken."""
+    filled: list[Item | None] = [*given, *[None] * (len(names) - len(given))]
+    for place, name in enumerate(names):
+        if chosen[name] == AS_STARTED:
+            continue
+        found: Mapping[str, Item | None] = {NONE: None, **({} if folder is None else look(folder))}
+        if chosen[name] not in found:
+            raise HostError(f"this host has none of that name; {_hint(folder, option, (AS_STARTED, *found))}")
+        filled[place] = found[chosen[name]]
+    while filled and filled[-1] is None:
+        filled.pop()
+    return tuple(filled)
+
+
+def _hint(folder: Path | None, option: str, there: Iterable[str]) -> str:
+    return f"start the host with --{option} FOLDER" if folder is None else f"take {', '.join(there)}"
+
+
+def _loras_in(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in _listed(folder) if path.suffix == ".safetensors" and path.is_file()}
+
+
+def _controls_in(folder: Path) -> dict[str, tuple[str, Path]]:
+    """In folders that say what they are shown: FOLDER/depth/NAME."""
+    return {
+        f"{source}/{path.name}": (source, path)
+        for source in CONTROL_SOURCES
+        for path in _listed(folder / source)
+        if (path / "config.json").is_file()
+    }
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))[:MAX_CHOICES]
+    except OSError:
+        return []
 
 
 def in_words(size: tuple[int, ...]) -> str:
@@ -42,12 +130,8 @@ def _models_in(folder: Path) -> list[Path]:
     from core.hub import located
     from core.layouts import refuse_other_layouts
 
-    try:
-        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))[:MAX_CHOICES]
-    except OSError:
-        return []
     found = []
-    for path in paths:
+    for path in _listed(folder):
         try:
             refuse_other_layouts(located(str(path)))
             found.append(path)
@@ -57,10 +141,10 @@ def _models_in(folder: Path) -> list[Path]:
 
 
 class Change:
-    """Follows the parameters `model` and `size` of a host that runs.
+    """Follows the parameters `LOADED` and `size` of a host that runs.
 
-    loaded: what runs now. changed(loaded, model): called when another one does, with what `HostConfig.model` would be
-    for it. `run` is to have a thread of its own.
+    loaded: what runs now. changed(loaded, config): called when another one does, with what the host would have been
+    started with for it. `run` is to have a thread of its own.
     """
 
     def __init__(
@@ -71,19 +155,19 @@ class Change:
         loaded: Loaded,
         planner: Planner,
         complain: Callable[[str, str], None],
-        changed: Callable[[Loaded, str | Path], None],
+        changed: Callable[[Loaded, HostConfig], None],
     ) -> None:
         self.preparing = ""
         """What is being made ready, in words; nothing: ""."""
         self._config = config
         self._live = live
         self._models = models
-        self._overlap = loaded.overlap
+        # Lanes stay as they are.
+        self._running = replace(config, overlap=loaded.overlap)
         self._planner = planner
         self._complain = complain
         self._changed = changed
-        self._name = AS_STARTED
-        self._model = config.model
+        self._chosen = dict.fromkeys(LOADED, AS_STARTED)
         self._stop = threading.Event()
         self._wake = threading.Event()
 
@@ -98,30 +182,43 @@ class Change:
         try:
             while not self._stop.is_set():
                 now = self._live.current
-                if now.model != self._name:
-                    self._follow(self._use_model, "model", now.model)
+                if any(getattr(now, name) != value for name, value in self._chosen.items()):
+                    self._follow_loaded(now)
                 elif now.size != self._planner.size:
-                    self._follow(self._use_size, "size", now.size)
+                    self._follow_size(now.size)
                 else:
                     self._wake.wait()
                     self._wake.clear()
         finally:
             unsubscribe()
 
-    def _follow(self, use: Callable[[Any], None], name: str, value: Any) -> None:
-        """Change to another value of a parameter. One that is not available is told, and taken back."""
+    def _follow_loaded(self, now: Params) -> None:
+        chosen = {name: getattr(now, name) for name in LOADED}
+        asked = {name: value for name, value in chosen.items() if value != self._chosen[name]}
+        before = {name: self._chosen[name] for name in asked}
+        stays = Path(self._running.model).name if "model" in asked else ", ".join(before.values())
+        said = ", ".join(f"{name} {value!r}" for name, value in asked.items())
+        self._follow(lambda: self._load(chosen), asked, before, f"{said} cannot be used, {stays} goes on")
+
+    def _follow_size(self, size: tuple[int, ...]) -> None:
+        before = self._planner.size
+        said = f"size {in_words(size)} cannot be used, {in_words(before)} goes on"
+        self._follow(lambda: self._use_size(size), {"size": size}, {"size": before}, said)
+
+    def _follow(self, use: Callable[[], None], asked: Mapping[str, Any], before: Mapping[str, Any], said: str) -> None:
+        """Change to other values of parameters. Those that are not available are told, and taken back."""
         try:
             # On a thread that ends with it: the CPU threads that torch gives to one, where a model is measured, go with
             # it, and would be in the frame path's way otherwise (`bridge.host.cpu_threads.one_thread`).
             with ThreadPoolExecutor(1) as alone:
-                alone.submit(use, value).result()
+                alone.submit(use).result()
         except (HostError, *RECOVERABLE) as error:
-            running = {"model": self._name, "size": self._planner.size}[name]
-            asked, stays = (repr(value), Path(self._model).name) if name == "model" else map(in_words, (value, running))
             why = " ".join(str(error).split())[:WHY_CHARS] or type(error).__name__
-            self._complain(name, f"{name} {asked} cannot be used, {stays} goes on: {why}")
+            self._complain(next(iter(asked)), f"{said}: {why}")
             # Unless somebody has asked for yet another one meanwhile.
-            self._live.adjust(lambda now: {name: running} if getattr(now, name) == value else {})
+            self._live.adjust(
+                lambda now: {name: before[name] for name, value in asked.items() if getattr(now, name) == value}
+            )
         finally:
             self.preparing = ""
 
@@ -129,32 +226,23 @@ class Change:
         self.preparing = f"preparing {in_words(size)}"
         self._planner.use_size(size)
 
-    def _use_model(self, name: str) -> None:
-        there = choices(self._config)
-        if name not in there:
-            more = (
-                "start the host with --models FOLDER"
-                if self._config.models_folder is None
-                else f"take {', '.join(there)}"
+    def _load(self, chosen: dict[str, str]) -> None:
+        config = equipped(replace(self._config, overlap=self._running.overlap), chosen)
+        # A folder is the same by its text, given as a path or not.
+        now, then = (replace(one, model=str(one.model)) for one in (self._running, config))
+        if now != then:
+            self.preparing = (
+                f"loading {', '.join(chosen[name] for name in LOADED if chosen[name] != self._chosen[name])}"
             )
-            raise HostError(f"this host has no such model; {more}")
-        model = there[name]
-        if str(model) != str(self._model):
-            self.preparing = f"loading {name}"
-            # Lanes stay as they are. What was given for the first model is for that one.
-            config = replace(self._config, model=model, overlap=self._overlap)
-            if model != self._config.model:
-                config = replace(
-                    config, loras=(), controls=(), adapter=None, references=(), embeddings=(), prediction=None
-                )
             check(config)
             loaded = self._models.load(config, wanted(self._live, self._config)[0])
             if self._stop.is_set():
                 return
-            old, new = params_for(str(self._model)), params_for(str(model))
+            old, new = params_for(str(self._running.model)), params_for(str(config.model))
             self._planner.use_model(loaded.model, loaded.plain, before=lambda: self._start_values(old, new))
-            self._changed(loaded, model)
-        self._name, self._model = name, model
+            self._changed(loaded, config)
+            self._running = config
+        self._chosen = chosen
 
     def _start_values(self, old: Params, new: Params) -> None:
         """What is still as the old model starts becomes as the new one does."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from bridge.control.limits import OncePer
 from bridge.control.live import LiveParams
 from bridge.control.statistics import Statistics
-from bridge.host.choice import Change, choices
+from bridge.host.choice import Change, additions, choices
 from bridge.host.config import HostConfig, HostError
 from bridge.host.ingest import WAIT_S, Ingest, smooth
 from bridge.host.lanes import Closed, ThreadLanes
@@ -81,7 +81,7 @@ class Host:
         self.loaded: Loaded | None = None
         self.planner: Planner | None = None
         self._models = models if models is not None else Models()
-        self._model = config.model
+        self._running = config
         self._change: Change | None = None
         self._on_failure = on_failure
         self._stop = threading.Event()
@@ -111,19 +111,23 @@ class Host:
     def specs(self) -> tuple[Spec, ...]:
         """The live parameters, as they act on this model; which one it is, only where there are others."""
         names = tuple(choices(self.config))
-        # What was given to change the first model changes that one.
-        own = self._model == self.config.model
-        controls = [source for source, _ in self.config.controls]
-        pictures = () if self.config.adapter is None else named(self.config.references, self.config.kept_references)
-        specs = specs_for(str(self._model), *((self.config.lora_names, controls, tuple(pictures)) if own else ()))
+        running = self._running
+        controls = [source for source, _ in running.controls]
+        pictures = () if running.adapter is None else tuple(named(running.references, running.kept_references))
+        specs = specs_for(str(running.model), running.lora_names, controls, pictures, additions(self.config))
         if len(names) == 1:
             return tuple(spec for spec in specs if spec.name != "model")
         return tuple(replace(spec, kind="choice", choices=names) if spec.name == "model" else spec for spec in specs)
 
     @property
+    def lora_names(self) -> list[str]:
+        """See `HostConfig.lora_names`, of those that change the model now."""
+        return self._running.lora_names
+
+    @property
     def model_name(self) -> str:
         """The model in a word: embedded, passthrough or the folder's name."""
-        return Path(self._model).name
+        return Path(self._running.model).name
 
     @property
     def preparing(self) -> str:
@@ -239,8 +243,8 @@ class Host:
             self._reader.close()
             self._publisher.close()
 
-    def _changed(self, loaded: Loaded, model: str | Path) -> None:
-        self.loaded, self._model = loaded, model
+    def _changed(self, loaded: Loaded, config: HostConfig) -> None:
+        self._running, self.loaded = config, loaded
         log.info("%s runs on %s %s", self.model_name, loaded.backend_name, loaded.dtype_name)
 
     # -- the path of a frame ---------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ class Models:
 
     def load(self, config: HostConfig, params: Params) -> Loaded:
         """The model for a host. params: what it is measured with, where something has to be. Raises `HostError`."""
-        key = replace(config, channel="", directory=None, models_folder=None)
+        key = replace(config, channel="", directory=None, models_folder=None, loras_folder=None, controls_folder=None)
         with self._lock:
             loaded = self._loaded.get(key)
             if loaded is None:
@@ -80,12 +80,14 @@ class Models:
 def check(config: HostConfig) -> None:
     """What can be told of a host's settings before anything is loaded. Raises `HostError` for a model that is none, and
     for a device, dtype or back end that is not available: only where one is asked for by name, as that takes torch."""
-    if config.models_folder is not None and not config.models_folder.is_dir():
-        raise HostError(f"--models {config.models_folder}: there is no such folder")
+    for option in ("models", "loras", "controls"):
+        folder = getattr(config, f"{option}_folder")
+        if folder is not None and not folder.is_dir():
+            raise HostError(f"--{option} {folder}: there is no such folder")
     if len(config.loras) > MAX_LORAS:
         raise HostError(f"{len(config.loras)} LoRAs are given; {MAX_LORAS} at once is the most")
     for path in config.loras:
-        if not path.exists():
+        if path is not None and not path.exists():
             raise HostError(f"there is no LoRA file {path}; give a .safetensors file")
     if len(config.controls) > MAX_CONTROLS:
         raise HostError(f"{len(config.controls)} ControlNets are given; {MAX_CONTROLS} at once is the most")
@@ -98,7 +100,7 @@ def check(config: HostConfig) -> None:
     if config.model == "passthrough":
         if config.controls:
             raise HostError("passthrough has no model that a ControlNet could steer; give --model too")
-        if config.loras:
+        if any(config.loras):
             raise HostError("passthrough has no model that a LoRA could change; give --model too, or leave out --lora")
         if config.adapter is not None or config.embeddings:
             raise HostError("passthrough has no model that reads pictures or words; give --model too")

@@ -51,9 +51,9 @@ ABSENT = {
     "/textual_inversion_dict": "words by textual inversion are given at the start (--embedding FILE)",
     **dict.fromkeys(
         ("/controlnets", "/use_controlnet", "/controlnet_weight", "/controlnet/scale"),
-        "ControlNets are given at the start (--control WHAT=FOLDER); their strengths are /control_1 and /control_2",
+        "ControlNets are those of --control and --controls; their strengths are /control_1 and /control_2",
     ),
-    "/lora_weights": "LoRAs are given at the start (--lora FILE); their weights are /lora_1 to /lora_4",
+    "/lora_weights": "LoRAs are those of --lora and --loras; their weights are /lora_1 to /lora_4",
     **dict.fromkeys(
         (
             "/gaussian_prompt",

@@ -386,6 +386,8 @@ function takeStatistics(stats) {
   if ((stats.preparing ?? "") !== page.preparing) {
     page.preparing = stats.preparing ?? "";
     showHealth();
+    // What was added to the model has controls of its own.
+    if (page.preparing === "") describeHost().catch(() => {});
   }
   page.seeds.show(stats.travelling === true);
   if (stats.phase !== page.phase || stats.model !== page.model) {

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core import control
@@ -248,4 +249,9 @@ def test_what_does_not_belong_to_the_model_is_refused(repository: tuple[Path, An
     (unknown / "config.json").write_text(json.dumps({**config, "global_pool_conditions": True}))
     with pytest.raises(ModelError, match="global_pool_conditions True is not supported"):
         load_model(folder / "model", CPU, torch.float32, "eager", controls=[("depth", unknown)])
+    broken = shutil.copytree(folder / "first", tmp_path / "broken")
+    file = next(broken.glob("*.safetensors"))
+    save_file({name: weight * float("nan") for name, weight in load_file(file).items()}, file, {"format": "pt"})
+    with pytest.raises(ModelError, match="broken: the weights hold values that are no numbers"):
+        load_model(folder / "model", CPU, torch.float32, "eager", controls=[("depth", broken)])
     assert len(CONTROLS) == MAX_CONTROLS

@@ -63,6 +63,39 @@ PARTS = ("unet", "vae", "text_encoder")
 
 
 @pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("change", ["replaced", "cut", "gone"])
+def test_a_folder_that_changes_while_it_is_loaded_is_refused(tmp_path, whole, monkeypatch, part, change):
+    """As where a download or a training writes into it: the parts that came before and those after do not belong
+    together, whether they fit or not."""
+    folder = shutil.copytree(whole, tmp_path / "model")
+    file = weights_of(folder / part)
+
+    def changed_meanwhile(checked, prediction=None):
+        check_folder(checked, prediction)
+        if change == "gone":
+            file.unlink()
+        elif change == "cut":
+            file.write_bytes(file.read_bytes()[:100])
+        else:
+            rewrite(file, lambda weights: {name: weight * 0.5 for name, weight in weights.items()})
+
+    monkeypatch.setattr("core.model.check_folder", changed_meanwhile)
+    with pytest.raises(ModelError, match=r"^what was being loaded changed meanwhile \(.*; load it again when"):
+        load_model(folder, CPU, torch.float32)
+
+
+def test_what_lies_beside_a_model_may_change_while_it_is_loaded(tmp_path, whole, monkeypatch):
+    folder = shutil.copytree(whole, tmp_path / "model")
+
+    def noted_meanwhile(checked, prediction=None):
+        check_folder(checked, prediction)
+        (folder / "events.log").write_text("step 3")
+
+    monkeypatch.setattr("core.model.check_folder", noted_meanwhile)
+    load_model(folder, CPU, torch.float32)
+
+
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -81,6 +81,14 @@ def test_weights_that_make_no_sense_are_refused_where_they_arrive(words, told):
             Params().with_values(**{name: words})
 
 
+def test_a_blend_of_a_thousand_prompts_is_refused_at_once():
+    words = "(" + ", ".join(f'"a {i}"' for i in range(1000)) + ").blend(" + ", ".join("1" * 1000) + ")"
+    with pytest.raises(PromptError, match="^a blend of 1000 prompts; use at most 16$"):
+        parse(words)
+    with pytest.raises(ParamError, match=f"^prompt: got {len(words)} characters; send text of at most 2000"):
+        Params().with_values(prompt=words)
+
+
 def test_a_part_is_as_far_from_nothing_as_its_weight_says(text):
     """The tokens of this tokenizer: a beginning, a letter each, an end."""
     said, nothing = plain(text, "ab, c d"), plain(text, "")

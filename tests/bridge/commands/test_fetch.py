@@ -129,11 +129,13 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     server.server_close()
 
 
-def fetch(hub: Hub, home: Path, name: str = NAME, **more: str) -> subprocess.CompletedProcess[str]:
+def fetch(
+    hub: Hub, home: Path, name: str = NAME, command: tuple[str, ...] = ("-m", "bridge", "fetch"), **more: str
+) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGINGFACE"))}
     environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1", **more}
     return subprocess.run(
-        [sys.executable, "-m", "bridge", "fetch", name],
+        [sys.executable, *command, name],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -169,6 +171,20 @@ def test_an_interrupted_download_is_said_and_goes_on(hub: Hub, tmp_path: Path) -
     assert "Traceback" not in cut.stderr
     hub.cut = None
     assert fetch(hub, home).returncode == 0
+
+
+def test_a_disk_that_fills_up_meanwhile_is_said(hub: Hub, tmp_path: Path) -> None:
+    """The space is looked at before; whatever else writes there may take it since."""
+    script = (
+        "import sys, huggingface_hub\n"
+        "def full(*arguments, **more): raise OSError(28, 'No space left on device')\n"
+        "huggingface_hub.snapshot_download = full\n"
+        "from bridge.commands.fetch import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    done = fetch(hub, tmp_path / "home", command=("-c", script))
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"the disk of {tmp_path / 'home'}" in done.stderr and "is full; make room" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from bridge.control.live import LiveParams
 from bridge.control.lora_osc import lora_aliases
 from bridge.control.osc import OscServer
+from bridge.control.osc_messages import OscRefused
 from bridge.control.statistics import Statistics
 from core.params import Params, specs_for
 from tests.bridge.control.test_osc import Peer
@@ -21,7 +22,7 @@ def live() -> LiveParams:
 
 @pytest.fixture
 def peer(live: LiveParams) -> Iterator[Peer]:
-    server = OscServer(live, Statistics(), port=0, aliases=lora_aliases(["water colour", "glow", "glow", "2"]))
+    server = OscServer(live, Statistics(), port=0, aliases=lora_aliases(lambda: ["water colour", "glow", "glow", "2"]))
     server.start()
     peer = Peer(server.port)
     yield peer
@@ -68,3 +69,15 @@ def test_a_host_shows_those_that_it_has_by_their_names() -> None:
     assert shown["lora_1"].title == "LoRA glow" and shown["lora_1"].main
     assert "lora_2" not in shown
     assert not any(name.startswith("lora_") for name in (spec.name for spec in specs_for("embedded")))
+
+
+def test_the_names_are_those_of_now(live: LiveParams) -> None:
+    names: list[str] = []
+    weight = lora_aliases(lambda: names)["/lora/"]
+    with pytest.raises(OscRefused, match="start the host with --lora FILE"):
+        weight("/lora/glow", [0.5])
+    names += ["", "glow"]
+    assert weight("/lora/glow", [0.5]).values == {"lora_2": 0.5}
+    assert weight("/lora/2", [0.5]).values == {"lora_2": 0.5}
+    with pytest.raises(OscRefused, match="use one of /lora/glow"):
+        weight("/lora/1", [0.5])

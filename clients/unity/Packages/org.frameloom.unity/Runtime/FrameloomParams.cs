@@ -214,35 +214,53 @@ namespace Frameloom
         [Tooltip("The last painting so many times as bright, per frame; trails fade to black below 1. In times."), Range(0.5f, 1.5f)]
         public float feedbackBrightness = 1f;
 
-        [Tooltip("Strength of the first ControlNet that the host was started with (--control)."), Range(0f, 2f)]
+        [Tooltip("Strength of the first ControlNet (--control, --controls)."), Range(0f, 2f)]
         public float control1 = 1f;
 
-        [Tooltip("Share of the steps before those of the first ControlNet that the host was started with (--control)."), Range(0f, 1f)]
+        [Tooltip("Share of the steps before those of the first ControlNet (--control, --controls)."), Range(0f, 1f)]
         public float control1Start = 0f;
 
-        [Tooltip("Share of the steps after which there are none of the first ControlNet that the host was started with (--control)."), Range(0f, 1f)]
+        [Tooltip("Share of the steps after which there are none of the first ControlNet (--control, --controls)."), Range(0f, 1f)]
         public float control1End = 1f;
 
-        [Tooltip("Strength of the second ControlNet that the host was started with (--control)."), Range(0f, 2f)]
+        [Tooltip("Strength of the second ControlNet (--control, --controls)."), Range(0f, 2f)]
         public float control2 = 1f;
 
-        [Tooltip("Share of the steps before those of the second ControlNet that the host was started with (--control)."), Range(0f, 1f)]
+        [Tooltip("Share of the steps before those of the second ControlNet (--control, --controls)."), Range(0f, 1f)]
         public float control2Start = 0f;
 
-        [Tooltip("Share of the steps after which there are none of the second ControlNet that the host was started with (--control)."), Range(0f, 1f)]
+        [Tooltip("Share of the steps after which there are none of the second ControlNet (--control, --controls)."), Range(0f, 1f)]
         public float control2End = 1f;
 
-        [Tooltip("Weight of the first LoRA that the host was started with (--lora)."), Range(-2f, 2f)]
+        [Tooltip("The first ControlNet: as started, none, or one of the host's folder of them (--controls), by its name."), TextArea]
+        public string controlNet1 = "as started";
+
+        [Tooltip("The second ControlNet: as started, none, or one of the host's folder of them (--controls), by its name."), TextArea]
+        public string controlNet2 = "as started";
+
+        [Tooltip("Weight of the first LoRA (--lora, --loras)."), Range(-2f, 2f)]
         public float lora1 = 1f;
 
-        [Tooltip("Weight of the second LoRA that the host was started with (--lora)."), Range(-2f, 2f)]
+        [Tooltip("Weight of the second LoRA (--lora, --loras)."), Range(-2f, 2f)]
         public float lora2 = 1f;
 
-        [Tooltip("Weight of the third LoRA that the host was started with (--lora)."), Range(-2f, 2f)]
+        [Tooltip("Weight of the third LoRA (--lora, --loras)."), Range(-2f, 2f)]
         public float lora3 = 1f;
 
-        [Tooltip("Weight of the fourth LoRA that the host was started with (--lora)."), Range(-2f, 2f)]
+        [Tooltip("Weight of the fourth LoRA (--lora, --loras)."), Range(-2f, 2f)]
         public float lora4 = 1f;
+
+        [Tooltip("The first LoRA: as started, none, or one of the host's folder of them (--loras), by its name."), TextArea]
+        public string loraFile1 = "as started";
+
+        [Tooltip("The second LoRA: as started, none, or one of the host's folder of them (--loras), by its name."), TextArea]
+        public string loraFile2 = "as started";
+
+        [Tooltip("The third LoRA: as started, none, or one of the host's folder of them (--loras), by its name."), TextArea]
+        public string loraFile3 = "as started";
+
+        [Tooltip("The fourth LoRA: as started, none, or one of the host's folder of them (--loras), by its name."), TextArea]
+        public string loraFile4 = "as started";
 
         [Tooltip("The picture that the model is shown beside the prompt: as started, or by its name one that the host was given (--reference)."), TextArea]
         public string reference = "as started";
@@ -311,10 +329,16 @@ namespace Frameloom
             to.Add("/control_2", control2);
             to.Add("/control_2_start", control2Start);
             to.Add("/control_2_end", control2End);
+            to.Add("/control_net_1", controlNet1);
+            to.Add("/control_net_2", controlNet2);
             to.Add("/lora_1", lora1);
             to.Add("/lora_2", lora2);
             to.Add("/lora_3", lora3);
             to.Add("/lora_4", lora4);
+            to.Add("/lora_file_1", loraFile1);
+            to.Add("/lora_file_2", loraFile2);
+            to.Add("/lora_file_3", loraFile3);
+            to.Add("/lora_file_4", loraFile4);
             to.Add("/reference", reference);
             to.Add("/reference_scale", referenceScale);
             to.Add("/paused", paused);
@@ -435,6 +459,10 @@ namespace Frameloom
                 to.Add("/control_2_start", control2Start);
             if (control2End != sent.control2End)
                 to.Add("/control_2_end", control2End);
+            if (controlNet1 != sent.controlNet1)
+                to.Add("/control_net_1", controlNet1);
+            if (controlNet2 != sent.controlNet2)
+                to.Add("/control_net_2", controlNet2);
             if (lora1 != sent.lora1)
                 to.Add("/lora_1", lora1);
             if (lora2 != sent.lora2)
@@ -443,6 +471,14 @@ namespace Frameloom
                 to.Add("/lora_3", lora3);
             if (lora4 != sent.lora4)
                 to.Add("/lora_4", lora4);
+            if (loraFile1 != sent.loraFile1)
+                to.Add("/lora_file_1", loraFile1);
+            if (loraFile2 != sent.loraFile2)
+                to.Add("/lora_file_2", loraFile2);
+            if (loraFile3 != sent.loraFile3)
+                to.Add("/lora_file_3", loraFile3);
+            if (loraFile4 != sent.loraFile4)
+                to.Add("/lora_file_4", loraFile4);
             if (reference != sent.reference)
                 to.Add("/reference", reference);
             if (referenceScale != sent.referenceScale)
@@ -509,10 +545,16 @@ namespace Frameloom
             control2 = other.control2;
             control2Start = other.control2Start;
             control2End = other.control2End;
+            controlNet1 = other.controlNet1;
+            controlNet2 = other.controlNet2;
             lora1 = other.lora1;
             lora2 = other.lora2;
             lora3 = other.lora3;
             lora4 = other.lora4;
+            loraFile1 = other.loraFile1;
+            loraFile2 = other.loraFile2;
+            loraFile3 = other.loraFile3;
+            loraFile4 = other.loraFile4;
             reference = other.reference;
             referenceScale = other.referenceScale;
             paused = other.paused;
