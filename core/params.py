@@ -63,9 +63,8 @@ class Spec:
     kind is one of "str", "float", "int", "bool", "choice", "ints". `low`/`high` bound numbers (and every
     element of "ints"), and the length in characters of "str"; `max_items` bounds "ints", which are multiples of `step`
     where that is given, and each larger than the one before where `rising`.
-    `slow` marks fields whose new value needs work off the frame path (a text encoder pass). `acts_with` names another
-    field and its values with which this one has an effect; None: it always has. `title` is what to show a person
-    instead of the name.
+    `acts_with` names another field and its values with which this one has an effect; None: it always has. `title` is
+    what to show a person instead of the name.
     """
 
     name: str
@@ -80,7 +79,6 @@ class Spec:
     max_items: int = 0
     rising: bool = True
     main: bool = False
-    slow: bool = False
     acts_with: tuple[str, tuple[Any, ...]] | None = None
     prompt: bool = False
     title: str = ""
@@ -188,17 +186,17 @@ def _param(default: Any, kind: str, help: str, **about: Any) -> Any:
 
 def _control(which: str, what: str, default: float, high: float) -> Any:
     help = f"{what} the {which} ControlNet (--control, --controls)."
-    return _param(default, "float", help, low=0.0, high=high, step=0.05, slow=True)
+    return _param(default, "float", help, low=0.0, high=high, step=0.05)
 
 
 def _lora(which: str) -> Any:
     help = f"Weight of the {which} LoRA (--lora, --loras)."
-    return _param(1.0, "float", help, low=-2.0, high=2.0, step=0.05, slow=True)
+    return _param(1.0, "float", help, low=-2.0, high=2.0, step=0.05)
 
 
 def _added(which: str, what: str, option: str) -> Any:
     help = f"The {which} {what}: as started, none, or one of the host's folder of them ({option}), by its name."
-    return _param(AS_STARTED, "str", help, high=MAX_NAME_CHARS, slow=True)
+    return _param(AS_STARTED, "str", help, high=MAX_NAME_CHARS)
 
 
 @dataclass(frozen=True)
@@ -212,7 +210,6 @@ class Params:
         high=MAX_PROMPT_CHARS,
         prompt=True,
         main=True,
-        slow=True,
     )
     prompt_to: str = _param(
         "",
@@ -220,7 +217,6 @@ class Params:
         "A second prompt, which prompt_mix fades to.",
         high=MAX_PROMPT_CHARS,
         prompt=True,
-        slow=True,
     )
     prompt_mix: float = _param(
         0.0, "float", "Cross-fade from the prompt (0) to the second prompt (1).", low=0.0, high=1.0, step=0.02
@@ -232,7 +228,6 @@ class Params:
         high=MAX_PROMPT_CHARS,
         prompt=True,
         acts_with=("guidance", _kinds_that_read("negative_prompt")),
-        slow=True,
     )
     strength: float = _param(
         0.1,
@@ -324,7 +319,6 @@ class Params:
         step=SIZE_STEP_PX,
         max_items=2,
         rising=False,
-        slow=True,
     )
     upscale: int = _param(
         1, "int", "The picture comes out so many times as large as it is painted.", unit="times", low=1, high=2, step=1
@@ -359,16 +353,14 @@ class Params:
         " motion.",
         choices=TEMPORAL,
         main=True,
-        slow=True,
     )
     bank: str = _param(
         "merged",
         "choice",
         "How the bank takes a new frame: merged into the old ones, or in a queue of whole frames.",
         choices=BANKS,
-        slow=True,
     )
-    bank_frames: int = _param(1, "int", "Frames that a queue holds.", unit="frames", low=1, high=4, step=1, slow=True)
+    bank_frames: int = _param(1, "int", "Frames that a queue holds.", unit="frames", low=1, high=4, step=1)
     bank_interval: int = _param(
         4, "int", "Every so many frames the bank takes one in.", unit="frames", low=1, high=60, step=1
     )
@@ -379,7 +371,6 @@ class Params:
         low=0.0,
         high=1.0,
         step=0.05,
-        slow=True,
     )
     bank_threshold: float = _param(
         0.98, "float", "Cosine similarity from which outputs are drawn to the bank.", low=0.0, high=1.0, step=0.005
@@ -393,10 +384,8 @@ class Params:
         step=0.05,
         acts_with=("temporal", ("bank",)),
     )
-    bank_sink: bool = _param(
-        True, "bool", "Keep the first frame of a take in the bank, in the coarse layers.", slow=True
-    )
-    bank_sizes: bool = _param(True, "bool", "Merged features weigh as much as all that they stand for.", slow=True)
+    bank_sink: bool = _param(True, "bool", "Keep the first frame of a take in the bank, in the coarse layers.")
+    bank_sizes: bool = _param(True, "bool", "Merged features weigh as much as all that they stand for.")
     bank_reset: str = _param(
         "cut-and-prompt", "choice", "What empties the bank: a cut of the input, a new prompt.", choices=RESETS
     )
@@ -408,7 +397,7 @@ class Params:
         high=2.0,
         step=0.05,
     )
-    batch_attention: bool = _param(False, "bool", "Frames in one stream batch read one another's features.", slow=True)
+    batch_attention: bool = _param(False, "bool", "Frames in one stream batch read one another's features.")
     motion_share: float = _param(
         0.9,
         "float",
@@ -451,7 +440,6 @@ class Params:
         "str",
         "The model that paints: as started, embedded, or one of the host's folder of models (--models), by its name.",
         high=MAX_NAME_CHARS,
-        slow=True,
     )
     motion_noise: bool = _param(
         False,
@@ -463,7 +451,6 @@ class Params:
         False,
         "bool",
         "Do not compute again what is unchanged, for cameras that stand still; a card computes everything.",
-        slow=True,
     )
     reuse_tolerance: float = _param(
         4.0,
@@ -513,7 +500,6 @@ class Params:
         low=-180.0,
         high=180.0,
         step=1.0,
-        slow=True,
     )
     feedback_saturation: float = _param(
         1.0,
@@ -523,7 +509,6 @@ class Params:
         low=0.0,
         high=2.0,
         step=0.01,
-        slow=True,
     )
     feedback_brightness: float = _param(
         1.0,
@@ -533,7 +518,6 @@ class Params:
         low=0.5,
         high=1.5,
         step=0.01,
-        slow=True,
     )
     control_1: float = _control("first", "Strength of", 1.0, 2.0)
     control_1_start: float = _control("first", "Share of the steps before those of", 0.0, 1.0)
@@ -557,7 +541,6 @@ class Params:
         "The picture that the model is shown beside the prompt: as started, or by its name one that the host was given"
         " (--reference).",
         high=MAX_NAME_CHARS,
-        slow=True,
     )
     reference_scale: float = _param(
         0.6,
@@ -566,7 +549,6 @@ class Params:
         low=0.0,
         high=1.5,
         step=0.05,
-        slow=True,
     )
     paused: bool = _param(False, "bool", "Hold the last picture and let the device sleep.")
 
