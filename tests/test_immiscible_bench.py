@@ -42,7 +42,7 @@ def test_a_verdict_needs_the_whole_interval():
 def test_from_a_made_up_cifar_to_a_compared_trial(tmp_path, monkeypatch):
     (tmp_path / "cifar").mkdir()
     made_up(tmp_path / "cifar", batches=3, records=10)
-    for name, value in (("CLASSIFIER_STEPS", 10), ("FIT_STEPS", 10), ("FIT_BATCH", 64)):
+    for name, value in (("CLASSIFIER_STEPS", 10), ("FIT_STEPS", 10)):
         monkeypatch.setattr(immiscible, name, value)
     data = immiscible._prepared(tmp_path, tmp_path / "cifar")
     loaded = immiscible._load(data)
