@@ -27,12 +27,13 @@ NEAREST_OF = 4
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """x_ND: pictures or latents. caption_N: which prompt each has. potential_N: of the semi-discrete rule, fitted once
-    by `fitted`; empty for the others."""
+    """x_ND: pictures or latents. caption_N: which prompt each has. potential_N, caption_potential_N: of the
+    semi-discrete rules, over all pictures and among those of one caption; empty until `fitted`."""
 
     x_ND: Tensor
     caption_N: Tensor
     potential_N: Tensor = field(default_factory=lambda: torch.empty(0))
+    caption_potential_N: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 class Paired(NamedTuple):
@@ -115,10 +116,22 @@ def semi_discrete(data: TrainingSet, rows_B: Tensor, generator: torch.Generator)
     """Fresh noise finds its picture: that of the largest product plus potential, over the whole training set (the
     semi-discrete optimal transport of a Gaussian to the set). Each noise is exactly Gaussian and independent of all
     others; `fitted` makes every picture as likely as every other. rows_B is used for its length alone."""
-    if len(data.potential_N) != len(data.x_ND):
-        raise ValueError("the training set has no potentials; give it to `fitted` first")
     noise = _noise(len(rows_B), data.x_ND.shape[1], generator)
-    return Paired((noise @ data.x_ND.T + data.potential_N).argmax(1), noise)
+    return Paired(_score(data, data.potential_N, noise).argmax(1), noise)
+
+
+def semi_discrete_within_captions(data: TrainingSet, rows_B: Tensor, generator: torch.Generator) -> Paired:
+    """The same among the pictures that have the caption of the row that was drawn: noise stays independent of the
+    prompt, as it is when a picture is made (see `assignment_within_captions`)."""
+    noise = _noise(len(rows_B), data.x_ND.shape[1], generator)
+    return Paired(_score(data, data.caption_potential_N, noise, data.caption_N[rows_B]).argmax(1), noise)
+
+
+def _score(data: TrainingSet, potential_N: Tensor, noise_BD: Tensor, caption_B: Tensor | None = None) -> Tensor:
+    if len(potential_N) != len(data.x_ND):
+        raise ValueError("the training set has no potentials; give it to `fitted` first")
+    score = noise_BD @ data.x_ND.T + potential_N
+    return score if caption_B is None else score.masked_fill(caption_B[:, None] != data.caption_N, -torch.inf)
 
 
 SMOOTHING = (0.6, 0.02)
@@ -126,8 +139,15 @@ SMOOTHING = (0.6, 0.02)
 RATES = (0.7, 0.05)
 
 
-def fitted(data: TrainingSet, generator: torch.Generator, steps: int = 400, batch: int = 1024) -> TrainingSet:
-    """With the potentials of the semi-discrete rule. A picture that is found too often becomes dearer.
+def fitted(
+    data: TrainingSet,
+    generator: torch.Generator,
+    steps: int = 400,
+    batch: int = 1024,
+    *,
+    within_captions: bool = False,
+) -> TrainingSet:
+    """With the potentials of a semi-discrete rule. A picture that is found too often becomes dearer.
 
     By stochastic ascent of the smoothed dual (Genevay et al., arXiv 1605.08527), with steps of the logarithm as
     Sinkhorn's, the smoothing made smaller on the way, averaged over the last quarter. Without smoothing a batch says
@@ -138,15 +158,19 @@ def fitted(data: TrainingSet, generator: torch.Generator, steps: int = 400, batc
     potential = -data.x_ND.square().sum(1) / 2.0
     potential = potential - potential.mean()
     total, averaged = torch.zeros_like(potential), 0
+    caption_B = None
     for step in range(steps):
         smoothing, rate = (first * (last / first) ** (step / steps) for first, last in (SMOOTHING, RATES))
         smoothing *= scale
-        score = _noise(batch, width, generator) @ data.x_ND.T + potential
-        share = (score / smoothing).softmax(1).mean(0)
+        noise = _noise(batch, width, generator)
+        if within_captions:
+            caption_B = data.caption_N[torch.randint(count, (batch,), generator=generator, device=generator.device)]
+        share = (_score(data, potential, noise, caption_B) / smoothing).softmax(1).mean(0)
         potential = potential - rate * smoothing * (share * count).clamp_min(1e-2).log()
         if step >= steps - (steps + 3) // 4:
             total, averaged = total + potential, averaged + 1
-    return replace(data, potential_N=total / averaged)
+    found = total / averaged
+    return replace(data, caption_potential_N=found) if within_captions else replace(data, potential_N=found)
 
 
 def best_draw(drawn_kSBD: Tensor, centred_BD: Tensor) -> Tensor:
@@ -163,5 +187,6 @@ PAIRINGS: Mapping[str, Pairing] = {
     "nearest-centred": nearest_centred,
     "assignment-by-caption": assignment_within_captions,
     "semi-discrete": semi_discrete,
+    "semi-discrete-by-caption": semi_discrete_within_captions,
 }
 """By name, one function each."""

@@ -215,8 +215,9 @@ def train_model(
     captions = list(dict.fromkeys(given.captions))
     number = {caption: i for i, caption in enumerate(captions)}
     data = TrainingSet(latent.flatten(1), torch.tensor([number[caption] for caption in given.captions]))
-    if settings.pairing == "semi-discrete":
-        data = fitted(data, torch.Generator().manual_seed(seed_of(settings.seed, -1)))
+    if settings.pairing.startswith("semi-discrete"):
+        generator = torch.Generator().manual_seed(seed_of(settings.seed, -1))
+        data = fitted(data, generator, within_captions=settings.pairing.endswith("by-caption"))
     tokens_CT = tokens_of([*captions, ""]).long().to(device)
     objective, pairing = OBJECTIVES[settings.objective], PAIRINGS[settings.pairing]
     painter.to(device).unet.to(memory_format=torch.channels_last)

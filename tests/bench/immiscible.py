@@ -38,7 +38,15 @@ from tests.bench.report import bar, emit, table
 OBJECTIVES = ("diffusion", "flow", "few-step")
 PAIRINGS = {
     False: ("none", "assignment", "nearest", "nearest-centred", "semi-discrete"),
-    True: ("none", "assignment", "nearest", "nearest-centred", "assignment-by-caption", "semi-discrete"),
+    True: (
+        "none",
+        "assignment",
+        "nearest",
+        "nearest-centred",
+        "assignment-by-caption",
+        "semi-discrete",
+        "semi-discrete-by-caption",
+    ),
 }
 """With captions or without. The assignment by fp16 costs of the authors is measured for its noise and time alone: it
 finds the same pairs but for ties."""
@@ -91,7 +99,9 @@ def _prepared(work: Path, cifar: Path | None) -> Path:
     mean, deviation = float(training.x_ND.mean()), float(training.x_ND.std())
     training, held_out = (part.scaled(mean, deviation) for part in (training, held_out))
     classifier = trained_classifier(training.x_ND, training.caption_N, training.side, CLASSIFIER_STEPS)
-    data = fitted(TrainingSet(training.x_ND, training.caption_N), torch.Generator().manual_seed(4), FIT_STEPS)
+    generator = torch.Generator().manual_seed(4)
+    data = fitted(TrainingSet(training.x_ND, training.caption_N), generator, FIT_STEPS)
+    data = fitted(data, generator, FIT_STEPS, within_captions=True)
     content = {
         "training": vars(data),
         "side": training.side,

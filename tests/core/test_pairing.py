@@ -26,7 +26,8 @@ def smooth(count: int, seed: int = 0) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def data() -> TrainingSet:
     plain = TrainingSet(smooth(96), torch.arange(96) % 6)
-    return fitted(plain, seeded(1), steps=200, batch=512)
+    once = fitted(plain, seeded(1), steps=200, batch=512)
+    return fitted(once, seeded(1), steps=200, batch=512, within_captions=True)
 
 
 def alignment(data: TrainingSet, paired: pairing.Paired) -> float:
@@ -41,7 +42,8 @@ def test_every_pairing_gives_rows_and_their_noise_from_the_generator_alone(data:
     assert one.noise_BD.shape == (64, data.x_ND.shape[1]) and one.rows_B.shape == (64,)
     assert torch.equal(one.noise_BD, same.noise_BD) and torch.equal(one.rows_B, same.rows_B)
     assert not torch.equal(one.noise_BD, other.noise_BD)
-    assert name == "semi-discrete" or torch.equal(one.rows_B, rows)
+    assert name.startswith("semi-discrete") or torch.equal(one.rows_B, rows)
+    assert name == "semi-discrete" or torch.equal(data.caption_N[one.rows_B], data.caption_N[rows])
 
 
 @pytest.mark.parametrize("name", PAIRINGS)
@@ -121,5 +123,15 @@ def test_semi_discrete_noise_is_untouched_and_every_picture_gets_its_share(data:
     unfitted = TrainingSet(data.x_ND, data.caption_N, torch.zeros(96))
     uneven = torch.bincount(PAIRINGS["semi-discrete"](unfitted, rows, seeded(13)).rows_B, minlength=96) / 20_000 * 96
     assert uneven.max() > 2.0 * share.max()
-    with pytest.raises(ValueError, match="give it to `fitted`"):
-        PAIRINGS["semi-discrete"](TrainingSet(data.x_ND, data.caption_N), rows, seeded(13))
+    for name in ("semi-discrete", "semi-discrete-by-caption"):
+        with pytest.raises(ValueError, match="give it to `fitted`"):
+            PAIRINGS[name](TrainingSet(data.x_ND, data.caption_N), rows, seeded(13))
+
+
+def test_within_captions_every_picture_of_a_caption_gets_its_share(data: TrainingSet) -> None:
+    rows = torch.arange(30_000) % 3  # half of the captions alone
+    paired = PAIRINGS["semi-discrete-by-caption"](data, rows, seeded(13))
+    assert torch.equal(paired.noise_BD, PAIRINGS["none"](data, rows, seeded(13)).noise_BD)
+    share = torch.bincount(paired.rows_B, minlength=96) / 30_000 * 48
+    asked = data.caption_N < 3
+    assert share[~asked].max() == 0 and share[asked].min() > 0.7 and share[asked].max() < 1.4
