@@ -83,6 +83,9 @@ class Denoiser(Protocol):
     def with_scale(self, inputs: RowInputs, scale: float) -> RowInputs:
         """The same rows under another guidance scale; a set-up verb too. Most denoisers do not read it."""
 
+    def prepare(self, rows: int) -> None:
+        """Make ready for calls of some of the rows that were laid out, so many, without memory; a set-up verb too."""
+
     def memory(self, rows: Sequence[Row], params: Params) -> Any:
         """What it remembers of such rows before their first call: a tree of tensors (R, ...), or None for nothing."""
 
@@ -389,6 +392,10 @@ class UnetDenoiser:
         told = guidance_embedding(scale, self._scale_width).to(tokens).expand(len(tokens), -1).contiguous()
         others = {**inputs.embedding.others, SCALE: told}
         return inputs._replace(embedding=inputs.embedding._replace(others=others))
+
+    def prepare(self, rows: int) -> None:
+        """See `Denoiser.prepare`."""
+        self._network.prepare(rows)
 
     def _with_picture(self, inputs: RowInputs, rows: Sequence[Row], params: Params) -> RowInputs:
         """The rows with the reference picture, or what stands for none in rows of the negative prompt."""

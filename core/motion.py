@@ -172,7 +172,7 @@ class Follower:
         # What is not a number is not inside.
         inside = torch.maximum(across, down) <= 1.0
         grid = grid.nan_to_num_(0.0, 2.0, -2.0)
-        earlier = torch.cat((before.source, source[:-1]))
+        earlier = _shifted(before.source, source)
         there = moved(earlier, grid, "nearest" if params.temporal == "bank" else "bilinear")
         apart = source - there
         # Of what came from inside the picture alone: a fast pan is no cut.
@@ -180,16 +180,17 @@ class Follower:
         weight = _likeness(apart, params.motion_tolerance) * shared
         off = None if params.temporal == "bank" else between(grid)
         if depth is not None and before.depth is not None and off is not None:
-            weight = weight * _same_depth(depth, torch.cat((before.depth, depth[:-1])), grid, off)
+            weight = weight * _same_depth(depth, _shifted(before.depth, depth), grid, off)
         if mask is not None and before.mask is not None and off is not None:
-            weight = weight * _within(mask, torch.cat((before.mask, mask[:-1])), grid, off)
+            weight = weight * _within(mask, _shifted(before.mask, mask), grid, off)
         if params.temporal == "bank":
             # Pieces that are alike are found among strangers, too.
             apart = source - earlier
         unlike = (apart.square() * shared).flatten(1).mean(1) / shared.flatten(1).mean(1).clamp_min(1e-3)
         strangers = 2.0 * _variance(source)
         weight = weight * followed * (unlike <= params.cut_threshold * strangers + 1.0).view(-1, 1, 1, 1)
-        cells = None if params.temporal == "bank" else self._of_cells(grid, weight)
+        carrying = Carrying.of(params)
+        cells = self._of_cells(grid, weight) if carrying is not None and carrying.latent > 0.0 else None
         return Guide(last + 1, frames, cells, Warp(grid, weight, off), params)
 
     def _of_cells(self, grid_FHW2: Tensor, weight_F1HW: Tensor) -> Warp:
@@ -225,7 +226,7 @@ class Follower:
         if params.temporal != "engine":
             if old is None or grey is None or old.shape[1:] != grey.shape[1:] or old.dtype != grey.dtype:
                 return None
-            then = torch.cat((old, grey[:-1]))
+            then = _shifted(old, grey)
             if params.temporal == "bank":
                 small = self._matching.back(grey, then)
             else:
@@ -258,6 +259,11 @@ class Follower:
         if params.temporal == "bank":
             return nnf.interpolate(source_F3HW.mean(1, keepdim=True), small_size(*self._size), mode="area")[:, 0]
         return None
+
+
+def _shifted(before: Tensor, now_F: Tensor) -> Tensor:
+    """(F, ...): of each of the newest frames the one before it; `before` (1, ...) is that of the first."""
+    return before if len(now_F) == 1 else torch.cat((before, now_F[:-1]))
 
 
 def small_size(height: int, width: int) -> tuple[int, int]:
@@ -354,7 +360,8 @@ def _bounded(before_FcHW: Tensor, now_FcHW: Tensor) -> Tensor:
     antialiasing: Karis, "High Quality Temporal Supersampling", SIGGRAPH 2014)."""
     low, high = (around(now_FcHW, 2, choose) for choose in (torch.minimum, torch.maximum))
     # Within the range itself lines would lose their peaks, which differ from frame to frame.
-    return before_FcHW.clamp(torch.lerp(high, low, 1.5), torch.lerp(low, high, 1.5))
+    more = (high - low).mul_(0.5)
+    return before_FcHW.clamp(low.sub_(more), high.add_(more))
 
 
 class _Carried:

@@ -3,7 +3,8 @@
 A still camera sends the same picture again and again, but for what moves in it. Each network of the frame path compares
 its own input with the one that its kept output was made from, cell by cell. Where nothing differs the output is there
 already. Where little does, an autoencoder without anything global works on a window around that, with a halo, and the
-rest of its output is kept. A U-Net is global (attention, norms): it works on the whole, or not at all.
+rest of its output is kept. A U-Net is global (attention, norms): each row of its batch is computed as a whole, or not
+at all.
 
 The bound: no cell of an output was made from an input that differs from the present one by more than the tolerance, as
 mean absolute difference over the cell, at any network; with tolerance 0 nothing differs. Inputs are compared with what
@@ -18,7 +19,7 @@ Shapes: h w cells; a cell is `Cells.given` elements of the input wide and high, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as nnf
@@ -151,36 +152,60 @@ class Kept:
         return self._gave
 
 
-Made = TypeVar("Made")
+def part_rows(rows: int) -> int:
+    """Rows of the smaller call beside one of so many rows: half of them. 0: there is none."""
+    return (rows + 1) // 2 if rows > 1 else 0
 
 
-class KeptPasses(Generic[Made]):
-    """What passes of the U-Net made, for as long as all that they read stays."""
+class KeptRows:
+    """What the U-Net made of the rows of its calls, for as long as all that they read stays. A new picture comes to one
+    stage after the other: where no more than half of the rows have another input, a call of half as many computes
+    them."""
 
     def __init__(self) -> None:
-        self._held: dict[int, tuple[object, Tensor, Made]] = {}
-        self.done = {"whole": 0, "nothing": 0}
-        """Passes so far, as `Kept.done`."""
+        self._held: dict[int, tuple[object, Tensor, Tensor]] = {}
+        self.done = {"whole": 0, "part": 0, "nothing": 0}
+        """Calls so far, as `Kept.done`."""
 
-    def forget(self) -> None:
-        """The next pass computes everything."""
-        self._held.clear()
+    def forget(self, stage: int) -> None:
+        """The next call of this stage computes everything."""
+        self._held.pop(stage, None)
 
-    def of(self, stage: int, turn: object, x_NchW: Tensor, tolerance: float | None, make: Callable[[], Made]) -> Made:
-        """What `make` makes of x, or made of one that differs by no more than the tolerance in any cell.
+    def of(
+        self,
+        stage: int,
+        turn: object,
+        x_Rchw: Tensor,
+        tolerance: float,
+        make: Callable[[Sequence[int] | slice], Tensor],
+    ) -> Tensor:
+        """(R, ...): of each row what `make` makes of it, or made of an input that differs by no more than the tolerance
+        in any cell. What is returned is not written to later.
 
-        stage: the first of the pass. turn: whatever else the pass reads; the same object for as long as that is the
-        same. tolerance: in levels; None: nothing is kept.
+        stage: the first of the call. turn: whatever else the rows read; the same object for as long as that is the
+        same. tolerance: in levels. make: given which rows, all of them or `part_rows`.
         """
-        if tolerance is None:
-            self._held.pop(stage, None)
-            return make()
         held = self._held.get(stage)
-        if held is not None and held[0] is turn and held[1].shape == x_NchW.shape:
-            if not bool(differs(x_NchW, held[1], 1, tolerance / LEVELS_PER_UNIT).any()):
-                self.done["nothing"] += 1
-                return held[2]
+        if held is None or held[0] is not turn or held[1].shape != x_Rchw.shape:
+            return self._all(stage, turn, x_Rchw, make)
+        _, given, gave = held
+        changed = differs(x_Rchw, given, 1, tolerance / LEVELS_PER_UNIT).flatten(1).any(1).tolist()
+        if not any(changed):
+            self.done["nothing"] += 1
+            return gave
+        # Another number of rows is another order of sums: with tolerance 0 all is bit-equal.
+        some = part_rows(len(changed)) if tolerance > 0.0 else 0
+        if sum(changed) > some:
+            return self._all(stage, turn, x_Rchw, make)
+        self.done["part"] += 1
+        # Filled up with rows that need it not: a back end is ready for so many.
+        rows = sorted(sorted(range(len(changed)), key=lambda row: not changed[row])[:some])
+        given, gave = given.clone(), gave.clone()
+        given[rows], gave[rows] = x_Rchw[rows], make(rows)
+        self._held[stage] = (turn, given, gave)
+        return gave
+
+    def _all(self, stage: int, turn: object, x: Tensor, make: Callable[[Sequence[int] | slice], Tensor]) -> Tensor:
         self.done["whole"] += 1
-        made = make()
-        self._held[stage] = (turn, x_NchW, made)
+        self._held[stage] = (turn, x, made := make(slice(None)))
         return made

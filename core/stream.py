@@ -37,7 +37,7 @@ from core.motion import Carrying, Estimates, Follower, Guide, Pictures, planes_o
 from core.moving_noise import MovingNoise
 from core.params import MAX_CONTROLS, MAX_LORAS, MAX_STEPS, ParamError, Params
 from core.pixels import PixelError
-from core.reuse import KeptPasses, tolerance_of
+from core.reuse import KeptRows, part_rows, tolerance_of
 from core.sampler import SAMPLERS, Denoised
 from core.schedule import Coefficients, NoiseSchedule
 from core.similarity import SimilarityFilter
@@ -225,7 +225,7 @@ class Stream(Generic[Tag]):
         self._matcher = Matcher()
         self._feedback = Feedback()
         self._following = False
-        self._kept: KeptPasses[dict[str, Any]] = KeptPasses()
+        self._kept = KeptRows()
         self._memory: dict[tuple[Row, ...], Any] = {}
         self._remembers: tuple[Any, ...] = ()
         self._turns = 0
@@ -266,8 +266,12 @@ class Stream(Generic[Tag]):
             plan,
             passes=tuple(replace(p, inputs=self._denoiser.with_scale(p.inputs, scales.scale)) for p in plan.passes),
         )
-        if tolerance_of(params, self._device) is not None:
+        tolerance = tolerance_of(params, self._device)
+        if tolerance is not None:
             self._codec.prepare_reuse()
+        if tolerance:
+            for some in {part_rows(len(turn.rows)) for turn in plan.passes} - {0}:
+                self._denoiser.prepare(some)
         self._feedback.prepare(params, lambda: self._codec.colours(self.config.frame_buffer))
         settle(self._device)
         self._last_plan = plan
@@ -550,29 +554,37 @@ class Stream(Generic[Tag]):
     def _denoise(self, carried: Carried, turn: Pass, plan: Plan, guides: Sequence[Guide | None]) -> Carried:
         k = turn.coefficients
         x = k.a * carried.estimate + k.b * turn.noise_for(carried, guides)
-        # What the denoiser or the sampler remembers, and planes, are other inputs in every turn.
-        alone = not turn.inputs.bank and not carried.planes and not carried.history
-        tolerance = tolerance_of(plan.params, self._device) if alone else None
-        read = torch.cat((x, carried.anchor)).flatten(0, 1) if tolerance is not None else x
-        stage = turn.rows[0].stage
-        made = self._kept.of(stage, turn, read, tolerance, lambda: self._predicted(x, carried, turn, plan))
-        return carried._replace(**{**made, "estimate": self._estimates.steadied(made["estimate"], stage, guides)})
+        made = self._predicted(x, carried, turn, plan)
+        steadied = self._estimates.steadied(made["estimate"], turn.rows[0].stage, guides)
+        return carried._replace(**{**made, "estimate": steadied})
 
     def _predicted(self, x: Tensor, carried: Carried, turn: Pass, plan: Plan) -> dict[str, Any]:
-        """What one U-Net call makes of these latents, noise and all: fields of `Carried` by name."""
+        """What one stage makes of these latents, noise and all: fields of `Carried` by name."""
         k = turn.coefficients
         inputs = turn.inputs
         if carried.planes:
             inputs = inputs._replace(planes=mapped(turn.rows_of, carried.planes))
         if turn.inputs.bank:
             inputs = inputs._replace(bank=self._bank(turn, carried, plan))
-        eps_Rchw, self._memory[turn.rows] = self._denoiser(
-            turn.rows_of(x), turn.t_R, inputs, self._remembered(plan, turn)
-        )
-        by_role = turn.by_role(eps_Rchw)
+        by_role = turn.by_role(self._eps(turn.rows_of(x), inputs, turn, plan))
         eps, anchor = plan.guidance.combine(by_role, x, carried.anchor, k, plan.scales)
         step = self._sampler.step(Denoised(x, eps, by_role, carried), k)
         return {**step._asdict(), "anchor": anchor}
+
+    def _eps(self, x_Rchw: Tensor, inputs: RowInputs, turn: Pass, plan: Plan) -> Tensor:
+        """(R, c, h, w): the predictions of one U-Net call, or what is kept of them."""
+        stage, memory = turn.rows[0].stage, self._remembered(plan, turn)
+        # What the denoiser remembers, and planes, are other inputs in every turn.
+        tolerance = tolerance_of(plan.params, self._device) if memory is None and not inputs.planes else None
+        if tolerance is None:
+            self._kept.forget(stage)
+            eps_Rchw, self._memory[turn.rows] = self._denoiser(x_Rchw, turn.t_R, inputs, memory)
+            return eps_Rchw
+
+        def of(rows: Sequence[int] | slice) -> Tensor:
+            return self._denoiser(x_Rchw[rows], turn.t_R[rows], part(inputs, rows), None)[0]
+
+        return self._kept.of(stage, turn, x_Rchw, tolerance, of)
 
     def _bank(self, turn: Pass, carried: Carried, plan: Plan) -> BankInputs:
         """What the rows read of their bank's settings, with what is known of their frames."""

@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from core.motion import identity_grid, moved
+from core.params import Params
+from tests.bench import temporal_cost
 from tests.bench.temporal import FIRST, compared, recovered
 from tests.bench.temporal_clips import FPS, KINDS, SIZE_PX, clip, film
 from tests.bench.temporal_pictures import write
+from tests.random_model import random_model
 
 FRAMES = FIRST + 3
 
@@ -71,3 +74,15 @@ def test_a_film_is_read_with_estimated_motion_and_pictures_are_written(tmp_path:
     assert all(Path(p).stat().st_size > 1000 for p in paths)
     with pytest.raises(ValueError, match="fewer than two pictures"):
         film(tmp_path / "nothing.mp4", "neon", 5)
+
+
+def test_every_mode_is_timed_on_the_same_frames_and_a_long_run_beside_a_young_one(monkeypatch):
+    monkeypatch.setattr(temporal_cost, "ROUNDS", 2)
+    model, made = random_model(), clip("orbit", 0, FRAMES)
+    params = {mode: Params(steps=2, temporal=mode) for mode in ("off", "engine", "bank")}
+    for overlap in (False, True):
+        took = temporal_cost.frame_ms(model, overlap, params, [made, made])
+        assert {mode: len(blocks) for mode, blocks in took.items()} == dict.fromkeys(params, 4)
+        assert all(block > 0.0 for blocks in took.values() for block in blocks)
+    long = temporal_cost.long_run(model, params["engine"], made, 20)
+    assert long["frames"] == 20 and long["ratio"] > 0.0 and long["late_ms"] > 0.0 and long["early_beside_ms"] > 0.0

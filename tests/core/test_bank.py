@@ -9,10 +9,11 @@ import torch.nn.functional as nnf
 from core.backend import BACKENDS
 from core.bank import Form, Layer, Memory, Read, Reader, Slots, bytes_of, partitions, written
 from core.guidance import GUIDANCE
-from core.model import Model
+from core.model import Model, load_model
 from core.params import Params
 from core.stream import StreamConfig
 from tests.random_model import SIZE_PX, random_frames, random_model
+from tests.tiny_pipelines import PIPELINES, SIDE_PX
 
 BASE = Params(prompt="red ball", strength=0.64, steps=2, temporal="bank", bank_interval=1, bank_threshold=0.5)
 BASE = BASE.with_values(bank_reset="never")  # frames of noise are all cuts
@@ -36,8 +37,18 @@ def model() -> Model:
     return random_model()
 
 
-def run(model: Model, params: Params, frames: torch.Tensor, frame_buffer: int = 1) -> dict[int, torch.Tensor]:
-    stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX, frame_buffer=frame_buffer))
+@pytest.fixture(scope="module", params=list(PIPELINES))
+def shaped(request, tmp_path_factory) -> Model:
+    """A small model shaped as a published one: attention at the finest level, one or two transformer blocks."""
+    folder = tmp_path_factory.mktemp(request.param) / "model"
+    PIPELINES[request.param]().save_pretrained(folder)
+    return load_model(folder, torch.device("cpu"), torch.float32, "eager")
+
+
+def run(
+    model: Model, params: Params, frames: torch.Tensor, frame_buffer: int = 1, size: int = SIZE_PX
+) -> dict[int, torch.Tensor]:
+    stream = model.stream(StreamConfig(size, size, frame_buffer=frame_buffer))
     return turns(stream, stream.plan(params), frames)
 
 
@@ -74,6 +85,19 @@ def test_a_row_remembers_the_same_in_both_modes(model, kind, guidance):
     for tag, latent in batch.items():
         # What the bank feeds back carries the rounding of another batch size on; it stays far below what the bank does.
         torch.testing.assert_close(latent, alone[tag], atol=2e-3, rtol=2e-3)
+    assert (batch[3] - off[3]).abs().max() > 20 * (batch[3] - alone[3]).abs().max() + 1e-3
+
+
+@pytest.mark.parametrize("guidance", list(GUIDANCE))
+def test_models_shaped_as_published_ones_remember_the_same_in_both_modes(shaped, guidance):
+    params = BASE.with_values(guidance=guidance, guidance_scale=1.4, negative_prompt="green box")
+    frames = random_frames(5, size=SIDE_PX)
+    batch, alone, off = (
+        run(shaped, params.with_values(**values), frames, size=SIDE_PX)
+        for values in ({}, {"mode": "latency"}, {"temporal": "off"})
+    )
+    for tag, latent in batch.items():
+        torch.testing.assert_close(latent, alone[tag], atol=5e-3, rtol=5e-3)
     assert (batch[3] - off[3]).abs().max() > 20 * (batch[3] - alone[3]).abs().max() + 1e-3
 
 
@@ -193,6 +217,30 @@ def test_sizes_stay_those_of_one_frame_for_a_thousand_frames():
         memory = written(memory, [(frame, frame, frame)], torch.ones(1, 1), form, orders)
     assert abs(float(memory.rolling[0].size.sum()) - 8.0) < 1e-2
     assert float(memory.rolling[0].key.abs().max()) < 10.0
+
+
+@pytest.mark.parametrize("banked", [False, True])
+def test_rows_of_one_group_read_one_another_and_no_other_row(banked):
+    """Batch-wide attention, held to plain attention over the tokens of a group, and of the row's own bank."""
+    from diffusers.models.attention_processor import Attention
+
+    generator = torch.Generator().manual_seed(0)
+    attn = Attention(8, heads=2, dim_head=4).eval()
+    hidden = torch.randn((3, 5, 8), generator=generator)
+    key, value = (torch.randn((3, 5, 8), generator=generator) for _ in range(2))
+    own = (Slots(key, value, torch.ones(3, 5)),) if banked else ()
+    group = torch.tensor([[0.0], [1.0], [0.0]])
+    with torch.no_grad():
+        reader = Reader(Read(torch.zeros(3, 1), torch.ones(3, 1), group, (own,)))
+        got = reader.attend(attn, 0, hidden, False)
+        for row, together in enumerate(([0, 2], [1], [0, 2])):
+            tokens = hidden[together].flatten(0, 1)
+            keys, values = attn.to_k(tokens), attn.to_v(tokens)
+            if banked:
+                keys, values = torch.cat((keys, key[row])), torch.cat((values, value[row]))
+            heads = (x.unflatten(-1, (2, 4)).transpose(0, 1) for x in (attn.to_q(hidden[row]), keys, values))
+            mixed = nnf.scaled_dot_product_attention(*heads)
+            torch.testing.assert_close(got[row], attn.to_out[0](mixed.transpose(0, 1).flatten(1)))
 
 
 def test_fusion_draws_only_to_what_is_alike_enough():

@@ -224,6 +224,23 @@ def test_planes_of_another_size_are_scaled_and_of_another_kind_are_refused():
         fresh().guide(pan(1), {"motion": right(0.0), "mask": torch.zeros(2, PX, PX)}, (1,), BASE)
 
 
+@pytest.mark.parametrize("temporal", ["engine", "bank", "flow"])
+def test_a_client_that_changes_its_size_shows_no_flash(model, temporal):
+    """Planes change with the pictures, a frame later or not at all; the same scene goes on."""
+    wide = random_frames(1, size=2 * SIZE_PX)
+    small = nnf.interpolate(wide.permute(0, 3, 1, 2).float(), (SIZE_PX, SIZE_PX), mode="bilinear", antialias=True)
+    both = [wide[0], small.round().to(torch.uint8).permute(0, 2, 3, 1)[0]]
+    frames = [both[0]] * 4 + [both[1]] * 4 + [both[0]] * 4
+    sizes = [2 * SIZE_PX] * 5 + [SIZE_PX] * 7
+    params = BASE.with_values(bank_reset="never", bank_interval=1, motion_sharpen=0.0)
+    on = painted(make(model), params.with_values(temporal=temporal), frames, lambda i: still(sizes[i]))
+    off = painted(make(model), params.with_values(temporal="off"), frames, lambda i: {})
+    assert sorted(on) == sorted(off)
+    # The bank changes the picture itself; what would flash is what only one frame shows.
+    steps = [float((on[n] - on[n - 1]).abs().mean()) for n in sorted(on) if n - 1 in on]
+    assert max(steps[4:]) <= max(2.0, max(steps[:4]))
+
+
 def test_flow_finds_a_pan_by_itself():
     guide = follow(fresh(), pan(2), None, params=BASE.with_values(temporal="flow"))
     middle = guide.picture.weight[0, 0, 8:-8, 8:-12]

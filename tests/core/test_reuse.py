@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as nnf
 
+from core.guidance import GUIDANCE
 from core.model import Model, load_model
 from core.params import Params
-from core.reuse import Cells, Kept, Window, window_sizes
+from core.reuse import Cells, Kept, KeptRows, Window, part_rows, window_sizes
 from core.stream import Stream, StreamConfig
 from core.tiny import WEIGHTS
 from core.world import World
@@ -108,7 +109,49 @@ def test_a_picture_that_stands_still_costs_nothing_and_is_the_same_bit_by_bit(mo
     assert stream.reused["encode"] == {"whole": 1, "window": 0, "nothing": 8}
     assert stream.reused["decode"] == {"whole": 1, "window": 0, "nothing": len(plain) - 1}
     # In throughput mode all stages have the same picture from the third turn on.
-    assert stream.reused["denoise"] == {"whole": 3, "nothing": 6 if mode == "throughput" else 24}
+    nothing = 6 if mode == "throughput" else 24
+    assert stream.reused["denoise"] == {"whole": 3, "part": 0, "nothing": nothing}
+
+
+@pytest.mark.parametrize("guidance", list(GUIDANCE))
+@pytest.mark.parametrize("every", [2, 3])
+def test_rows_alone_give_what_the_whole_batch_would(model, guidance, every):
+    """A picture that changes in every second or third frame: part of the rows have another input in a turn."""
+    frames = random_frames(4).repeat_interleave(every, 0)
+    params = Params(steps=2, strength=0.64, guidance=guidance, guidance_scale=1.5, negative_prompt="green")
+    plain = painted(model.stream(StreamConfig(SIZE_PX, SIZE_PX)), params, frames)
+    stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX))
+    reused = painted(stream, params.with_values(reuse=True, reuse_tolerance=0.5), frames)
+    for a, b in zip(plain, reused, strict=True):
+        # Another number of rows is another order of sums.
+        assert (a - b).abs().max() <= 1.0 and (a - b).abs().mean() < 0.01
+    done = stream.reused["denoise"]
+    assert done["part"] == 7 and sum(done.values()) == len(frames)
+
+
+def test_of_rows_those_that_changed_are_computed_and_no_more_than_half():
+    kept, seen = KeptRows(), []
+    turn = object()
+
+    def run(x: torch.Tensor, turn: object = turn) -> torch.Tensor:
+        def make(rows):
+            seen.append(list(range(5))[rows] if isinstance(rows, slice) else rows)
+            return 2.0 * x[rows]
+
+        return kept.of(0, turn, x, 4.0, make)
+
+    x = torch.rand((5, 2, 3, 3), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(run(x), 2.0 * x) and torch.equal(run(x), 2.0 * x)
+    for changed in ([3], [0, 2, 4], [1, 2], [0, 1, 2, 3]):
+        x = x.clone()
+        x[changed] += 1.0
+        before = run(x)
+        assert torch.equal(before, 2.0 * x)
+    run(x, object())
+    everything = [0, 1, 2, 3, 4]
+    assert seen == [everything, [0, 1, 3], [0, 2, 4], [0, 1, 2], everything, everything]
+    assert kept.done == {"whole": 3, "part": 3, "nothing": 1}
+    assert [part_rows(n) for n in range(1, 6)] == [0, 1, 2, 2, 3]
 
 
 def actor(frames: int) -> torch.Tensor:
