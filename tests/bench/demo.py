@@ -63,6 +63,7 @@ def measure(folder: Path, frames: int, variables: dict[str, str]) -> dict[str, A
         if done.returncode:
             raise SystemExit(done.returncode)
         summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        del summary["sheet"]  # a place of this machine
         summary["memory_mb"] = summary["peak_memory_mb"] + summary["client_memory_mb"]
         return summary
 
