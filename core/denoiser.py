@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from core.backend import Call
 from core.bank import BankInputs, Form, Layer, Memory, Read, Reader, emptied, partitions, read, written
-from core.guidance import ROLES, Row, guidance_embedding
+from core.guidance import POSITIVE, ROLES, Row, guidance_embedding
 from core.lora import LORA, Scales, scaled, scales_of
 from core.params import Params
 from core.schedule import NoiseSchedule
@@ -368,7 +368,7 @@ class UnetDenoiser:
 
     @torch.inference_mode()
     def rows(self, prompts: Sequence[PromptText], rows: Sequence[Row] = (), params: Params | None = None) -> RowInputs:
-        """See `Denoiser.rows`."""
+        """See `Denoiser.rows`. Where it is not said which rows they are, each is of the prompt itself."""
         texts = (stack([p.embedding for p in prompts]), stack([p.keys_values for p in prompts]))
         inputs = self.with_scale(RowInputs(*texts, self._blank(prompts)), 1.0)
         inputs = inputs._replace(strengths=self._strengths(rows, params))
@@ -401,7 +401,8 @@ class UnetDenoiser:
         """The rows with the reference picture, or what stands for none in rows of the negative prompt."""
         assert self._pictures is not None
         tokens_2TC = self._pictures(params.reference)
-        roles = torch.tensor([list(ROLES).index(row.role) for row in rows], device=tokens_2TC.device)
+        known = [row.role for row in rows] or [POSITIVE] * len(inputs.embedding.tokens)
+        roles = torch.tensor([list(ROLES).index(role) for role in known], device=tokens_2TC.device)
         if not self._cache_text:
             others = {
                 **inputs.embedding.others,

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.backend import BACKENDS
+from core.guidance import POSITIVE, Row
 from core.image_prompt import ImagePrompt, cross_attention
 from core.image_prompt import load as load_adapter
 from core.model import Model, ModelError, load_model
@@ -331,6 +332,18 @@ def test_what_is_no_adapter_of_the_model_is_refused(repository: tuple[Path, str]
     ):
         with pytest.raises(ModelError, match=words):
             alone(repository, path)
+
+
+def test_rows_of_which_nothing_is_said_are_of_the_prompt(repository: tuple[Path, str]) -> None:
+    """As whoever measures a model asks for them."""
+    model = load(repository)
+    denoiser = model.denoiser(model.latent_shape(SIDE_PX, SIDE_PX))
+    prompts = [denoiser.prompt(model.text.embed("a house"))] * 2
+    told = denoiser.rows(prompts, [Row(stage, 0, POSITIVE) for stage in range(2)], BASE)
+    untold = denoiser.rows(prompts)
+    assert all(len(layer) == 4 for layer in untold.keys_values)
+    for ours, theirs_ in zip(untold.keys_values, told.keys_values, strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(ours, theirs_, strict=True))
 
 
 FACES = {
