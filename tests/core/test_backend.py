@@ -382,11 +382,12 @@ class _Sum(torch.nn.Module):
 
 @pytest.mark.parametrize("backend", MEASURED)
 def test_what_changes_in_a_tensor_between_two_calls_is_read(backend):
-    x, wide = torch.zeros(3, 4), torch.zeros(3, 8)
     execution = executions(CPU, here(backend), torch.float32)[0]
-    entry, example = BACKENDS[execution.backend], (x, torch.zeros(3, 4))
+    entry, example = BACKENDS[execution.backend], (torch.zeros(3, 4), torch.zeros(3, 4))
     call = entry.call(entry.convert(_Sum(), example, None), example, execution)
-    for y in (torch.zeros(3, 4), wide[:, ::2]):  # one as it lies, one that has to be copied
+    wide = torch.zeros(2, 3, 8)
+    # As they lie, and such that each has to be copied, to memory that the other's copy must not take.
+    for x, y in (example, (wide[0, :, ::2], wide[1, :, ::2])):
         for value in (1.0, 2.0):
             x.fill_(value)
             y.fill_(10.0 * value)
