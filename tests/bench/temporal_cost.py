@@ -86,7 +86,8 @@ def frame_ms(
 def long_run(model: Model, params: Params, clip: Clip, frames: int) -> dict[str, float]:
     """Memory and time per turn of one run of so many frames, early and late. Late turns stand beside the early ones of
     a stream that begins when they are two fifths away: both take turns with the same frames, so that a machine that is
-    slower later is slower for both. ratio: median of late over early, in processor time."""
+    slower later is slower for both. ratio: median of late over early, in processor time. growth_objects: that Python
+    knows of, the second stream's own among them."""
     import resource
 
     fifth = frames // 5
