@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import os
 import platform
+import shutil
 import statistics
 import sys
 import tempfile
@@ -28,6 +29,8 @@ from tests.bench.report import bar, emit, percentile, table
 NEAR = 1e-3
 CHANGES, QUICK_CHANGES = 500, 200
 """Of each parameter. Fewer have no 99th percentile but their slowest."""
+QUICK_LOADS = 10
+"""Of parameters that load a model or make streams, in a quick run; many results come during each."""
 GROWTH_MIB = 8.0
 FREE_FACTOR = 1.3
 """Of a model's weights, what has to be free before one of full size is made."""
@@ -119,28 +122,43 @@ def near_diffusers(folder: Path) -> dict[str, float]:
     return far
 
 
-def _values(name: str) -> Callable[[int], Any]:
-    """What a parameter is set to in its i-th change, each another than the one before."""
-    words = ("a red ball", "a blue box", "a green house")
-    values: dict[str, Callable[[int], Any]] = {
-        "prompt": lambda i: f"{words[i % 3]} {i}",
-        "seed": lambda i: i,
-        "guidance_scale": lambda i: 1.5 + (i % 50) / 50,
-        "lora_1": lambda i: (i % 100) / 100,
-        "control_1": lambda i: 0.1 + (i % 90) / 100,
-        "reference": lambda i: ("dawn.png", "dusk.png")[i % 2],
-        "reference_scale": lambda i: 0.1 + (i % 90) / 100,
-        "feedback": lambda i: (i % 90) / 100,
-        "masked": lambda i: bool(i % 2),
-        "strength": lambda i: 0.3 + (i % 60) / 100,
-    }
-    return values[name]
-
-
-LIVE = (
-    *("prompt", "seed", "guidance_scale", "lora_1", "control_1", "reference", "reference_scale"),
-    *("feedback", "masked", "strength"),
-)
+_WORDS = ("a red ball", "a blue box", "a green house")
+LIVE: dict[str, Callable[[int], Any]] = {
+    "prompt": lambda i: f"{_WORDS[i % 3]} {i}",
+    "negative_prompt": lambda i: f"{_WORDS[i % 3]} {i}",
+    "prompt_mix": lambda i: (i % 100) / 100,
+    "seed": lambda i: i,
+    "seed_mix": lambda i: (i % 100) / 100,
+    "guidance": lambda i: ("self-negative", "full")[i % 2],
+    "guidance_scale": lambda i: 1.5 + (i % 50) / 50,
+    "strength": lambda i: 0.3 + (i % 60) / 100,
+    "steps": lambda i: 1 + i % 2,
+    "mode": lambda i: ("latency", "throughput")[i % 2],
+    "task": lambda i: ("txt2img", "img2img")[i % 2],
+    "lora_1": lambda i: (i % 100) / 100,
+    "control_1": lambda i: 0.1 + (i % 90) / 100,
+    "control_1_end": lambda i: (0.5, 1.0)[i % 2],
+    "reference": lambda i: ("dawn.png", "dusk.png")[i % 2],
+    "reference_scale": lambda i: 0.1 + (i % 90) / 100,
+    "feedback": lambda i: (i % 90) / 100,
+    "feedback_zoom": lambda i: 1.0 + (i % 50) / 100,
+    "feedback_hue": lambda i: float(i % 90),
+    "masked": lambda i: bool(i % 2),
+    "upscale": lambda i: 1 + i % 2,
+    "size": lambda i: ((128, 136), ())[i % 2],
+    "lora_file_1": lambda i: ("another", "as started")[i % 2],
+    "model": lambda i: ("another", "as started")[i % 2],
+}
+"""What a parameter is set to in its i-th change, each another than the one before."""
+BESIDE: dict[str, dict[str, Any]] = {
+    "prompt_mix": {"prompt_to": "a green house"},
+    "seed_mix": {"seed_to": 5},
+    "feedback_zoom": {"feedback": 0.5},
+    "feedback_hue": {"feedback": 0.5},
+}
+"""Set meanwhile, so that a parameter acts."""
+LOADS = ("size", "lora_file_1", "model")
+"""Those that load a model or make streams beside the one that runs."""
 STILL = 60
 """Results without a change, for the median."""
 PACE_S = 0.002
@@ -184,9 +202,15 @@ class Watched:
         live = self._host.live
         live.update(values)
         gaps = self.gaps_ms(1)
-        while self._last.param_revision < live.revision:
+        while self._last.param_revision < live.revision or not self._followed(values):
             gaps += self.gaps_ms(1)
         return gaps
+
+    def _followed(self, values: dict[str, Any]) -> bool:
+        """Whether what is made ready beside the frames runs, too."""
+        change, planner = self._host._change, self._host.planner
+        now = {**change._chosen, "size": planner.size}
+        return all(now[name] == value for name, value in values.items() if name in LOADS)
 
     def grown_mib(self) -> float:
         """What the process has; nothing is measured while it cleans up."""
@@ -196,9 +220,12 @@ class Watched:
         return grown
 
 
-def live_changes(folder: Path, changes: int, backend: str | None) -> tuple[str, dict[str, dict[str, float]]]:
-    """What the networks run on, and per parameter: the median time from one result of a host to the next, without
-    changes and with one at a time, in ms, and by how many MiB the process grew from a fifth of the changes on."""
+def live_changes(
+    folder: Path, changes: int, loads: int, backend: str | None
+) -> tuple[str, dict[str, dict[str, float]]]:
+    """What the networks run on, and per parameter, after so many changes, or loads of models: the median time from one
+    result of a host to the next, without changes and with one at a time, in ms, and by how many MiB the process grew
+    from a fifth of the changes on."""
     import numpy as np
 
     from bridge.control.live import LiveParams
@@ -210,6 +237,9 @@ def live_changes(folder: Path, changes: int, backend: str | None) -> tuple[str, 
 
     # Left there by `near_diffusers`.
     home = folder / "sd15"
+    shutil.copytree(home / "model", folder / "models" / "another")
+    (folder / "loras").mkdir()
+    shutil.copy(home / "style.safetensors", folder / "loras" / "another.safetensors")
     base = Params(prompt="a house", steps=2, strength=0.6, guidance="full", guidance_scale=1.5)
     channel = f"bench-models-{os.getpid()}"
     config = HostConfig(
@@ -221,6 +251,9 @@ def live_changes(folder: Path, changes: int, backend: str | None) -> tuple[str, 
         adapter=home / "adapter.safetensors",
         references=(home / "pictures",),
         backend=backend,
+        models_folder=folder / "models",
+        loras_folder=folder / "loras",
+        cache=folder / "cache",
     )
     host = Host(config, live=LiveParams(base))
     with RingWriter(f"{channel}.in") as writer, RingReader(f"{channel}.out") as reader:
@@ -232,14 +265,18 @@ def live_changes(folder: Path, changes: int, backend: str | None) -> tuple[str, 
             assert host.loaded is not None
             planes = {Kind.DEPTH: nets.depth_plane()[0].numpy(), Kind.MASK: np.zeros((SIDE_PX, SIDE_PX), np.uint8)}
             watched = Watched(host, writer, reader, planes, list(random_frames(8).numpy()))
-            return host.loaded.backend_name, {name: _changed(watched, base, name, changes) for name in LIVE}
+            counts = {name: min(changes, loads) if name in LOADS else changes for name in LIVE}
+            return host.loaded.backend_name, {
+                name: _changed(watched, base, name, count) for name, count in counts.items()
+            }
         finally:
             host.stop()
             host.join()
 
 
 def _changed(watched: Watched, base: Any, name: str, changes: int) -> dict[str, float]:
-    watched.changed({name: getattr(base, name)})
+    beside = BESIDE.get(name, {})
+    watched.changed({name: getattr(base, name), **beside})
     watched.gaps_ms(10)
     still = watched.gaps_ms(STILL)
     moving: list[float] = []
@@ -247,15 +284,16 @@ def _changed(watched: Watched, base: Any, name: str, changes: int) -> dict[str, 
     for i in range(changes):
         if i == changes // 5:
             grown = watched.grown_mib()
-        moving += watched.changed({name: _values(name)(i)})
+        moving += watched.changed({name: LIVE[name](i)})
     grown = watched.grown_mib() - grown
-    watched.changed({name: getattr(base, name)})
+    watched.changed({one: getattr(base, one) for one in (name, *beside)})
     return {
         "frame_ms": statistics.median(still),
         "slowest_still_ms": max(still),
         "frame_while_changing_ms": statistics.median(moving),
         "p99_while_changing_ms": percentile(moving, 99),
         "slowest_while_changing_ms": max(moving),
+        "changes": changes,
         "results_meanwhile": len(moving),
         "grown_mib": grown,
     }
@@ -346,7 +384,7 @@ def main(argv: list[str] | None = None) -> int:
             ("against diffusers' pipeline", "largest difference"),
             [(name, f"{value:.1e}") for name, value in far.items()],
         )
-        backend, live = live_changes(Path(folder), changes, args.backend)
+        backend, live = live_changes(Path(folder), changes, QUICK_LOADS if args.quick else changes, args.backend)
     rows = [
         (
             name,
@@ -370,7 +408,7 @@ def main(argv: list[str] | None = None) -> int:
         stall = (figures["p99_while_changing_ms"] - still) / still
         bars.append(bar(f"{name}: frames that a change holds the stream up, p99", stall, 1.0, at_most=True))
         grown = figures["grown_mib"] if linux else None
-        bars.append(bar(f"{name}: MiB grown over {changes} changes", grown, GROWTH_MIB, at_most=True))
+        bars.append(bar(f"{name}: MiB grown over {figures['changes']} changes", grown, GROWTH_MIB, at_most=True))
     emit("models", {"far": far, "backend": backend, "live": live, "changes": changes, "full_size": sizes}, bars)
     return 0
 
