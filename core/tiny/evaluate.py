@@ -159,34 +159,46 @@ class ColourJudge:
 
 @dataclass(frozen=True)
 class Score:
-    """Shares 0..1. style_by: the share per style. edges_truth: what the true renders reach against the grey input."""
+    """Shares 0..1. style_by: the share per style. edges: mean F1 with the grey input, edges_by of each style.
+    edges_truth, edges_truth_by: what the true renders reach, whose own textures and outlines count as edges too;
+    edges_of_truth: the share of that."""
 
     style: float
     style_by: dict[str, float]
     edges: float
+    edges_by: dict[str, float]
     edges_truth: float
+    edges_truth_by: dict[str, float]
+    edges_of_truth: float
     colours: float
 
 
 def evaluate(held_out: HeldOut, paint: Painting, judge: StyleJudge, colours: ColourJudge) -> tuple[Score, list[Tensor]]:
     """Scores of all cases, and the pictures in the order of `HeldOut.cases`."""
-    hits: dict[str, list[bool]] = {name: [] for name in STYLES}
-    pictures, f1, f1_truth = [], [], []
+    hits, f1, f1_truth = ({name: list[float]() for name in STYLES} for _ in range(3))
+    pictures = []
     good = judged = 0
     for case in held_out.cases():
         picture = paint(case)
         pictures.append(picture)
-        hits[STYLES[case.style]].append(int(judge.styles(picture[None])) == case.style)
-        f1.append(edge_f1(case.source, picture))
-        f1_truth.append(edge_f1(case.source, case.truth))
+        name = STYLES[case.style]
+        hits[name].append(float(int(judge.styles(picture[None])) == case.style))
+        f1[name].append(edge_f1(case.source, picture))
+        f1_truth[name].append(edge_f1(case.source, case.truth))
         right, of = colours.right(case, picture)
         good, judged = good + right, judged + of
-    by = {name: sum(values) / len(values) for name, values in hits.items()}
+    style_by, edges_by, truth_by = (
+        {name: sum(values) / len(values) for name, values in by.items()} for by in (hits, f1, f1_truth)
+    )
+    style, edge, truth = (sum(by.values()) / len(by) for by in (style_by, edges_by, truth_by))
     score = Score(
-        style=sum(by.values()) / len(by),
-        style_by=by,
-        edges=sum(f1) / len(f1),
-        edges_truth=sum(f1_truth) / len(f1_truth),
+        style=style,
+        style_by=style_by,
+        edges=edge,
+        edges_by=edges_by,
+        edges_truth=truth,
+        edges_truth_by=truth_by,
+        edges_of_truth=edge / truth,
         colours=good / judged if judged else 0.0,
     )
     return score, pictures

@@ -8,12 +8,14 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from core.device import native_dtypes
 from core.schedule import NoiseSchedule
@@ -105,6 +107,7 @@ class Stage:
         self._writes = self._together.rank == 0
         self._setbacks = 0
         on_card = next(module.parameters()).is_cuda
+        self._attention: Callable[[], AbstractContextManager[None]] = nullcontext if on_card else _plain_attention
         optimizer = torch.optim.AdamW(
             module.parameters(), lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, fused=True if on_card else None
         )
@@ -153,7 +156,8 @@ class Stage:
             for group in p.optimizer.param_groups:
                 group["lr"] = self._rate(p.step, self.done(steps), peak) * 0.5**self._setbacks
             p.optimizer.zero_grad(set_to_none=True)
-            loss, figures = loss_at(p.step)
+            with self._attention():
+                loss, figures = loss_at(p.step)
             if loss.requires_grad:
                 loss.backward()
             loss, now = loss.detach(), time.monotonic()
@@ -238,6 +242,12 @@ class Stage:
                 "beside": {} if self._beside is None else self._beside.state_dict(),
             },
         )
+
+
+def _plain_attention() -> AbstractContextManager[None]:
+    """Attention in single operations. On a processor the gradients of the fused one take longer than those of all
+    convolutions, of rows as short as a small latent's: 505 against 441 ms for a step of 32 rows of 128 px."""
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 def autocast(device: torch.device, *, small: bool = False) -> torch.autocast:

@@ -89,9 +89,13 @@ def scenes(subject: Subject) -> dict[str, Any]:
         rows.append([steps, score.style, score.edges, score.edges_truth, score.colours, time.monotonic() - started])
         print(f"{steps} steps done", flush=True)
     table(["steps", "style", "edge F1", "edge F1 of truth", "colours", "seconds"], rows)
+    first = results[f"{STEPS[0]}"]
     table(
-        ["style", *(f"{s} steps" for s in STEPS)],
-        [[name, *(results[f"{s}"]["style_by"][name] for s in STEPS)] for name in STYLES],
+        ["style", *(f"{s} steps" for s in STEPS), "edge F1", "edge F1 of truth"],
+        [
+            [s, *(results[f"{n}"]["style_by"][s] for n in STEPS), first["edges_by"][s], first["edges_truth_by"][s]]
+            for s in STYLES
+        ],
     )
     if args.sheet is not None:
         _write_scenes(args.sheet, held_out, sheets)

@@ -142,6 +142,33 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been_and_its_curve_is_one_li
     assert steps == [LOOK_EVERY * i for i in range(1, 6)]
 
 
+def test_attention_trains_on_a_processor_as_the_fused_one_does(tmp_path):
+    """The same loss and gradients, but for rounding; outside the steps attention is as it was."""
+    rows = [torch.randn(2, 4, 64, 32, generator=torch.Generator().manual_seed(n)) for n in range(3)]
+
+    def loss_of(module: torch.nn.Linear) -> torch.Tensor:
+        query, key, value = (module(x) for x in rows)
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value).square().mean()
+
+    torch.manual_seed(0)
+    module = torch.nn.Linear(32, 32)
+    fused = loss_of(module)
+    gradients = torch.autograd.grad(fused, list(module.parameters()))
+    seen = []
+
+    def loss_at(step: int):
+        seen.append(torch.backends.cuda.flash_sdp_enabled())
+        return loss_of(module), {}
+
+    came: list[torch.Tensor] = []
+    module.weight.register_hook(came.append)
+    stage = staged(tmp_path, [], module)
+    stage.run(1, 0.0, loss_at)
+    assert seen == [False] and torch.backends.cuda.flash_sdp_enabled()
+    assert torch.allclose(came[0], gradients[0], atol=1e-6)
+    assert torch.allclose(loss_of(module), fused, atol=1e-6)
+
+
 def test_how_long_it_still_takes_is_said(tmp_path):
     module, said = torch.nn.Linear(2, 1), []
     staged(tmp_path, said, module).run(2 * LOOK_EVERY, 0.01, lambda step: off_by(module))
