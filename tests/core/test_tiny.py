@@ -13,7 +13,7 @@ from core.model import ModelError, load_model
 from core.params import Params
 from core.stream import StreamConfig
 from core.tiny import WEIGHTS
-from core.tiny.evaluate import HeldOut, edge_f1
+from core.tiny.evaluate import ColourJudge, HeldOut, edge_f1, evaluate
 from core.tiny.parts import SCHEDULER
 from core.tiny.shards import FIRST_TRAINING_SEED
 from core.tiny.stage import autocast
@@ -77,6 +77,24 @@ def test_evaluation_scenes_are_never_trained_on():
     held_out = HeldOut(2)
     assert FIRST_TRAINING_SEED > 100_000
     assert len(list(held_out.cases())) == 2 * len(STYLES)
+
+
+def test_true_renders_score_as_the_ceiling_and_the_input_itself_has_all_edges_and_no_style():
+    held_out = HeldOut(1)
+    colours = ColourJudge(held_out)
+
+    class Judge:
+        def styles(self, picture_BHWC):
+            return torch.tensor([0])
+
+    truth, pictures = evaluate(held_out, lambda case: case.truth, Judge(), colours)
+    assert truth.edges_by == truth.edges_truth_by and truth.edges_of_truth == 1.0 and truth.colours > 0.9
+    assert truth.edges == pytest.approx(sum(truth.edges_by.values()) / len(STYLES)) and len(pictures) == len(STYLES)
+    assert truth.style == pytest.approx(1 / len(STYLES)) and truth.style_by["grey"] == 1.0
+    # A lattice is not in the grey input, so that even the truth falls short there.
+    assert truth.edges_by["halftone"] < truth.edges_by["toy"] < truth.edges_by["grey"] == 1.0
+    same, _ = evaluate(held_out, lambda case: case.source, Judge(), colours)
+    assert same.edges == 1.0 and same.edges_truth == truth.edges and same.edges_of_truth > 1.0 and same.colours < 0.5
 
 
 def test_edge_agreement_of_a_picture_with_itself_and_with_noise():
