@@ -106,6 +106,7 @@ export class Control {
     this.look.root.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && !event.shiftKey && !event.isComposing && event.target.tagName !== "SELECT") {
         event.preventDefault();
+        this.lastSent = undefined; // said once more: somebody may have set another value since
         this.now();
       }
       if (event.key === "Escape") this.restore();

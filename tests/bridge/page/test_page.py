@@ -1,6 +1,7 @@
 """The page in a real headless Chromium, with real rings written by a process of its own."""
 
 import asyncio
+import contextlib
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ class BelowPath:
         app = web.Application()
         app.router.add_route("*", "/paint/{rest:.*}", self._pass)
         self._client = ClientSession()
-        self._runner = web.AppRunner(app)
+        self._runner = web.AppRunner(app, shutdown_timeout=2.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
@@ -48,8 +49,10 @@ class BelowPath:
         return self
 
     async def __aexit__(self, *error):
-        await self._client.close()
+        # The browser is gone. asyncio would not close what it had just accepted when its server is closed.
+        await asyncio.sleep(0.1)
         await self._runner.cleanup()
+        await self._client.close()
 
     async def _pass(self, request):
         address = f"{self._gateway}/{request.match_info['rest']}?{request.query_string}"
@@ -64,16 +67,19 @@ class BelowPath:
             far = await self._client.ws_connect(address, headers=passed)
         except WSServerHandshakeError as refusal:
             return web.Response(status=refusal.status)
-        near = web.WebSocketResponse()
-        await near.prepare(request)
         async with far:
+            near = web.WebSocketResponse()
+            await near.prepare(request)
 
             async def carry(source, sink):
-                async for message in source:
-                    send = sink.send_bytes if message.type is WSMsgType.BINARY else sink.send_str
-                    await send(message.data)
+                # A side that has left takes nothing more.
+                with contextlib.suppress(ConnectionError):
+                    async for message in source:
+                        send = sink.send_bytes if message.type is WSMsgType.BINARY else sink.send_str
+                        await send(message.data)
+                await sink.close()
 
-            await asyncio.wait([asyncio.ensure_future(carry(near, far)), asyncio.ensure_future(carry(far, near))])
+            await asyncio.gather(carry(near, far), carry(far, near))
         return near
 
 
@@ -257,6 +263,11 @@ def test_the_prompt_applies_on_enter_and_when_it_is_left_and_not_letter_by_lette
         # Longer than the pause after which it would apply by itself.
         await asyncio.sleep(0.9)
         assert scene.live.revision == before
+        await page.press("Enter", 13, "\r")
+        await scene.until(lambda: scene.live.current.prompt == "ink style, green cone")
+        # Whoever is in the box does not see what others set, and says it once more.
+        scene.live.set("prompt", "of somebody else")
+        await page.until("page.values.prompt === 'of somebody else'")
         await page.press("Enter", 13, "\r")
         await scene.until(lambda: scene.live.current.prompt == "ink style, green cone")
         await page.type("s")
