@@ -214,6 +214,7 @@ class Gateway:
         finally:
             for end in unsubscribe:
                 end()
+            await _accept_nobody_more(listener)
             await runner.cleanup()
             await streams.end()
 
@@ -367,6 +368,18 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
     listener.setblocking(False)
     return listener
+
+
+async def _accept_nobody_more(listener: socket.socket) -> None:
+    """Ignore `listener` from now on, and let whoever was accepted come in, so that the server's end closes all of them.
+
+    asyncio neither serves nor closes what it accepted just before its server is closed: a browser would wait for ever.
+    """
+    # Windows' own loop accepts in one step.
+    with contextlib.suppress(NotImplementedError):
+        asyncio.get_running_loop().remove_reader(listener)
+    for _ in range(3):  # the task that takes the connection, its start, what tells the server
+        await asyncio.sleep(0)
 
 
 def _outward_address() -> str:

@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import socket
@@ -850,6 +851,43 @@ def test_stop_tells_the_viewers_and_frees_the_port(channel, live):
     run(get(gateway, "api/params"))
     gateway.stop()
     assert [t.name for t in threading.enumerate() if t.name.startswith("gateway")] == []
+
+
+def test_whoever_comes_while_it_stops_is_not_left_waiting(channel, live):
+    """Answered, refused or cut off: a page that nobody answers would never look for the next host."""
+    port, left, waited = 0, threading.Event(), []
+
+    def knock():
+        while not left.is_set():
+            with socket.socket() as visitor, contextlib.suppress(ConnectionError):
+                visitor.settimeout(PATIENCE_S)
+                try:
+                    visitor.connect(("127.0.0.1", port))
+                    visitor.sendall(b"GET /api/stats HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+                    visitor.recv(100)
+                except TimeoutError as error:
+                    waited.append(error)
+
+    gateway = Gateway([Channel(channel, live, Statistics())], port=0)
+    gateway.start()
+    port = gateway.port
+    visitors = [threading.Thread(target=knock) for _ in range(3)]
+    # What is forgotten would be found, and closed, at the next collection.
+    gc.disable()
+    try:
+        for visitor in visitors:
+            visitor.start()
+        for _ in range(6):
+            time.sleep(0.05)
+            gateway.stop()
+            gateway.start()
+    finally:
+        left.set()
+        for visitor in visitors:
+            visitor.join()
+        gc.enable()
+        gateway.stop()
+    assert waited == []
 
 
 def test_a_port_in_use_names_the_fix(gateway, channel, live):

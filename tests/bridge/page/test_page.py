@@ -49,6 +49,8 @@ class BelowPath:
         return self
 
     async def __aexit__(self, *error):
+        # The browser is gone. asyncio would not close what it had just accepted when its server is closed.
+        await asyncio.sleep(0.1)
         await self._runner.cleanup()
         await self._client.close()
 
