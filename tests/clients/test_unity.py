@@ -493,7 +493,10 @@ def test_a_receiver_shows_every_format(play: Callable[[], Player], tmp_path: Pat
         assert writer.write({Kind.DEPTH: np.ones((H, W), np.float32)}, source_frame_id=99)
         player.warning("receiver", "no colour plane; let the writer send one")
         writer.write({Kind.COLOUR: np.zeros((2, 20_000, 4), np.uint8)})
-        player.warning("receiver", "20000 x 2 pixels, this GPU shows sides up to 16384; let the writer")
+        too_large = "20000 x 2 pixels, this GPU shows sides up to 16384; let the writer"
+        player.warning("receiver", too_large)
+        player.do("frames", 4, 400)  # longer than from one look at the writer to the next
+        assert too_large in player.do("state")["receiver"]["warning"]
 
 
 class HostProcess:

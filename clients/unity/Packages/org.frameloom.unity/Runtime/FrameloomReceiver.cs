@@ -20,6 +20,9 @@ namespace Frameloom
         private double retryAt;
         private double lookAt;
 
+        // The newest frame could not be shown: that its writer lives solves nothing.
+        private bool refused;
+
         // What was begun with; another setting begins anew.
         private string openChannel;
         private string openDirectory;
@@ -47,6 +50,7 @@ namespace Frameloom
             // A writer that starts together with us gets a moment.
             lookAt = Time.realtimeSinceStartupAsDouble + LookS;
             framesReceived = sourceFrameId = 0;
+            refused = false;
             writerState = WriterState.NoWriter;
         }
 
@@ -89,11 +93,12 @@ namespace Frameloom
         private void Look()
         {
             writerState = reader.State;
+            refused &= writerState == WriterState.Live;
             if (writerState == WriterState.NoWriter)
                 Warnings.Problem($"nobody writes channel {_channel}; start the host (python3 run.py host --channel {ChannelOfHost()})");
             else if (writerState == WriterState.WriterGone)
                 Warnings.Problem($"the writer of channel {_channel} has ended and the picture is its last; start it again");
-            else
+            else if (!refused)
                 Warnings.Solved();
         }
 
@@ -109,6 +114,7 @@ namespace Frameloom
             try
             {
                 loaded = Load(frame);
+                refused = !loaded;
             }
             finally
             {
