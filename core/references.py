@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from core.atomic import replacing
 from core.params import AS_STARTED
 from core.pillow import pillow
 
@@ -144,13 +143,5 @@ def _told(name: str, folder: Path) -> Iterator[None]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """As a whole or not at all."""
-    handle, draft = tempfile.mkstemp(prefix=".", suffix=".draft", dir=path.parent)
-    try:
-        with open(handle, "wb") as file:
-            file.write(data)
-        os.replace(draft, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
-        raise
+    with replacing(path) as draft:
+        draft.write_bytes(data)

@@ -5,7 +5,6 @@ Knows nothing of rings.
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from core.atomic import replacing
 from core.pillow import pillow
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -76,12 +76,8 @@ def write_sheet(path: Path, pairs: Sequence[Pair], title: str) -> None:
             y = head_px + label_px + at * (tile[1] + MARGIN_PX)
             sheet.paste(image.resize(tile, pil.Image.Resampling.BICUBIC), (x, y))
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as draft:
         sheet.save(draft, format=kind)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _printable(text: str) -> str:

@@ -27,6 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from core.atomic import replacing
 from core.params import SPECS, ParamError, Params
 
 FORMAT = 1
@@ -310,17 +311,10 @@ class Shelf:
 
     def _put(self, path: Path, text: str) -> None:
         """Whole or not at all, whatever happens meanwhile."""
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with open(draft, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                draft.unlink()
-            raise
+        with replacing(path) as draft, open(draft, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         self._read.pop(path, None)
 
     def _keep(self, path: Path, copy: bool) -> None:

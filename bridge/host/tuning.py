@@ -30,6 +30,7 @@ from typing import Any
 import torch
 
 from bridge.host.lanes import ThreadLanes
+from core.atomic import replacing
 from core.backend import BACKENDS, BackendError, Execution
 from core.device import DTYPES, dtype_name
 from core.lanes import Mark
@@ -122,11 +123,10 @@ class Cache:
         if self._path is None:
             return
         entries = {**self._entries(), key: [asdict(figure) for figure in figures]}
-        draft = self._path.with_suffix(f".{os.getpid()}")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(json.dumps(entries, indent=1), encoding="utf-8")
-            os.replace(draft, self._path)
+            with replacing(self._path) as draft:
+                draft.write_text(json.dumps(entries, indent=1), encoding="utf-8")
         except OSError as error:
             log.warning("%s cannot be written (%s); the next start measures again", self._path, error)
 

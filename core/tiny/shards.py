@@ -10,7 +10,6 @@ pictures of 256 px).
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from core.atomic import replacing
 from core.tiny.pictures import dead_leaves, smooth_pictures
 from core.tiny.vocabulary import TOKENS, build_tokenizer
 from core.world import COLOUR_NAMES, SHAPES, STYLES, Scenes, scenes_from_seeds
@@ -184,9 +184,8 @@ def path_of(work: Path, number: int) -> Path:
 
 def save_shard(path: Path, shard: Shard) -> None:
     """Write and then rename, so that a reader never sees half a shard."""
-    scratch = path.with_suffix(f".{os.getpid()}.part")
-    torch.save({name: vars(part) for name, part in vars(shard).items()}, scratch)
-    os.replace(scratch, path)
+    with replacing(path) as draft:
+        torch.save({name: vars(part) for name, part in vars(shard).items()}, draft)
 
 
 def load_shard(path: Path) -> Shard:
