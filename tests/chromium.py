@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import itertools
+import os
 import shutil
 import subprocess
 import tempfile
@@ -58,7 +59,9 @@ class Browser:
     async def __aenter__(self) -> Browser:
         self._profile = tempfile.TemporaryDirectory(prefix="frameloom-browser-", ignore_cleanup_errors=True)
         command = [self.path, *FLAGS, *self.flags, f"--user-data-dir={self._profile.name}", "about:blank"]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # What it lays down outside of its profile stays for good where it is ended from outside.
+        around = {**os.environ, "TMPDIR": self._profile.name}
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=around)
         # The debugging socket is one of our own machine's: no proxy of the environment is asked.
         self._session = aiohttp.ClientSession(trust_env=False)
         port_file = Path(self._profile.name) / "DevToolsActivePort"

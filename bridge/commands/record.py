@@ -49,7 +49,6 @@ def main(argv: list[str] | None = None) -> int:
     if not set(sides) <= set(SIDES):
         parser.error(f"--sides {args.sides}: use in, out, or in,out")
     stop = StopRequest()
-    _step_back()
     if args.with_parent:
         threading.Thread(target=_follow_parent, args=(stop.event,), daemon=True).start()
     try:
@@ -58,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         say(f"record: {error}")
         stop.restore()
         return 1
+    _step_back()
     listener = ParamsListener(args.page, args.channel, recorder.params)
     started = told = time.monotonic()
     try:
