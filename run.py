@@ -489,7 +489,8 @@ def main(argv: list) -> int:
         if argv[:1] == ["test"]:
             os.chdir(str(ROOT))
             # One file of tests at a time in each of these processes: much of it waits. `-n 0` given after turns it off.
-            workers = ["-n", str(test_workers()), "--dist", "loadfile"]
+            # They come in the order of tests/conftest.py.
+            workers = ["-n", str(test_workers()), "--dist", "loadfile", "--no-loadscope-reorder"]
             return start([str(env.python), "-m", "pytest", *workers, *argv[1:]])
         # -P keeps the current folder off the module path: a file there named like a module must not be loaded.
         return start([str(env.python), "-P", "-m", "bridge", *argv])

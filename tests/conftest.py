@@ -4,6 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
+
+import pytest
+
+LONG = """
+    control demo ring_processes calibrate settings lora backend single_file calibration 07_calibration card_bench
+    tiny_bench temporal_bench faults_bench teach_example painter tuning stage autoencoder stable_diffusion_xl families
+    image_prompt host planner
+""".split()
+"""Files whose tests take half a minute and more together."""
 
 
 def pytest_configure() -> None:
@@ -14,3 +24,9 @@ def pytest_configure() -> None:
     # others that have no core, and spin while they wait. Before anything imports torch; programs started inherit it.
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long comes first, then what has many tests: a long file that begins last is waited for alone."""
+    many = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path.stem.removeprefix("test_") not in LONG, -many[item.path]))

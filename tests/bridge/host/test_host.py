@@ -11,7 +11,7 @@ import pytest
 
 from bridge.commands import channel_doctor
 from bridge.control.live import LiveParams
-from bridge.host.host import Host, HostConfig, HostError
+from bridge.host.host import COMPLAIN_S, Host, HostConfig, HostError
 from bridge.ring import RingReader, RingWriter, WriterExists, now_ns
 from bridge.ring.layout import Format, Kind, Origin, Policy
 from core.params import Params
@@ -426,8 +426,11 @@ def test_motion_that_is_wanted_and_not_sent_is_named(channel, sent, caplog):
         planes[Kind.MOTION] = np.zeros((64, 64, 2), np.float16)
     params = Params(steps=1, temporal="engine")
     with Rig(channel, params, size=(64, 64), **SAME_WAY) as rig, caplog.at_level(logging.WARNING, "frameloom.host"):
+        started_s = time.monotonic()
         for number in range(1, 6):
             rig.writer.write(planes, frame_id=number, source_frame_id=number)
             assert rig.reader.read(timeout_s=PATIENCE_S) is not None
         assert ("without a motion plane" in caplog.text) != sent
-        assert caplog.text.count("without a motion plane") <= 1
+        # On a busy machine five frames may take longer than it stays silent.
+        most = 1 + (time.monotonic() - started_s) // COMPLAIN_S
+        assert caplog.text.count("without a motion plane") <= most
