@@ -114,6 +114,8 @@ def part(folder: Path, kind: Any, **options: Any) -> Any:
     # Here, so that looking at a folder costs no library.
     from core.libraries import StrictDataclassError
 
+    if not folder.is_dir():
+        raise ModelError(f"there is no folder {folder}; give one in the diffusers layout")
     try:
         return kind.from_pretrained(str(folder), local_files_only=True, **options)
     except (*SENSELESS, StrictDataclassError) as error:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
 
 from bridge.commands.arguments import Parser, parse_count, parse_folder, parse_seed
+from bridge.commands.training import ended, log_from_now
 
 
 def main(argv: list[str]) -> int:
@@ -27,28 +26,15 @@ def main(argv: list[str]) -> int:
     if not args.minutes > 0:
         parser.error(f"--minutes {args.minutes:g}: give a number above 0")
 
-    import torch
+    def run() -> None:
+        import torch
 
-    from core.tiny.stage import CheckpointError, Diverged
-    from core.tiny.train_autoencoder import train
+        from core.tiny.train_autoencoder import train
 
-    started = time.monotonic()
-    print("interrupt at any time, the same command goes on from the last checkpoint", flush=True)
-
-    def log(message: str) -> None:
-        print(f"{time.monotonic() - started:7.0f} s  {message}", flush=True)
-
-    try:
+        log = log_from_now()
+        log("interrupt at any time, the same command goes on from the last checkpoint")
         model = train(args.work, args.steps, args.minutes, args.seed, log, args.start)
         torch.nn.Module.to(model, torch.float16).save_pretrained(args.out)
-    except (CheckpointError, Diverged) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    except OSError as error:
-        print(f"cannot write: {error}; free some room or choose another --work or --out", file=sys.stderr)
-        return 1
-    print(f"written to {args.out}", flush=True)
-    return 0
+        log(f"written to {args.out}")
+
+    return ended(run)

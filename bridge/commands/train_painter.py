@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import os
-import sys
-import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bridge.commands.arguments import Parser, parse_count, parse_folder, parse_seed
+from bridge.commands.training import Log, trained
+
+if TYPE_CHECKING:
+    import torch
+
+    from core.tiny.together import Alone
 
 
 def main(argv: list[str]) -> int:
@@ -40,26 +47,23 @@ def main(argv: list[str]) -> int:
     if not args.minutes > 0:
         parser.error(f"--minutes {args.minutes:g}: give a number above 0")
 
-    from core.device import DeviceError, pick_device
-    from core.tiny import AUTOENCODER
-    from core.tiny.stage import CheckpointError, Diverged
-    from core.tiny.train_painter import produce, settings_for, train
+    return trained(args.device, partial(_train, args))
 
-    try:
-        device = pick_device(args.device)
-    except DeviceError as error:
-        print(error, file=sys.stderr)
-        return 2
+
+def _train(args: argparse.Namespace, device: torch.device, log: Log, together: Alone) -> None:
+    """See `bridge.commands.training.Run`."""
+    from core.tiny import AUTOENCODER
+    from core.tiny.train_painter import load_autoencoder, produce, settings_for, train
+    from core.training.datasets import DataError
+
+    if together.count > 1:
+        raise DataError("the painter is trained by one process; start it without accelerate")
     autoencoder = args.autoencoder or AUTOENCODER
+    # Each of the processes below would say what is wrong with it.
+    load_autoencoder(autoencoder, device)
     settings = settings_for(device)
     settings = replace(settings, seed=args.seed, steps=args.steps or settings.steps, minutes=args.minutes)
     makers = args.makers or (1 if device.type == "cpu" else max(1, (os.cpu_count() or 2) - 1))
-    started = time.monotonic()
-    print(f"training on {device}; interrupt at any time, the same command goes on from the last checkpoint", flush=True)
-
-    def log(message: str) -> None:
-        print(f"{time.monotonic() - started:7.0f} s  {message}", flush=True)
-
     # Data is made beside the training, which would wait for it every few minutes; by processors, as a card that many
     # processes share spends its time on changing between them.
     context = multiprocessing.get_context("spawn")
@@ -76,17 +80,7 @@ def main(argv: list[str]) -> int:
         for maker in running:
             maker.start()
         train(settings, autoencoder, args.work, args.out, device, log, produced=True, start=args.start)
-    except (CheckpointError, Diverged) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    except OSError as error:
-        print(f"cannot write: {error}; free some room or choose another --work or --out", file=sys.stderr)
-        return 1
     finally:
         for maker in running:
             if maker.is_alive():
                 maker.terminate()
-    return 0

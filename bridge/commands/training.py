@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from bridge.commands.host import set_library_habits
+
 if TYPE_CHECKING:
     import torch
 
@@ -28,31 +30,54 @@ def check_settings(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
         parser.error(f"--lr {args.lr:g}: give a number above 0 and below 1")
 
 
+def log_from_now() -> Log:
+    """Prints messages with the seconds since this call."""
+    started = time.monotonic()
+
+    def log(message: str) -> None:
+        print(f"{time.monotonic() - started:7.0f} s  {message}", flush=True)
+
+    return log
+
+
 def trained(asked: str | None, run: Run) -> int:
     """The exit status of a training. asked: the device, as it was given. The first of several processes alone speaks,
     but for errors."""
-    from core.device import DeviceError, pick_device
-    from core.tiny.stage import Diverged
+    from core.device import pick_device
     from core.tiny.together import found
-    from core.training.datasets import DataError
 
-    started = time.monotonic()
-    try:
+    said = log_from_now()
+
+    def train() -> None:
         device = pick_device(asked)
         together = found(device.type == "cpu")
         device = together.device or device
 
         def log(message: str) -> None:
             if together.rank == 0:
-                print(f"{time.monotonic() - started:7.0f} s  {message}", flush=True)
+                said(message)
 
         among = f", {together.count} processes" if together.count > 1 else ""
         log(f"training on {device}{among}; interrupt at any time, the same command goes on from the last checkpoint")
         run(device, log, together)
-    except (DataError, DeviceError) as error:
+
+    return ended(train)
+
+
+def ended(train: Callable[[], None]) -> int:
+    """The exit status of what trains; how it ended is said."""
+    set_library_habits()
+    from core.device import DeviceError
+    from core.folder import ModelError
+    from core.tiny.stage import CheckpointError, Diverged
+    from core.training.datasets import DataError
+
+    try:
+        train()
+    except (DataError, DeviceError, ModelError) as error:
         print(error, file=sys.stderr)
         return 2
-    except Diverged as error:
+    except (CheckpointError, Diverged) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

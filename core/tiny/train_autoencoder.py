@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.folder import network
 from core.tiny.autoencoder import PatchAutoencoder
 from core.tiny.batches import seed_of
 from core.tiny.pictures import dead_leaves
@@ -159,10 +160,10 @@ def train(
     lr: float = LR,
 ) -> PatchAutoencoder:
     """The averaged weights after so many steps or minutes, latents normalised. work: where it goes on from. start: a
-    folder of weights to begin with. Raises `core.tiny.stage.Diverged` and `OSError`."""
+    folder of weights to begin with. Raises `core.folder.ModelError`, `core.tiny.stage.Diverged` and `OSError`."""
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    model = PatchAutoencoder() if start is None else PatchAutoencoder.from_pretrained(start, low_cpu_mem_usage=False)
+    model = PatchAutoencoder() if start is None else network(start, PatchAutoencoder, low_cpu_mem_usage=False)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     stage = Stage(
         *("autoencoder", work, model, log),

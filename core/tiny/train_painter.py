@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.folder import ModelError, network
 from core.tiny.autoencoder import PatchAutoencoder
 from core.tiny.batches import Batch, Mix, Shards, draw, seed_of
 from core.tiny.parts import PICTURE_PX, build_text_encoder, build_unet, save_folder
@@ -78,8 +79,8 @@ def _rate(step: int, done: float, peak: float, warm_up: int = 100) -> float:
 
 
 def load_autoencoder(folder: Path, device: torch.device) -> PatchAutoencoder:
-    """Frozen."""
-    vae = PatchAutoencoder.from_pretrained(folder, torch_dtype=torch.float32, low_cpu_mem_usage=False)
+    """Frozen. Raises `core.folder.ModelError`."""
+    vae = network(folder, PatchAutoencoder, torch_dtype=torch.float32, low_cpu_mem_usage=False)
     return vae.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
@@ -177,13 +178,18 @@ def _as_pictures(vae: PatchAutoencoder, out: Tensor, target: Tensor) -> Tensor:
 
 
 def load_painter(painter: Painter, folder: Path) -> None:
-    """The weights of a model folder of the same architecture, to go on from."""
+    """The weights of a model folder of the same architecture, to go on from. Raises `core.folder.ModelError`."""
     from core.libraries import CLIPTextModel, UNet2DConditionModel
 
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
-    painter.unet.load_state_dict(unet.state_dict())
-    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=torch.float32)
-    painter.encoder.load_state_dict(encoder.state_dict())
+    parts = (("unet", painter.unet, UNet2DConditionModel), ("text_encoder", painter.encoder, CLIPTextModel))
+    for name, module, kind in parts:
+        weights = network(folder / name, kind, torch_dtype=torch.float32).state_dict()
+        try:
+            module.load_state_dict(weights)
+        except RuntimeError:
+            raise ModelError(
+                f"{folder / name} is of another architecture than the painter; choose another one"
+            ) from None
 
 
 _KINDS = (False, True)

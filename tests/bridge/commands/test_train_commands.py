@@ -9,13 +9,17 @@ import pytest
 import torch
 
 from bridge.commands import pictures as sources
-from bridge.commands import train_look
+from bridge.commands import train_autoencoder, train_look, train_painter
 from bridge.commands.pictures import cifar, is_cifar, pictures_of
 from bridge.commands.train_model import OBJECTIVES, main
 from bridge.commands.training import trained
 from bridge.recording.file import RecordingWriter, packed
 from bridge.ring import Frame, Kind
+from core.folder import ModelError
+from core.libraries import UNet2DConditionModel
+from core.tiny import WEIGHTS
 from core.tiny.stage import Diverged
+from core.tiny.train_painter import Painter, load_painter
 from core.training import objectives
 from core.training.datasets import DataError
 from tests.bridge.recording.test_recording import frame
@@ -115,3 +119,28 @@ def test_a_look_is_taught_from_a_folder_that_has_no_pictures_in_a_sentence(tmp_p
     (tmp_path / "a.txt").write_text("moss style")
     assert train_look.main([str(tmp_path), "--device", "cpu", "--work", str(tmp_path / "w")]) == 2
     assert "has no pictures" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [
+        (train_painter, ["--start", "nowhere"], "there is no folder nowhere"),
+        (train_painter, ["--autoencoder", "nowhere"], "there is no folder nowhere"),
+        (train_painter, ["--autoencoder", str(WEIGHTS / "unet")], "missing or of another shape"),
+        (train_autoencoder, ["--start", "nowhere"], "there is no folder nowhere"),
+        (train_autoencoder, ["--start", str(WEIGHTS / "unet")], "missing or of another shape"),
+    ],
+)
+def test_weights_that_cannot_be_begun_with_are_named(tmp_path, capsys, command, words, said):
+    assert command.main([*words, "--work", str(tmp_path / "w"), "--out", str(tmp_path / "o")]) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_painter_of_another_architecture_is_named(tmp_path):
+    painter = Painter()
+    for name, part in (("unet", painter.unet), ("text_encoder", painter.encoder)):
+        part.save_pretrained(tmp_path / name)
+    other = UNet2DConditionModel.from_config({**painter.unet.config, "block_out_channels": (32, 64)})
+    other.save_pretrained(tmp_path / "unet")
+    with pytest.raises(ModelError, match="unet is of another architecture than the painter"):
+        load_painter(painter, tmp_path)
