@@ -24,7 +24,7 @@ from core.control import Control, ControlledCall, Controls, load_all, planes_of
 from core.denoiser import PICTURE, PICTURE_SCALE, SCALE, BankedCall, Banks, Steering, UnetDenoiser, prepared
 from core.device import memory_format
 from core.families import single_file
-from core.families.family import Family, Parts
+from core.families.family import Family, Parts, autoencoder_dtype
 from core.families.folders import check_folder
 from core.families.table import FAMILIES, family_of
 from core.folder import ModelError, read_json, steady
@@ -62,6 +62,8 @@ class Model:
     """The names of the LoRAs that change it, in the order of their parameters."""
     pictures: ImagePrompt | None = None
     """The IP-Adapter."""
+    overflows: bool = False
+    """The autoencoder does so in float16: see `core.families.family.autoencoder_dtype`."""
     forms: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     """The networks as back ends convert them, by latent size, back end, kind and shapes; shared by all that share the
     weights."""
@@ -80,7 +82,8 @@ class Model:
         if execution.weights_dtype == self.execution.weights_dtype:
             return replace(self, execution=execution, calls={})
         # By torch's own `to`: that of diffusers warns of layers to be kept in float32, of which there are none here.
-        unet, vae = (nn.Module.to(copy.deepcopy(part), execution.weights_dtype) for part in (self.unet, self.vae))
+        unet = nn.Module.to(copy.deepcopy(self.unet), execution.weights_dtype)
+        vae = nn.Module.to(copy.deepcopy(self.vae), self._for_autoencoder(execution).weights_dtype)
         return replace(
             self,
             unet=unet,
@@ -91,6 +94,9 @@ class Model:
             forms={},
             calls={},
         )
+
+    def _for_autoencoder(self, execution: Execution) -> Execution:
+        return replace(execution, dtype=autoencoder_dtype(execution.dtype, self.overflows))
 
     @property
     def native_size(self) -> int:
@@ -152,8 +158,8 @@ class Model:
 
         codec = Codec(
             self.vae.config,
-            self._call(size, self._autoencoder.encode(self.vae), blank(1, 3, config.height, config.width)),
-            self._call(size, DecodeVae(self.vae), blank(1, *latent)),
+            self._encoder(size, blank(1, 3, config.height, config.width)),
+            self._decoder(size, blank(1, *latent)),
             (config.height, config.width),
             self.device,
             self.latent_scale,
@@ -173,10 +179,8 @@ class Model:
         for high, wide in window_sizes(rows, columns):
             picture = torch.zeros((1, 3, high * scale, wide * scale), device=self.device)
             latent = torch.zeros((1, channels, high, wide), device=self.device)
-            encoders.append(
-                Window(high, wide, self._call((rows, columns), self._autoencoder.encode(self.vae), picture))
-            )
-            decoders.append(Window(high, wide, self._call((rows, columns), DecodeVae(self.vae), latent)))
+            encoders.append(Window(high, wide, self._encoder((rows, columns), picture)))
+            decoders.append(Window(high, wide, self._decoder((rows, columns), latent)))
             for window in (encoders[-1], decoders[-1]):
                 window.call.prepare(1)
         return encoders, decoders
@@ -207,7 +211,7 @@ class Model:
         _, *size = latent
 
         def call(network: nn.Module, *example: Any) -> Call:
-            return self._call(tuple(size), network, *example)
+            return self._call(self.execution, tuple(size), network, *example)
 
         return UnetDenoiser(
             call(self.call, *example),
@@ -254,9 +258,14 @@ class Model:
                 for key in [key for key in list(made) if key[0] == old]:
                     made.pop(key, None)
 
-    def _call(self, size: tuple[int, ...], network: nn.Module, *example: Any) -> Call:
+    def _encoder(self, size: tuple[int, int], picture: Tensor) -> Call:
+        return self._call(self._for_autoencoder(self.execution), size, self._autoencoder.encode(self.vae), picture)
+
+    def _decoder(self, size: tuple[int, int], latent: Tensor) -> Call:
+        return self._call(self._for_autoencoder(self.execution), size, DecodeVae(self.vae), latent)
+
+    def _call(self, execution: Execution, size: tuple[int, ...], network: nn.Module, *example: Any) -> Call:
         """The network as the back end runs it, made once per latent size and kind of network."""
-        execution = self.execution
         backend = BACKENDS[execution.backend]
         key = (size, execution.backend, type(network).__name__, *(tuple(leaf.shape) for leaf in tree_leaves(example)))
         if key not in self.forms:
@@ -357,6 +366,7 @@ def assemble(
         loras=tuple(file.name for file in loras),
         controls=tuple(controls),
         pictures=pictures,
+        overflows=parts.overflows,
         noise=NoiseSchedule.from_config(scheduler),
         prediction=scheduler.get("prediction_type", "epsilon"),
         execution=execution,

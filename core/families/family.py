@@ -22,11 +22,19 @@ class Encoder(NamedTuple):
 
 @dataclass(frozen=True)
 class Parts:
-    """The networks of a model, as they were loaded."""
+    """The networks of a model, as they were loaded. overflows: the autoencoder does so in float16; see
+    `autoencoder_dtype`."""
 
     unet: Any
     vae: Any
     encoders: tuple[Encoder, ...]
+    overflows: bool = False
+
+
+def autoencoder_dtype(dtype: torch.dtype, overflows: bool) -> torch.dtype:
+    """What the autoencoder beside a U-Net of that dtype computes in: one that overflows in float16 in float32, as
+    Stable Diffusion XL's own does, whose pictures would be black."""
+    return torch.float32 if overflows and dtype == torch.float16 else dtype
 
 
 class Network(Protocol):

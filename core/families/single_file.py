@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from core.families.family import Encoder, Family, Parts
+from core.families.family import Encoder, Family, Parts, autoencoder_dtype
 from core.families.stable_diffusion import check_shape
 from core.folder import SENSELESS, ModelError, part
 from core.hub import cache_folder
@@ -216,18 +216,17 @@ def load(
     contents = Contents.of(path)
     layout = contents.layout()
     predicts = contents.prediction(layout, prediction)
-    if dtype == torch.float16 and layout.family == "stable-diffusion-xl":
-        raise ModelError(
-            f"{path}: the autoencoder of Stable Diffusion XL overflows in float16, and a single file does not say"
-            " whether it has another; use --dtype bfloat16"
-        )
+    # A single file does not say whether Stable Diffusion XL's autoencoder was replaced in it.
+    overflows = layout.family == "stable-diffusion-xl"
     weights = _Weights(contents, layout.name, dtype)
     # The vocabulary first: it is what most machines lack.
     words = _vocabulary(path)
     unet = weights.into(
         UNet2DConditionModel, _unet_config(contents, layout, predicts), UNET, convert_ldm_unet_checkpoint
     )
-    vae = weights.into(AutoencoderKL, _autoencoder_config(contents, layout), AUTOENCODER, convert_ldm_vae_checkpoint)
+    vae = _Weights(contents, layout.name, autoencoder_dtype(dtype, overflows)).into(
+        AutoencoderKL, _autoencoder_config(contents, layout), AUTOENCODER, convert_ldm_vae_checkpoint
+    )
     encoders = [_encoder(contents, weights, clip, words) for clip in layout.clips]
     check_shape(path, unet, vae, encoders, layout.name)
     scheduler = {
@@ -237,7 +236,7 @@ def load(
         "beta_end": 0.012,
         "prediction_type": predicts,
     }
-    return families[layout.family], Parts(unet, vae, tuple(encoders)), scheduler
+    return families[layout.family], Parts(unet, vae, tuple(encoders), overflows), scheduler
 
 
 class _Weights:

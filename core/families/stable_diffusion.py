@@ -40,11 +40,13 @@ def check_shape(folder: Path, unet: Any, vae: Any, encoders: Sequence[Encoder], 
         raise ModelError(f"{folder / 'vae'}: scaling_factor {scale!r}, shift_factor {shift!r} are no scale; restore it")
 
 
-def unet_and_autoencoder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Of a folder that was found whole."""
+def unet_and_autoencoder(folder: Path, dtype: torch.dtype, autoencoder: torch.dtype | None = None) -> tuple[Any, Any]:
+    """Of a folder that was found whole. autoencoder: its dtype, where that is another one."""
     kind = read_json(folder / "vae" / "config.json").get("_class_name", "AutoencoderKL")
     unet = network(folder / "unet", UNet2DConditionModel, torch_dtype=dtype, low_cpu_mem_usage=False)
-    return unet, network(folder / "vae", AUTOENCODERS[kind].kind, torch_dtype=dtype, low_cpu_mem_usage=False)
+    return unet, network(
+        folder / "vae", AUTOENCODERS[kind].kind, torch_dtype=autoencoder or dtype, low_cpu_mem_usage=False
+    )
 
 
 def text_encoder(folder: Path, encoder: str, kind: Any, tokenizer: str, dtype: torch.dtype) -> Encoder:

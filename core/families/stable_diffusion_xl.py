@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from core.denoiser import UnetCall
-from core.families.family import Encoder, Family, Parts
+from core.families.family import Encoder, Family, Parts, autoencoder_dtype
 from core.families.stable_diffusion import check_shape, text_encoder, unet_and_autoencoder
 from core.folder import ModelError, read_json
 from core.libraries import CLIPTextModel, CLIPTextModelWithProjection
@@ -58,12 +58,8 @@ class UnetCallXl(UnetCall):
 
 
 def _load(folder: Path, dtype: torch.dtype) -> Parts:
-    if dtype == torch.float16 and read_json(folder / "vae" / "config.json").get("force_upcast"):
-        raise ModelError(
-            f"{folder / 'vae'}: this autoencoder overflows in float16 (force_upcast); use --dtype bfloat16, or put one"
-            " that does not in its place (the one with an fp16 fix, or TAESDXL)"
-        )
-    unet, vae = unet_and_autoencoder(folder, dtype)
+    overflows = bool(read_json(folder / "vae" / "config.json").get("force_upcast"))
+    unet, vae = unet_and_autoencoder(folder, dtype, autoencoder_dtype(dtype, overflows))
     first = text_encoder(folder, "text_encoder", CLIPTextModel, "tokenizer", dtype)
     second = text_encoder(folder, "text_encoder_2", CLIPTextModelWithProjection, "tokenizer_2", dtype)
     check_shape(folder, unet, vae, [first, second], "Stable Diffusion XL")
@@ -74,7 +70,7 @@ def _load(folder: Path, dtype: torch.dtype) -> Parts:
             f"{folder / 'unet'} reads {width} values of sizes and pooled text, where Stable Diffusion XL gives"
             f" {expected}; its refiner and models like it are not supported"
         )
-    return Parts(unet, vae, (first, second))
+    return Parts(unet, vae, (first, second), overflows)
 
 
 FAMILY = Family(

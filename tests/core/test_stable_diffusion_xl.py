@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from core.backend import BACKENDS
+from core.backend import BACKENDS, Execution
 from core.families.table import FAMILIES, family_of
 from core.folder import ModelError
 from core.model import Model, check_folder, load_model
@@ -160,6 +161,33 @@ def test_what_is_not_whole_or_not_of_the_family_is_refused(repository: tuple[Pat
     refiner = changed(folder, tmp_path / "refiner", "unet/config.json", addition_time_embed_dim=SIZES + 2)
     with pytest.raises(ModelError, match="refiner"):
         load(refiner)
-    overflowing = changed(folder, tmp_path / "overflowing", "vae/config.json", force_upcast=True)
-    with pytest.raises(ModelError, match="--dtype bfloat16"):
-        FAMILIES["stable-diffusion-xl"].load(overflowing, torch.float16)
+
+
+def test_an_autoencoder_that_overflows_in_float16_computes_in_float32(
+    repository: tuple[Path, Any], tmp_path: Path
+) -> None:
+    # Between its first and its last layer beyond what float16 holds, as the published one is.
+    safe = changed(repository[0], tmp_path / "safe", "vae/config.json")
+    path = safe / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    layers = sorted({int(name.split(".")[2]) for name in weights if name.startswith("decoder.")})
+    for layer, gain in ((layers[0], 1e6), (layers[-1], 1e-6)):
+        weights[f"decoder.layers.{layer}.weight"] *= gain
+    save_file(weights, path)
+    folder = changed(safe, tmp_path / "overflows", "vae/config.json", force_upcast=True)
+    frames = random_frames(4)
+
+    def painted(of: Path, dtype: torch.dtype) -> torch.Tensor:
+        model = load(of).run_by(Execution(CPU, "eager", dtype))
+        stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX))
+        out = stream.step(frames[0][None], 0, stream.plan(Params(steps=1)))
+        assert out is not None
+        return out.frame_FHWC[..., :3].int()
+
+    picture = painted(folder, torch.float32)
+    assert picture.float().std() > 5.0
+    assert (painted(folder, torch.float16) - picture).abs().float().mean() < 2.0
+    assert painted(safe, torch.float16).float().std() < 1.0, "it would be seen if it computed in float16"
+    for dtype, computes in ((torch.float16, torch.float32), (torch.bfloat16, torch.bfloat16)):
+        parts = FAMILIES["stable-diffusion-xl"].load(folder, dtype)
+        assert (parts.unet.dtype, parts.vae.dtype) == (dtype, computes)
