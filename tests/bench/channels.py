@@ -162,7 +162,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=128, help="pixels (default 128)")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement (default 8)")
     parser.add_argument("--rounds", type=int, default=3, help="of all ways in turn (default 3)")
-    parser.add_argument("--fps", type=float, default=60.0, help="of each writer (default 60)")
+    parser.add_argument(
+        "--fps", type=float, default=240.0, help="of each writer (default 240, more than any processor paints)"
+    )
     parser.add_argument("--threads", type=int, default=None, help="of a call (default: as each finds fastest)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--quick", action="store_true", help="one short round")
