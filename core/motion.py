@@ -25,7 +25,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from core.around import around
-from core.matching import Matching
+from core.matching import Matching, small_grey
 from core.opencv import opencv
 from core.params import Params
 from core.pixels import PixelError
@@ -97,13 +97,13 @@ def moved(x_FcHW: Tensor, grid_FHW2: Tensor, mode: str = "bilinear") -> Tensor:
     return nnf.grid_sample(x_FcHW, grid_FHW2, mode=mode, padding_mode="border", align_corners=False)
 
 
-def between(grid_FHW2: Tensor) -> Tensor:
-    """(F, 1, H, W): how far from every pixel the places of a grid lie, 0 on one, 1 halfway between two. That much of
-    what is read there is blurred; to sharpen the rest would sharpen what stands still anew in every frame."""
-    size = torch.tensor([grid_FHW2.shape[2], grid_FHW2.shape[1]], device=grid_FHW2.device)
-    off = torch.frac((grid_FHW2 + 1.0) * (size / 2.0) + 0.5)
-    across, down = (4.0 * off * (1.0 - off)).unbind(-1)
-    return torch.maximum(across, down)[:, None].clamp_min(0.0)
+def between(motion_FHW2: Tensor) -> Tensor:
+    """(F, 1, H, W): how far from every pixel the places lie that motion comes from, 0 on one, 1 halfway between two.
+    That much of what is read there is blurred; to sharpen the rest would sharpen what stands still anew in every frame.
+    Not a number and infinite motion lie on one."""
+    off = motion_FHW2.frac().abs_()
+    across, down = torch.addcmul(off, off, off, value=-1.0).unbind(-1)
+    return torch.maximum(across, down).mul_(4.0).nan_to_num_(0.0)[:, None]
 
 
 class _Before(NamedTuple):
@@ -166,32 +166,36 @@ class Follower:
         motion = self._motion(planes, before.grey, grey, gaps, params)
         if motion is None or not any(usable):
             return Guide(last + 1, frames, None, None, params)
-        followed = torch.tensor(usable, dtype=torch.float32).to(self._device).view(-1, 1, 1, 1)
         grid = torch.addcmul(self._here, motion, self._scale)
         across, down = grid.abs().unbind(-1)
         # What is not a number is not inside.
-        inside = torch.maximum(across, down) <= 1.0
+        trusted = (torch.maximum(across, down) <= 1.0)[:, None]
         grid = grid.nan_to_num_(0.0, 2.0, -2.0)
         earlier = _shifted(before.source, source)
-        there = moved(earlier, grid, "nearest" if params.temporal == "bank" else "bilinear")
-        apart = source - there
-        # Of what came from inside the picture alone: a fast pan is no cut.
-        shared = inside[:, None].to(torch.float32)
-        weight = _likeness(apart, params.motion_tolerance) * shared
-        off = None if params.temporal == "bank" else between(grid)
-        if depth is not None and before.depth is not None and off is not None:
-            weight = weight * _same_depth(depth, _shifted(before.depth, depth), grid, off)
-        if mask is not None and before.mask is not None and off is not None:
-            weight = weight * _within(mask, _shifted(before.mask, mask), grid, off)
-        if params.temporal == "bank":
-            # Pieces that are alike are found among strangers, too.
-            apart = source - earlier
-        unlike = (apart.square() * shared).flatten(1).mean(1) / shared.flatten(1).mean(1).clamp_min(1e-3)
-        strangers = 2.0 * _variance(source)
-        weight = weight * followed * (unlike <= params.cut_threshold * strangers + 1.0).view(-1, 1, 1, 1)
-        carrying = Carrying.of(params)
-        cells = self._of_cells(grid, weight) if carrying is not None and carrying.latent > 0.0 else None
-        return Guide(last + 1, frames, cells, Warp(grid, weight, off), params)
+        how = Carrying.of(params) or Carrying(0.0, 0.0, 0.0, "bilinear")
+        apart = source - moved(earlier, grid, "nearest" if how.mode == "nearest" else "bilinear")
+        weight = _likeness(apart, params.motion_tolerance)
+        # Pieces that are alike are found among strangers, too: whether the picture is another one, it tells itself. Of
+        # what came from inside the picture alone: a fast pan is no cut.
+        known = torch.tensor(usable).to(self._device) & ~self._cut(
+            source - earlier if params.temporal == "bank" else apart, trusted, source, params.cut_threshold
+        )
+        if depth is not None and before.depth is not None:
+            trusted = trusted & _same_depth(depth, _shifted(before.depth, depth), grid)
+        if mask is not None and before.mask is not None:
+            trusted = trusted & _same_mask(mask, _shifted(before.mask, mask), grid)
+        weight *= trusted & known.view(-1, 1, 1, 1)
+        cells = self._of_cells(grid, weight) if how.latent > 0.0 else None
+        return Guide(
+            last + 1, frames, cells, Warp(grid, weight, between(motion) if how.sharpen > 0.0 else None), params
+        )
+
+    @staticmethod
+    def _cut(apart_F3HW: Tensor, inside_F1HW: Tensor, source_F3HW: Tensor, threshold: float) -> Tensor:
+        """(F,) bool: whether pictures differ from those before by so large a share of what strangers do."""
+        unlike = (apart_F3HW * inside_F1HW).flatten(1).square_().mean(1)
+        unlike /= inside_F1HW.flatten(1).to(torch.float32).mean(1).clamp_min(1e-3)
+        return unlike > threshold * 2.0 * _variance(source_F3HW) + 1.0
 
     def _of_cells(self, grid_FHW2: Tensor, weight_F1HW: Tensor) -> Warp:
         """The same for latents: a cell moves as those of its pixels do that are trusted."""
@@ -257,7 +261,7 @@ class Follower:
         if params.temporal == "flow":
             return self._flow.grey(frame_FHWC)
         if params.temporal == "bank":
-            return nnf.interpolate(source_F3HW.mean(1, keepdim=True), small_size(*self._size), mode="area")[:, 0]
+            return small_grey(source_F3HW, small_size(*self._size))
         return None
 
 
@@ -322,9 +326,8 @@ def estimated_motion(frame_NHWC: Tensor) -> Tensor:
 def _likeness(difference_F3HW: Tensor, tolerance: float) -> Tensor:
     """(F, 1, H, W): 1 up to half the tolerance in levels (0..255), 0 from one and a half on, by each pixel and by the
     mean of 3 x 3, of the largest channel."""
-    levels = torch.maximum(around(difference_F3HW, 1, torch.add).abs_() / 9.0, difference_F3HW.abs())
-    levels = torch.maximum(torch.maximum(levels[:, :1], levels[:, 1:2]), levels[:, 2:])
-    return (1.5 - levels / tolerance).clamp_(0.0, 1.0)
+    levels = torch.maximum(around(difference_F3HW, 1, torch.add).abs_().mul_(1.0 / 9.0), difference_F3HW.abs())
+    return levels.amax(1, keepdim=True).mul_(-1.0 / tolerance).add_(1.5).clamp_(0.0, 1.0)
 
 
 def _variance(x_FcHW: Tensor) -> Tensor:
@@ -334,24 +337,21 @@ def _variance(x_FcHW: Tensor) -> Tensor:
     return (planes.square().mean(-1) - planes.mean(-1).square()).mean(1)
 
 
-def _same_depth(depth_F1HW: Tensor, before_F1HW: Tensor, grid_FHW2: Tensor, off_F1HW: Tensor) -> Tensor:
-    """(F, 1, H, W): 1 where the surface was about as far away, 0 where another one was. Nothing (0, negative, not
-    finite) is as far away as nothing."""
+def _same_depth(depth_F1HW: Tensor, before_F1HW: Tensor, grid_FHW2: Tensor) -> Tensor:
+    """(F, 1, H, W) bool: whether the surface was about as far away. Nothing (0, negative, not finite) is as far away
+    as nothing."""
     nothing = 1e6
     now, then = (torch.where((z > 0.0) & (z < nothing), z, nothing) for z in (depth_F1HW, before_F1HW))
-    return _within(now, then, grid_FHW2, off_F1HW, DEPTH_TOLERANCE)
+    there = moved(then, grid_FHW2, "nearest")
+    return (now - there).abs_() <= DEPTH_TOLERANCE * there
 
 
-def _within(
-    now_F1HW: Tensor, before_F1HW: Tensor, grid_FHW2: Tensor, off_F1HW: Tensor, tolerance: float = 0.0
-) -> Tensor:
-    """(F, 1, H, W): 1 where a value is that of the place that it came from, give or take a share of it, or, as far as
-    that lies between pixels (off), lies between the lowest and the highest around there. Masks: numbers of objects, or
-    mattes, whose edges lie between inside and outside."""
+def _same_mask(mask_F1HW: Tensor, before_F1HW: Tensor, grid_FHW2: Tensor) -> Tensor:
+    """(F, 1, H, W) bool: whether a value is that of the place that it came from. Masks: numbers of objects, which are
+    the same or not, or mattes, of whose soft edges half a pixel makes about a quarter of the difference across."""
     lowest, highest = (around(before_F1HW, 1, choose) for choose in (torch.minimum, torch.maximum))
-    there, low, high = moved(torch.cat((before_F1HW, lowest, highest), 1), grid_FHW2, "nearest").split(1, 1)
-    low, high = torch.lerp(there, low, off_F1HW), torch.lerp(there, high, off_F1HW)
-    return ((now_F1HW >= low * (1.0 - tolerance)) & (now_F1HW <= high * (1.0 + tolerance))).to(torch.float32)
+    there, across = moved(torch.cat((before_F1HW, highest - lowest), 1), grid_FHW2, "nearest").split(1, 1)
+    return (mask_F1HW - there).abs_() <= 0.3 * across
 
 
 def _bounded(before_FcHW: Tensor, now_FcHW: Tensor) -> Tensor:
@@ -411,6 +411,11 @@ class _Carried:
         return torch.cat(out) if len(out) > 1 else out[0]
 
 
+def _latent_share(params: Params) -> float:
+    how = Carrying.of(params)
+    return 0.0 if how is None else how.latent
+
+
 class Estimates:
     """Steadies what the stages leave."""
 
@@ -419,17 +424,16 @@ class Estimates:
 
     def steadied(self, estimate_SFchw: Tensor, first: int, guides: Sequence[Guide | None]) -> Tensor:
         """The estimates of the stages from `first` on, whose frames have these guides."""
-        if all(guide is None for guide in guides):
+        shares = [0.0 if guide is None else _latent_share(guide.params) for guide in guides]
+        if not any(shares):
             self._stages.clear()
             return estimate_SFchw
         out = list(estimate_SFchw)
-        for i, guide in enumerate(guides):
-            if guide is None:
+        for i, (guide, share) in enumerate(zip(guides, shares, strict=True)):
+            if guide is None or share == 0.0:
                 self._stages.pop(first + i, None)
                 continue
             carried = self._stages.setdefault(first + i, _Carried())
-            how = Carrying.of(guide.params)
-            share = 0.0 if how is None else how.latent
             out[i] = carried.blended(out[i], guide, guide.latent, share, 0.0, "bilinear")
         return torch.stack(out)
 

@@ -399,18 +399,19 @@ class Params:
     )
     batch_attention: bool = _param(False, "bool", "Frames in one stream batch read one another's features.")
     motion_share: float = _param(
-        0.9,
+        0.92,
         "float",
         "Share of the picture that is the one before, moved along the motion.",
         low=0.0,
         high=0.95,
-        step=0.05,
+        step=0.01,
         acts_with=("temporal", ("engine", "flow")),
     )
     motion_latent: float = _param(
-        0.15,
+        0.0,
         "float",
-        "Share of every stage's estimate that is the one before, moved along the motion.",
+        "Share of every stage's estimate that is the one before, moved along the motion; with 0, what comes into view is"
+        " as single frames have it, to the pixel.",
         low=0.0,
         high=0.95,
         step=0.05,
@@ -427,7 +428,7 @@ class Params:
         acts_with=("temporal", ("engine", "flow")),
     )
     motion_sharpen: float = _param(
-        0.15,
+        0.06,
         "float",
         "Sharpens what was moved, against the blur of moving it.",
         low=0.0,

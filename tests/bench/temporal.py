@@ -84,8 +84,7 @@ def painted(
     out = {}
     of_use = planes_of(plan.params)
     for number in range(first, len(clip.colour)):
-        planes = {"motion": clip.motion[number][None], "depth": clip.depth[number][None]}
-        planes = {name: plane for name, plane in planes.items() if name in of_use}
+        planes = {name: plane for name, plane in clip.planes(number).items() if name in of_use}
         started, busy = time.perf_counter(), time.process_time()
         picture = stream.step(clip.colour[number][None], number, plan, planes, (number + 1,))
         if times is not None and number >= FIRST:

@@ -38,6 +38,14 @@ class Clip:
     instance: Tensor
     cut: int | None = None
 
+    def planes(self, at: int) -> dict[str, Tensor]:
+        """What an engine sends beside a picture. mask: numbers of what belongs together, one byte each."""
+        return {
+            "motion": self.motion[at][None],
+            "depth": self.depth[at][None],
+            "mask": self.instance[at][None].to(torch.uint8),
+        }
+
 
 def _planes(world: World, time_s: float, dt_s: float, width: int = SIZE_PX) -> dict[str, Tensor]:
     out = world.render(time_s, width, SIZE_PX, planes=("colour", "depth", "motion", "instance"), motion_dt_s=dt_s)

@@ -39,8 +39,7 @@ class Playing:
     def encode(self, at: int) -> Any:
         """What enters of the clip's frame."""
         self._count += 1
-        planes = {"motion": self._clip.motion[at][None], "depth": self._clip.depth[at][None]}
-        planes = {name: plane for name, plane in planes.items() if name in self._of_use}
+        planes = {name: plane for name, plane in self._clip.planes(at).items() if name in self._of_use}
         return self.stream.encode(self._clip.colour[at][None], planes, self.plan, (self._count,))
 
     def step(self, at: int) -> None:

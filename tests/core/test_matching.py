@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as nnf
 
-from core.matching import PLACES, REACH, Matching, differences
+from core.matching import PLACES, REACH, Matching, by_torch, differences, small_grey
 from core.model import Model
 from core.motion import Carrying, Follower
 from core.params import Params
@@ -34,6 +34,7 @@ def test_each_piece_takes_the_place_of_least_difference_the_nearest_of_equal_one
         torch.randint(0, 256, (2, 9, 11), generator=torch.Generator().manual_seed(s)).float() for s in (0, 1)
     )
     cost = differences(now, before)
+    assert torch.equal(cost, by_torch(now, before))
     wide = nnf.pad(before[:, None], (REACH,) * 4, mode="replicate")[:, 0]
     for number, (y, x) in enumerate(PLACES):
         apart = (wide[:, REACH + y : REACH + y + 9, REACH + x : REACH + x + 11] - now).abs()
@@ -51,15 +52,23 @@ def test_a_picture_that_was_shifted_is_found_where_it_was(shift):
     x, y = shift
     whole = texture()
     before, now = whole[4:36, 4:36], whole[4 + y : 36 + y, 4 + x : 36 + x]
-    found = Matching(CPU).back(now[None], before[None])[0, 6:-6, 6:-6].reshape(-1, 2)
+    found = Matching(CPU).back(now[None].round(), before[None].round())[0, 6:-6, 6:-6].reshape(-1, 2)
     assert (found.median(0).values - torch.tensor([float(x), float(y)])).abs().max() < 0.1
 
 
 def test_half_a_pixel_is_told_from_a_whole_one():
     whole = texture(size=80)
-    before, now = (nnf.avg_pool2d(whole[None, None, 8:72, 8 + px : 72 + px], 2)[0] for px in (0, 1))
+    before, now = (small_grey(whole[None, None, 8:72, 8 + px : 72 + px].repeat(1, 3, 1, 1), (32, 32)) for px in (0, 1))
     found = Matching(CPU).back(now, before)[0, 6:-6, 6:-6].reshape(-1, 2)
     assert (found.median(0).values - torch.tensor([0.5, 0.0])).abs().max() < 0.2
+
+
+@pytest.mark.parametrize("size", [(32, 32), (16, 20), (64, 64)])
+def test_small_grey_pictures_are_those_of_areas(size):
+    levels = torch.randint(0, 256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(0)).float()
+    plain = nnf.interpolate(levels.sum(1, keepdim=True), size, mode="area")[:, 0].div(3.0)
+    found = small_grey(levels, size)
+    assert torch.equal(found, found.round()) and (found - plain).abs().max() <= 0.501
 
 
 def guides(frames: torch.Tensor, params: Params = BANK) -> list:

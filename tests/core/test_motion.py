@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as nnf
 
-from core.around import around
+from core.around import around, by_steps
 from core.model import Model
 from core.motion import LONGEST_GAP, Follower, Guide, Pictures, Warp, between, identity_grid
 from core.params import Params
@@ -171,7 +171,7 @@ def test_depth_finds_what_colour_does_not_tell_apart():
 def test_what_comes_into_view_is_told_by_colour_to_the_pixel_and_its_cells_keep_nothing():
     frames = pan(1).clamp(max=200).repeat(2, 1, 1, 1)
     frames[0, :, 16:33] += 50  # was there, and is gone
-    guide = follow(fresh(), frames, torch.zeros(1, PX, PX, 2))
+    guide = follow(fresh(), frames, torch.zeros(1, PX, PX, 2), params=BASE.with_values(motion_latent=0.15))
     weight = guide.picture.weight[0, 0]
     assert weight[:, 16:33].max() == 0.0 and weight[:, 34:].min() == 1.0
     cells = guide.latent.weight[0, 0]
@@ -189,10 +189,17 @@ def test_a_mask_keeps_what_belongs_to_another_object_from_being_carried_over():
     assert torch.equal(follow(fresh(), grey, zero, mask=half).picture.weight[0, 0] > 0.5, weight > 0.5)
     for sometimes in ([None, mask[1]], [mask[0], None]):
         assert follow(fresh(), grey, zero, mask=sometimes).picture.weight.min() == 1.0
+    # Between pixels, too, a number is another object's or is not.
+    beside = follow(fresh(), grey, right(0.5), mask=mask).picture.weight[0, 0]
+    assert beside[:, :31].max() == 0.0 and beside[:, 33:63].min() == 1.0
     # An object that moves with its mask stays trusted, but for what came in from outside.
     soft = (texture(seed=3)[0, :, :, 0].float() // 64 * 64).to(torch.uint8)
     masks = torch.stack([soft[:, n * 2 : n * 2 + PX] for n in range(2)])
     assert follow(fresh(), pan(2), right(2.0), mask=masks).picture.weight[0, 0, :, : PX - 3].min() > 0.99
+    # So does one with soft edges that moves by half a pixel.
+    ramp = torch.linspace(0.0, 255.0, 2 * PX + 1)
+    soft = torch.stack([ramp[n : n + 2 * PX].unfold(0, 2, 2).mean(-1).expand(PX, -1) for n in range(2)])
+    assert follow(fresh(), grey, right(0.5), mask=soft).picture.weight[0, 0, 1:-1, 1:-3].min() == 1.0
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 6e4])
@@ -343,10 +350,14 @@ def test_what_stands_still_stays_as_it_is_for_ever(model, share):
 
 
 def test_what_is_read_between_pixels_is_told():
-    grid = identity_grid(8, 8, CPU)
-    assert float(between(grid).max()) < 1e-4
-    assert torch.allclose(between(grid + torch.tensor([1.0 / 8, 0.0])), torch.ones(1, 1, 8, 8), atol=1e-4)
-    assert float(between(grid + torch.tensor([2.0 / 8, 4.0 / 8])).max()) < 1e-4
+    def told(x: float, y: float) -> torch.Tensor:
+        return between(torch.tensor([x, y]).expand(1, 8, 8, 2))
+
+    assert float(told(0.0, 0.0).max()) == float(told(1.0, -2.0).max()) == 0.0
+    assert float(told(float("nan"), 0.0).max()) == float(told(0.0, -float("inf")).max()) == 0.0
+    for x, y in ((0.5, 0.0), (-1.5, 0.25)):
+        assert torch.equal(told(x, y), torch.ones(1, 1, 8, 8))
+    assert torch.equal(told(-0.25, 3.0), torch.full((1, 1, 8, 8), 0.75))
 
 
 @pytest.mark.parametrize("size", [(7, 9), (5, 5), (2, 3)])
@@ -354,7 +365,27 @@ def test_what_is_read_between_pixels_is_told():
 def test_what_lies_around_equals_its_plain_twin(size, reach):
     x = torch.randn(2, 3, *size)
     side = 2 * reach + 1
-    assert torch.equal(around(x, reach, torch.maximum), nnf.max_pool2d(x, side, 1, reach))
-    assert torch.equal(around(x, reach, torch.minimum), -nnf.max_pool2d(-x, side, 1, reach))
     mean = nnf.avg_pool2d(nnf.pad(x, (reach,) * 4, mode="replicate"), side, 1)
-    torch.testing.assert_close(around(x, reach, torch.add) / side**2, mean)
+    for way in (around, by_steps):
+        assert torch.equal(way(x, reach, torch.maximum), nnf.max_pool2d(x, side, 1, reach))
+        assert torch.equal(way(x, reach, torch.minimum), -nnf.max_pool2d(-x, side, 1, reach))
+        torch.testing.assert_close(way(x, reach, torch.add) / side**2, mean)
+
+
+@pytest.mark.parametrize("mode", ["throughput", "latency"])
+def test_what_comes_into_view_is_as_single_frames_have_it(model, mode):
+    """Whatever the rest is carried from; by default no stage reads what was there before."""
+    frames = random_frames(1).repeat(8, 1, 1, 1)
+    frames[:, :, : SIZE_PX // 2] = frames[:, :, SIZE_PX // 2 :].clone()
+    mask = torch.zeros(8, SIZE_PX, SIZE_PX, dtype=torch.uint8)
+    for n in range(8):
+        mask[n, :, : 8 + 4 * n] = 3
+    params = BASE.with_values(seed=-1, mode=mode)
+    torch.manual_seed(0)
+    on = painted(make(model), params, frames, lambda i: {**still(), "mask": mask[i][None]})
+    torch.manual_seed(0)
+    off = painted(make(model), params.with_values(temporal="off"), frames, lambda i: {})
+    for n in sorted(on)[2:]:
+        fresh_columns = slice(8 + 4 * (n - 1), 8 + 4 * n)
+        assert torch.equal(on[n][:, fresh_columns], off[n][:, fresh_columns])
+        assert not torch.equal(on[n][:, SIZE_PX - 8 :], off[n][:, SIZE_PX - 8 :])

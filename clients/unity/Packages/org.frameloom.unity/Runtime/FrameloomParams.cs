@@ -164,16 +164,16 @@ namespace Frameloom
         public bool batchAttention = false;
 
         [Tooltip("Share of the picture that is the one before, moved along the motion."), Range(0f, 0.95f)]
-        public float motionShare = 0.9f;
+        public float motionShare = 0.92f;
 
-        [Tooltip("Share of every stage's estimate that is the one before, moved along the motion."), Range(0f, 0.95f)]
-        public float motionLatent = 0.15f;
+        [Tooltip("Share of every stage's estimate that is the one before, moved along the motion; with 0, what comes into view is as single frames have it, to the pixel."), Range(0f, 0.95f)]
+        public float motionLatent = 0f;
 
         [Tooltip("How far the input may differ from the one before, moved, for that to be used. In levels."), Range(1f, 128f)]
         public float motionTolerance = 16f;
 
         [Tooltip("Sharpens what was moved, against the blur of moving it."), Range(0f, 1f)]
-        public float motionSharpen = 0.15f;
+        public float motionSharpen = 0.06f;
 
         [Tooltip("The model that paints: as started, embedded, or one of the host's folder of models (--models), by its name."), TextArea]
         public string model = "as started";
