@@ -49,6 +49,9 @@ class Locks:
     preparing: AbstractContextManager[Any] = field(default_factory=nullcontext)
 
 
+Elsewhere = Callable[[Any, Any, Path], bool]
+
+
 @dataclass(frozen=True)
 class Execution:
     """How networks are run.
@@ -56,8 +59,9 @@ class Execution:
     backend: key of `BACKENDS`. dtype: what it computes in. threads: CPU threads of one call; None leaves it to the
     library. many_rows: an engine's calls of so many rows or more leave it to the library all the same; None: no call.
     locks: of calls whose memory threads would share. store: a folder where converted networks are kept for the next
-    start, or None. shared: makes of a call what several threads call in its place; None where one thread alone
-    calls.
+    start, or None. elsewhere: converts (network, example) into a folder of the store without being in anybody's way;
+    False where it does not, and whoever asks does it. shared: makes of a call what several threads call in its place;
+    None where one thread alone calls.
     """
 
     device: torch.device
@@ -66,6 +70,7 @@ class Execution:
     threads: int | None = None
     store: Path | None = None
     many_rows: int | None = None
+    elsewhere: Elsewhere | None = field(default=None, compare=False)
     locks: Locks = field(default_factory=Locks, compare=False)
     shared: Callable[[Call], Call] | None = field(default=None, compare=False)
 
@@ -139,7 +144,9 @@ def _captured(network: Callable[..., Any], plain: _Torch, example: tuple[Any, ..
     return CapturedCall(network, plain, example, plain.like, graphs, execution.locks.preparing)
 
 
-def _as_it_is(network: nn.Module, example: tuple[Any, ...], store: Path | None) -> nn.Module:
+def _as_it_is(
+    network: nn.Module, example: tuple[Any, ...], store: Path | None, elsewhere: Elsewhere | None = None
+) -> nn.Module:
     return network
 
 
@@ -151,16 +158,16 @@ def on_cards(device: torch.device) -> tuple[torch.dtype, ...]:
 class Backend:
     """One way to run networks.
 
-    call: makes the `Call` of what `convert` gave. convert: (network, example, store) to whatever can be shared by all
-    executions with the same weights; the arguments of calls look like the example's, of the same height and width, but
-    for the number of rows. dtypes: what it computes in on a device without detours, the likely fastest first; empty
-    where it is not available. engine: it works outside torch: is given float32 weights whatever it computes in, and has
-    threads of its own. measured: cheap enough to be tried by whoever looks for the fastest. plain: the back end that
-    runs the same weights at once, where this one takes tens of seconds to be ready.
+    call: makes the `Call` of what `convert` gave. convert: (network, example, store, elsewhere) to whatever can be
+    shared by all executions with the same weights; the arguments of calls look like the example's, of the same height
+    and width, but for the number of rows. dtypes: what it computes in on a device without detours, the likely fastest
+    first; empty where it is not available. engine: it works outside torch: is given float32 weights whatever it
+    computes in, and has threads of its own. measured: cheap enough to be tried by whoever looks for the fastest. plain:
+    the back end that runs the same weights at once, where this one takes tens of seconds to be ready.
     """
 
     call: Callable[[Any, tuple[Any, ...], Execution], Call]
-    convert: Callable[[nn.Module, tuple[Any, ...], Path | None], Any] = _as_it_is
+    convert: Callable[..., Any] = _as_it_is
     dtypes: Callable[[torch.device], tuple[torch.dtype, ...]] = native_dtypes
     engine: bool = False
     measured: bool = True
@@ -194,6 +201,7 @@ def executions(
     *,
     threads: int | None = None,
     store: Path | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> list[Execution]:
     """Everything that can run here and is as asked for, the likely fastest first; never empty.
 
@@ -215,7 +223,7 @@ def executions(
         )
     order = dict.fromkeys(d for name in names for d in here[name])
     return [
-        Execution(device, name, d, threads, store)
+        Execution(device, name, d, threads, store, elsewhere=elsewhere)
         for d in order
         for name in names
         if d in here[name] and dtype in (None, d)

@@ -61,11 +61,21 @@ class Codec:
     def encode(self, frame_FHWC: Tensor, tolerance: float | None = None) -> Tensor:
         """Latents (F, c, h, w) of uint8 pictures (F, H, W, 3 or 4) of any size; alpha is ignored. tolerance: in levels,
         for `core.reuse`; None computes everything."""
+        return self.latents(self.received(frame_FHWC), tolerance)
+
+    @torch.inference_mode()
+    def received(self, frame_FHWC: Tensor) -> Tensor:
+        """Such pictures at the size that is encoded: float32 (F, 3, H, W), levels 0..255."""
         x = uploaded(frame_FHWC, self._device)[..., :3].permute(0, 3, 1, 2)
         x = x.to(torch.float32)
         if x.shape[-2:] != self._size:
             x = nnf.interpolate(x, self._size, mode="bilinear", antialias=True)
-        unscaled = self.encoder(x / 127.5 - 1.0, None if tolerance is None else tolerance / 127.5)
+        return x
+
+    @torch.inference_mode()
+    def latents(self, levels_F3HW: Tensor, tolerance: float | None = None) -> Tensor:
+        """Latents (F, c, h, w) of such. tolerance: see `encode`."""
+        unscaled = self.encoder(levels_F3HW / 127.5 - 1.0, None if tolerance is None else tolerance / 127.5)
         return (unscaled - self._shift) * self._scale
 
     @torch.inference_mode()

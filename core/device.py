@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -60,6 +62,25 @@ def downloaded(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor in the host's memory. Of a card's it is filled when the work of the current CUDA stream is done, in
     page-locked memory."""
     return tensor.to("cpu", non_blocking=True)
+
+
+def given(device: torch.device) -> Any:
+    """Stands for what this thread has given to a card so far; None elsewhere."""
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def after(event: Any, tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor that was made on another CUDA stream before the event of `given`, for this thread's. What it gives to
+    the card from now on comes after that."""
+    if event is not None:
+        stream = torch.cuda.current_stream(tensor.device)
+        stream.wait_event(event)
+        tensor.record_stream(stream)
+    return tensor
 
 
 def settle(device: torch.device) -> None:

@@ -1,25 +1,50 @@
 """The picture before, mixed into the one that comes in: zoomed, turned, pushed aside and recoloured a little with every
 frame, it becomes the tunnels and trails of video feedback.
 
-It is mixed as a latent, where it is when the next frame comes in: nothing is decoded and encoded again, and the frames
+In the latent it is mixed where it is when the next frame comes in: nothing is decoded and encoded again, and the frames
 that the U-Net works on in one turn are all that has to be known. Its colours are changed there, too
-(`core.latent_colours`).
+(`core.latent_colours`). A latent's cell is several pixels wide, so what is moved by less becomes soft. As a picture it
+is what a feedback loop behind the host would mix in: the newest one that is painted, as sharp as it came out, moved by
+shares of a pixel. Nothing waits for one: while frames overlap, it is of as many frames before as are on their way.
 
-Shapes: F frames per turn, c h w latent.
+Shapes: F frames per turn, c h w latent, H W pixels.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from core.device import uploaded
+from core.device import after, given, uploaded
 from core.latent_colours import LatentColours, colour_matrix
 from core.motion import identity_grid, moved
 from core.params import Params
+
+
+class _Moving:
+    """The last painting, latent or picture, as the parameters want it moved."""
+
+    def __init__(self) -> None:
+        self._grid: tuple[tuple[float, ...], Tensor] | None = None
+        self._matrix: tuple[tuple[float, ...], Tensor] | None = None
+
+    def moved(self, before_1chw: Tensor, params: Params) -> Tensor:
+        height, width = before_1chw.shape[-2:]
+        how = (params.feedback_zoom, params.feedback_rotate, params.feedback_x, params.feedback_y)
+        if self._grid is None or self._grid[0] != how or self._grid[1].shape[1:3] != (height, width):
+            self._grid = (how, grid(height, width, *how, before_1chw.device))
+        return moved(before_1chw, self._grid[1], "bilinear")
+
+    def matrix(self, params: Params, device: torch.device) -> Tensor:
+        """See `core.latent_colours.colour_matrix`."""
+        how = _colour_of(params)
+        if self._matrix is None or self._matrix[0] != how:
+            self._matrix = (how, uploaded(colour_matrix(*how), device))
+        return self._matrix[1]
 
 
 class Feedback:
@@ -27,42 +52,61 @@ class Feedback:
 
     def __init__(self) -> None:
         self._before: Tensor | None = None
-        self._grid: tuple[tuple[float, ...], Tensor] | None = None
+        self._moving = _Moving()
         self._colours: LatentColours | None = None
-        self._matrix: tuple[tuple[float, ...], Tensor] | None = None
 
     def prepare(self, params: Params, fit: Callable[[], LatentColours]) -> None:
         """Set-up verb: make ready for a change of colours, where the parameters want one. fit: of the autoencoder."""
-        if self._colours is None and params.feedback > 0.0 and _recolours(params):
+        if self._colours is None and _mixes(params, "latent") and _recolours(params):
             self._colours = fit()
 
     def mixed(self, latent_Fchw: Tensor, params: Params) -> Tensor:
         """Of a turn's frames all are mixed with the last frame of the turn that finished before."""
-        if params.feedback <= 0.0:
+        if not _mixes(params, "latent"):
             self._before = None
         if self._before is None:
             return latent_Fchw
-        before = moved(self._before, self._grid_for(latent_Fchw, params), "bilinear")
-        return latent_Fchw.lerp(self._recoloured(before, params), params.feedback)
+        before = self._moving.moved(self._before, params)
+        if self._colours is not None and _recolours(params):
+            before = self._colours.changed(before, self._moving.matrix(params, before.device))
+        return latent_Fchw.lerp(before, params.feedback)
 
     def finished(self, latent_Fchw: Tensor, params: Params) -> None:
         """Remember what left."""
-        self._before = latent_Fchw[-1:].clone() if params.feedback > 0.0 else None
+        self._before = latent_Fchw[-1:].clone() if _mixes(params, "latent") else None
 
-    def _recoloured(self, latent_1chw: Tensor, params: Params) -> Tensor:
-        if self._colours is None or not _recolours(params):
-            return latent_1chw
-        how = _colour_of(params)
-        if self._matrix is None or self._matrix[0] != how:
-            self._matrix = (how, uploaded(colour_matrix(*how), latent_1chw.device))
-        return self._colours.changed(latent_1chw, self._matrix[1])
 
-    def _grid_for(self, latent_Fchw: Tensor, params: Params) -> Tensor:
-        height, width = latent_Fchw.shape[-2:]
-        how = (params.feedback_zoom, params.feedback_rotate, params.feedback_x, params.feedback_y)
-        if self._grid is None or self._grid[0] != how or self._grid[1].shape[1:3] != (height, width):
-            self._grid = (how, grid(height, width, *how, latent_Fchw.device))
-        return self._grid[1]
+class PictureFeedback:
+    """Mixes the newest painted picture into those that come in. `mixed` and `painted` may be called by a thread each.
+    Levels are 0..255."""
+
+    def __init__(self) -> None:
+        # A picture, and what has to be done on a card before it is one.
+        self._before: tuple[Tensor, Any] | None = None
+        self._moving = _Moving()
+
+    def mixed(self, levels_F3HW: Tensor, params: Params) -> Tensor:
+        """Of a turn's frames all are mixed with the last one of those that were painted."""
+        newest = self._before
+        if newest is None or not _mixes(params, "picture"):
+            return levels_F3HW
+        before = self._moving.moved(after(newest[1], newest[0]), params)
+        if _recolours(params):
+            recoloured = before.movedim(1, -1) @ self._moving.matrix(params, before.device).T
+            before = recoloured.clamp(0.0, 255.0).movedim(-1, 1)
+        return levels_F3HW.lerp(before, params.feedback)
+
+    def painted(self, levels_F3HW: Tensor, params: Params) -> None:
+        """Remember what leaves."""
+        if not _mixes(params, "picture"):
+            self._before = None
+            return
+        newest = levels_F3HW[-1:].clamp(0.0, 255.0)
+        self._before = newest, given(newest.device)
+
+
+def _mixes(params: Params, space: str) -> bool:
+    return params.feedback > 0.0 and params.feedback_space == space and params.task == "img2img"
 
 
 def _colour_of(params: Params) -> tuple[float, float, float]:

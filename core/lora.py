@@ -56,8 +56,9 @@ class Scales(local):
 
     now: Tensor | None = None
 
-    def __deepcopy__(self, memo: Any) -> Scales:
-        return Scales()
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copied, and in another process: what a thread has of its own stays with it.
+        return Scales, ()
 
 
 @contextmanager

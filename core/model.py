@@ -269,7 +269,7 @@ class Model:
         backend = BACKENDS[execution.backend]
         key = (size, execution.backend, type(network).__name__, *(tuple(leaf.shape) for leaf in tree_leaves(example)))
         if key not in self.forms:
-            self.forms[key] = backend.convert(network, example, execution.store)
+            self.forms[key] = backend.convert(network, example, execution.store, execution.elsewhere)
         if key not in self.calls:
             call = backend.call(self.forms[key], example, execution)
             self.calls[key] = call if execution.shared is None else execution.shared(call)

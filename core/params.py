@@ -47,6 +47,7 @@ NONE = "none"
 """No LoRA, or no ControlNet, by this name."""
 MAX_NAME_CHARS = 200
 TASKS = ("img2img", "txt2img")
+FEEDBACK_SPACES = ("latent", "picture")
 TEMPORAL = ("off", "bank", "engine", "flow")
 BANKS = ("merged", "fifo")
 RESETS = ("cut-and-prompt", "cut", "prompt", "never")
@@ -475,6 +476,14 @@ class Params:
         low=0.0,
         high=0.95,
         step=0.05,
+        acts_with=("task", ("img2img",)),
+    )
+    feedback_space: str = _param(
+        "latent",
+        "choice",
+        "Where the last painting is mixed in: in the latent, at no cost, or as a picture, for crisp trails and exact"
+        " colours.",
+        choices=FEEDBACK_SPACES,
         acts_with=("task", ("img2img",)),
     )
     feedback_zoom: float = _param(1.0, "float", "Zoom of the last painting, per frame.", low=0.5, high=2.0, step=0.01)

@@ -26,7 +26,7 @@ from core.codec import Codec, packed
 from core.denoiser import Denoiser, PromptText, RowInputs
 from core.device import downloaded, settle
 from core.enlarge import enlarged
-from core.feedback import Feedback
+from core.feedback import Feedback, PictureFeedback
 from core.flight import Carried, Flight, Tag
 from core.guidance import POSITIVE, ROLES, Guidance, GuidanceScales, Row, active_guidance
 from core.input import Input
@@ -142,7 +142,7 @@ class Plan:
 class Latents(Generic[Tag]):
     """Finished latents (F, c, h, w), the tag of the frames they belong to, what is known of their motion, and what
     stays of the pictures that came in. tolerance: for `core.reuse`. enlarge: the picture comes out so many times as
-    large."""
+    large. params: that the turn was run with."""
 
     latent_Fchw: Tensor
     tag: Tag
@@ -150,6 +150,7 @@ class Latents(Generic[Tag]):
     behind: Behind | None = None
     tolerance: float | None = None
     enlarge: int = 1
+    params: Params | None = None
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,7 @@ class Stream(Generic[Tag]):
         self._moving_noise = MovingNoise(latent_shape[1:], device)
         self._matcher = Matcher()
         self._feedback = Feedback()
+        self._picture_feedback = PictureFeedback()
         self._following = False
         self._kept = KeptRows()
         self._memory: dict[tuple[Row, ...], Any] = {}
@@ -403,7 +405,10 @@ class Stream(Generic[Tag]):
             )
         guide = self._guide(frame_FHWC, planes, plan, numbers)
         tolerance = None if plan is None else tolerance_of(plan.params, self._device)
-        entering = self._entering(self._codec.encode(frame_FHWC, tolerance), {**planes, COLOUR: frame_FHWC})
+        levels = self._codec.received(frame_FHWC)
+        if plan is not None:
+            levels = self._picture_feedback.mixed(levels, plan.params)
+        entering = self._entering(self._codec.latents(levels, tolerance), {**planes, COLOUR: frame_FHWC})
         if plan is not None and plan.params.masked and MASK in planes:
             size = (self.config.height, self.config.width)
             entering = entering._replace(behind=behind(frame_FHWC, planes[MASK], size, entering.estimate))
@@ -441,7 +446,7 @@ class Stream(Generic[Tag]):
         if finished is None:
             return None
         self._feedback.finished(finished.latent_Fchw, plan.params)
-        return replace(finished, enlarge=plan.params.upscale)
+        return replace(finished, enlarge=plan.params.upscale, params=plan.params)
 
     def _with_moving_noise(self, entering: Carried, plan: Plan) -> Carried:
         """With noise in the guide, where the parameters want it to move and it is not new in every frame."""
@@ -497,6 +502,8 @@ class Stream(Generic[Tag]):
         levels = self._pictures.steadied(levels, finished.guide)
         if finished.behind is not None:
             levels = finished.behind.behind(levels)
+        if finished.params is not None:
+            self._picture_feedback.painted(levels, finished.params)
         return Painted(packed(enlarged(levels, finished.enlarge)), finished.tag)
 
     def step(

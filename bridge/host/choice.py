@@ -164,6 +164,7 @@ class Change:
         self._models = models
         # Lanes stay as they are.
         self._running = replace(config, overlap=loaded.overlap)
+        self._execution = loaded.execution
         self._planner = planner
         self._complain = complain
         self._changed = changed
@@ -208,9 +209,8 @@ class Change:
     def _follow(self, use: Callable[[], None], asked: Mapping[str, Any], before: Mapping[str, Any], said: str) -> None:
         """Change to other values of parameters. Those that are not available are told, and taken back."""
         try:
-            # On a thread that ends with it: the CPU threads that torch gives to one, where a model is measured, go with
-            # it, and would be in the frame path's way otherwise (`bridge.host.cpu_threads.one_thread`).
-            with ThreadPoolExecutor(1) as alone:
+            # On a thread that ends with it, and what torch keeps for that thread, too.
+            with ThreadPoolExecutor(1, initializer=self._beside_frames) as alone:
                 alone.submit(use).result()
         except (HostError, *RECOVERABLE) as error:
             why = " ".join(str(error).split())[:WHY_CHARS] or type(error).__name__
@@ -221,6 +221,12 @@ class Change:
             )
         finally:
             self.preparing = ""
+
+    def _beside_frames(self) -> None:
+        if self._execution is not None:
+            from bridge.host.cpu_threads import one_thread
+
+            one_thread()
 
     def _use_size(self, size: tuple[int, ...]) -> None:
         self.preparing = f"preparing {in_words(size)}"
@@ -235,13 +241,13 @@ class Change:
                 f"loading {', '.join(chosen[name] for name in LOADED if chosen[name] != self._chosen[name])}"
             )
             check(config)
-            loaded = self._models.load(config, wanted(self._live, self._config)[0])
+            loaded = self._models.load(config, wanted(self._live, self._config)[0], self._execution)
             if self._stop.is_set():
                 return
             old, new = params_for(str(self._running.model)), params_for(str(config.model))
             self._planner.use_model(loaded.model, loaded.plain, before=lambda: self._start_values(old, new))
             self._changed(loaded, config)
-            self._running = config
+            self._running, self._execution = config, loaded.execution
         self._chosen = chosen
 
     def _start_values(self, old: Params, new: Params) -> None:

@@ -8,6 +8,7 @@ its own (`Planner`), which replaces one reference that is read once per frame.
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -28,7 +29,7 @@ from bridge.host.path import Dispatched, FramePath
 from bridge.host.planner import Planner, wanted
 from bridge.host.publish import Publisher
 from bridge.ring import RingReader
-from bridge.ring.scheduling import short_slices
+from bridge.ring.scheduling import short_slices, short_turns
 from core.faults import GONE, is_permanent
 from core.lanes import Lanes, Mark, SerialLanes
 from core.params import Spec, specs_for
@@ -148,6 +149,7 @@ class Host:
     def start(self) -> None:
         """Load the model and run, on background threads. Returns at once; see `ready` and `failure`."""
         short_slices()
+        short_turns()
         self._spawn("host", self._run)
 
     def run(self) -> None:
@@ -232,6 +234,9 @@ class Host:
             del loaded  # it goes when another one takes its place
             for name, work in (("planner", planner.run), ("build", planner.build), ("change", change.run)):
                 workers.append(self._spawn(name, work))
+            # Looking through all that a model is made of, for what nobody needs any more, takes a quarter of a second.
+            gc.freeze()
+            self._models.converter.busy.set()
             self.ready.set()
             self._loop(ingest, lanes)
         finally:

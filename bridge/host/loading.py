@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from bridge.host.config import HostConfig, HostError
+from bridge.host.converting import Converter
 from core.params import AS_STARTED, CONTROL_SOURCES, MAX_CONTROLS, MAX_LORAS, Params, size_of
 from core.words import Words
 
@@ -19,7 +20,7 @@ class Loaded:
     """A model (`core.model.Model`, or what stands in its place), whether its stages are to overlap, and in words what
     it runs on. torch_threads: CPU threads of torch's own operations, None where it has none. card: the CUDA device,
     None on any other. words: those that the model knows, where it says so. plain: a form of the model that is ready at
-    once, where this one takes tens of seconds to be built."""
+    once, where this one takes tens of seconds to be built. execution: of the model, None where it has none."""
 
     model: Any
     overlap: bool
@@ -30,6 +31,7 @@ class Loaded:
     card: Any = None
     words: Words | None = None
     plain: Any = None
+    execution: Any = None
 
 
 class Models:
@@ -47,16 +49,18 @@ class Models:
     def __init__(self, channels: int = 1, together: bool | None = None) -> None:
         self._channels = channels
         self._together = together
+        self.converter = Converter()
         self._loaded: weakref.WeakValueDictionary[HostConfig, Loaded] = weakref.WeakValueDictionary()
         self._lock = threading.Lock()
 
-    def load(self, config: HostConfig, params: Params) -> Loaded:
-        """The model for a host. params: what it is measured with, where something has to be. Raises `HostError`."""
+    def load(self, config: HostConfig, params: Params, beside: Any = None) -> Loaded:
+        """The model for a host. params: what it is measured with, where something has to be. beside: the `Execution`
+        of the model that paints meanwhile. Raises `HostError`."""
         key = replace(config, channel="", directory=None, models_folder=None, loras_folder=None, controls_folder=None)
         with self._lock:
             loaded = self._loaded.get(key)
             if loaded is None:
-                loaded = self._loaded[key] = self._shared(_load(config, params), config)
+                loaded = self._loaded[key] = self._shared(_load(config, params, self.converter, beside), config)
             return loaded
 
     def _shared(self, loaded: Loaded, config: HostConfig) -> Loaded:
@@ -141,7 +145,7 @@ def _check_additions(config: HostConfig) -> None:
         raise HostError(str(error)) from None
 
 
-def _ways(config: HostConfig) -> tuple[Any, list[Any]]:
+def _ways(config: HostConfig, converter: Converter | None = None) -> tuple[Any, list[Any]]:
     """The device, and the executions on it to choose from. Raises `HostError`."""
     from core.backend import BackendError, executions
     from core.device import DeviceError, dtype_called, pick_device
@@ -150,12 +154,14 @@ def _ways(config: HostConfig) -> tuple[Any, list[Any]]:
     try:
         device = pick_device(config.device)
         dtype = dtype_called(config.dtype)
-        return device, executions(device, config.backend, dtype, threads=config.threads, store=store)
+        return device, executions(
+            device, config.backend, dtype, threads=config.threads, store=store, elsewhere=converter
+        )
     except (DeviceError, BackendError) as error:
         raise HostError(str(error)) from None
 
 
-def _load(config: HostConfig, params: Params) -> Loaded:
+def _load(config: HostConfig, params: Params, converter: Converter, beside: Any) -> Loaded:
     if config.model == "passthrough":
         from core.passthrough import PassthroughModel
 
@@ -173,7 +179,7 @@ def _load(config: HostConfig, params: Params) -> Loaded:
 
     everything = tuning.default_threads()
     folder = WEIGHTS if config.model == "embedded" else located(str(config.model))
-    device, ways = _ways(config)
+    device, ways = _ways(config, converter)
     names = ("prediction", "loras", "controls", "adapter", "references", "kept_references", "embeddings")
     given: dict[str, Any] = {name: getattr(config, name) for name in names}
     try:
@@ -190,6 +196,7 @@ def _load(config: HostConfig, params: Params) -> Loaded:
                 tuning.Cache(None if config.cache is None else config.cache / "tuning.json"),
                 overlap=config.overlap,
                 threads=config.threads,
+                beside=beside,
             )
             model, overlap = tuned.model, tuned.overlap
         else:
@@ -215,6 +222,7 @@ def _load(config: HostConfig, params: Params) -> Loaded:
         words,
         # Lossless, no frame may be lost in the change from one to the other.
         None if plain is None or config.lossless else model.run_by(replace(execution, backend=plain)),
+        execution,
     )
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from core.backend import Call
+from core.device import given
 
 PATIENCE = 0.15
 """A call waits for so much of the time that the last one took, until as many have come as called just before. Without
@@ -37,7 +38,7 @@ class _Asked:
         self.error: Exception | None = None
         self.done = False
         self.kind = _kind(x_R, others)
-        self.ready = _event(x_R.device)
+        self.ready = given(x_R.device)
 
     @property
     def rows(self) -> int:
@@ -50,15 +51,6 @@ def _kind(x_R: Tensor, others: tuple[Any, ...]) -> Hashable:
     if not all(isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == len(x_R) for leaf in leaves):
         return None
     return str(spec), tuple((leaf.shape[1:], leaf.dtype, leaf.device) for leaf in leaves)
-
-
-def _event(device: torch.device) -> Any:
-    """Stands for what this thread has given to a card so far; None elsewhere."""
-    if device.type != "cuda":
-        return None
-    event = torch.cuda.Event()
-    event.record(torch.cuda.current_stream(device))
-    return event
 
 
 def _after(event: Any, device: torch.device) -> None:
@@ -179,7 +171,7 @@ class SharedCall:
                 one.answer = self._call(one.x, *one.others)
             except Exception as error:
                 one.error = error
-            one.ready = _event(one.x.device)
+            one.ready = given(one.x.device)
             self.calls += 1
             self.answered += 1
 
@@ -189,7 +181,7 @@ class SharedCall:
             _after(one.ready, device)
         others = [self._join([one.others[i] for one in batch]) for i in range(len(batch[0].others))]
         out = self._call(torch.cat([one.x for one in batch]), *others)
-        end, first = _event(device), 0
+        end, first = given(device), 0
         for one in batch:
             rows = slice(first, first + one.rows)
             one.answer = tree_map(lambda leaf, rows=rows: leaf[rows], out)

@@ -165,11 +165,13 @@ def tune(
     *,
     overlap: bool | None = None,
     threads: int | None = None,
+    beside: Execution | None = None,
 ) -> Tuned:
     """The fastest way to run `model`, whose weights are float32, at a size (width, height) in pixels.
 
     executions: what can run here, the likely fastest first; one that fails is left out with a warning. overlap and
-    threads: when given, nothing else is tried. Raises `BackendError` when all fail.
+    threads: when given, nothing else is tried. beside: of a model that paints meanwhile: nothing is measured then, as
+    that would hold it up and be wrong; the next start does. Raises `BackendError` when all fail.
     """
     ways = candidates(usable_cores(), overlap, threads)
     if len(executions) == len(ways) == 1:
@@ -177,9 +179,12 @@ def tune(
         return Tuned(model.run_by(replace(executions[0], threads=stages[0])), stages[1], (), 0.0)
     key = _key(model, executions, size, ways)
     known = cache.recall(key)
-    if known and not (known[0].disturbed and not disturbed()):
+    if known and (beside is not None or not (known[0].disturbed and not disturbed())):
         best = known[0]
         return Tuned(model.run_by(_execution(executions[0], best)), bool(best.overlap), known, 0.0)
+    if beside is not None:
+        like = replace(executions[0], backend=beside.backend, dtype=beside.dtype, threads=beside.threads)
+        return Tuned(model.run_by(replace(like, many_rows=beside.many_rows)), ways[0][1], (), 0.0)
     trial = _Trial(model, size, params)
     trial.convert(executions[0], ways[0][0])
     others = disturbed()

@@ -1,10 +1,10 @@
 """What a frame handler asks of the scheduler, so that it runs at once on a machine that is busy.
 
-Two requests, both for Linux; Windows and macOS favour a thread that was woken by themselves. `short_slices` needs no
+Two requests are for Linux; Windows and macOS favour a thread that was woken by themselves. `short_slices` needs no
 privilege: Linux 6.12 and newer let a task of ordinary priority ask for slices shorter than the default, and on waking
 it then runs before tasks with longer ones, unless their slice ends sooner. It waits for up to a tick of the clock then.
 `urgent` closes that gap where the system allows it: waiting for a frame and copying it run in the real-time class,
-before all ordinary work.
+before all ordinary work. `short_turns` is a request of Python.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 
 SLICE_NS = 500_000
 """About the processor time that one 512 x 512 frame needs at a time; longer work is merely shared fairly."""
+
+TURN_S = 0.0005
 
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "riscv64": 274, "loongarch64": 274}
 
@@ -55,6 +57,12 @@ def short_slices(slice_ns: int = SLICE_NS) -> bool:
     if not _ordinary():
         return False
     return ctypes.CDLL(None).syscall(number, 0, ctypes.c_char_p(attributes), 0) == 0
+
+
+def short_turns(turn_s: float = TURN_S) -> None:
+    """Let no thread of this process keep the interpreter for longer while another one wants it. A frame asks for it
+    some hundred times, and beside one thread that computes in Python it would wait for 5 ms each time."""
+    sys.setswitchinterval(turn_s)
 
 
 def _ordinary() -> bool:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten, treespec_dumps, treespec_loads
 
-from core.backend import Execution
+from core.backend import Elsewhere, Execution
 from core.device import native_dtypes
 
 log = logging.getLogger("frameloom.openvino")
@@ -189,12 +189,20 @@ def _bytes_of(model: Any) -> int:
     return sum(op.get_byte_size() for op in model.get_ordered_ops() if op.get_type_name() == "Constant")
 
 
-def convert(network: nn.Module, example: tuple[Any, ...], store: Path | None = None) -> Any:
+def convert(
+    network: nn.Module, example: tuple[Any, ...], store: Path | None = None, elsewhere: Elsewhere | None = None
+) -> Any:
     """The network in OpenVINO's form, weights included, with the number of rows left open.
 
-    example: arguments of a call, tensors of R rows in any nesting. store: the folder where converted networks are kept.
+    example: arguments of a call, tensors of R rows in any nesting. store: the folder where converted networks are kept;
+    elsewhere: converts what is not there yet, see `core.backend.Execution`.
     """
-    return _traced(network, example) if store is None else _stored(network, example, store)
+    return _traced(network, example) if store is None else _stored(network, example, store, elsewhere)
+
+
+def convert_into(network: nn.Module, example: tuple[Any, ...], folder: Path) -> None:
+    """The same into a folder of a store."""
+    _put(_traced(network, example), folder)
 
 
 def _traced(network: nn.Module, example: tuple[Any, ...]) -> Any:
@@ -223,23 +231,36 @@ def _breaks_fusion(network: nn.Module) -> bool:
 # ---- the store -----------------------------------------------------------------------------------------------------
 
 
-def _stored(network: nn.Module, example: tuple[Any, ...], store: Path) -> Any:
+def _stored(network: nn.Module, example: tuple[Any, ...], store: Path, elsewhere: Elsewhere | None) -> Any:
     """The converted network from the store, or converted and put there. A store that fails costs time, nothing else."""
     folder = store / _key(network, example)
+    model = _read(folder)
+    if model is not None:
+        return model
+    kept = sum(weight.nbytes for weight in network.state_dict().values()) <= STORE_LIMIT_BYTES // 2
+    if kept and elsewhere is not None and elsewhere(network, example, folder):
+        model = _read(folder)
+    put = model is None and kept
+    model = model or _traced(network, example)
+    try:
+        if put:
+            _put(model, folder)
+        if kept:
+            _prune(store)
+    except (RuntimeError, OSError) as error:
+        log.warning("a converted network cannot be kept in %s (%s); the next start converts it again", store, error)
+    return model
+
+
+def _read(folder: Path) -> Any:
+    """A converted network; None where there is no whole one."""
     try:
         model = _core().read_model(folder / "network.xml")
         os.utime(folder)
         return model
     except (RuntimeError, OSError):
         shutil.rmtree(folder, ignore_errors=True)
-    model = _traced(network, example)
-    if _bytes_of(model) <= STORE_LIMIT_BYTES // 2:
-        try:
-            _put(model, folder)
-            _prune(store)
-        except (RuntimeError, OSError) as error:
-            log.warning("a converted network cannot be kept in %s (%s); the next start converts it again", store, error)
-    return model
+        return None
 
 
 def _key(network: nn.Module, example: tuple[Any, ...]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from core.feedback import Feedback, grid
+from core.feedback import Feedback, PictureFeedback, grid
 from core.latent_colours import colour_matrix
 from core.masked import behind
 from core.motion import moved
@@ -94,6 +94,77 @@ def test_a_stream_changes_the_colours_of_what_it_mixes_in(model, mode: str) -> N
     turned = stream.plan(params.with_values(**how | {"feedback_hue": -40.0}))
     again = stream.advance(stream.encode(frames[:1]), 9, turned)
     assert again is not None and bool(again.latent_Fchw.isfinite().all())
+
+
+@pytest.mark.parametrize("mode", ["latency", "throughput"])
+def test_the_last_picture_is_mixed_in_as_a_loop_behind_the_stream_would(model, mode: str) -> None:
+    """The plain twin makes what comes in itself, of the pictures that came out."""
+    frames = random_frames(5)
+    params = Params(prompt="red ball", steps=2, mode=mode, feedback=0.5, feedback_space="picture")
+    how = {"feedback_zoom": 1.03, "feedback_rotate": 2.0, "feedback_x": 0.01, "feedback_hue": 40.0}
+    stream, plain = (model.stream(StreamConfig(SIZE_PX, SIZE_PX)) for _ in range(2))
+    plan, without = stream.plan(params.with_values(**how)), plain.plan(params.with_values(feedback=0.0))
+    matrix = colour_matrix(40.0, 1.0, 1.0)
+    before, mixed_in = None, 0
+    for number, frame in enumerate(frames):
+        finished = stream.advance(stream.encode(frame[None], plan=plan), number, plan)
+        levels = frame[None, ..., :3].permute(0, 3, 1, 2).float()
+        if before is not None:
+            moved_on = shown(before, 1.03, 2.0, 0.01)
+            recoloured = torch.einsum("ij,fjhw->fihw", matrix, moved_on).clamp(0.0, 255.0)
+            levels = 0.5 * levels + 0.5 * recoloured
+            mixed_in += 1
+        expected = plain.advance(plain._entering(plain._codec.latents(levels), {}), number, without)
+        assert (finished is None) == (expected is None)
+        if finished is not None and expected is not None:
+            assert torch.allclose(finished.latent_Fchw, expected.latent_Fchw, atol=1e-4)
+            picture = stream.decode(finished).frame_FHWC
+            before = plain._codec.levels(expected.latent_Fchw).clamp(0.0, 255.0)
+            assert (picture[..., :3].permute(0, 3, 1, 2) - before).abs().max() <= 1.0
+    assert mixed_in >= 3
+
+
+def test_a_picture_that_is_not_painted_yet_is_not_waited_for(model) -> None:
+    """While stages overlap, what comes in is mixed with the newest picture that there is, whichever frame it is of."""
+    frames = random_frames(3)
+    params = Params(prompt="red ball", mode="latency", feedback=0.5, feedback_space="picture")
+    stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX))
+    plan = stream.plan(params)
+    first = stream.advance(stream.encode(frames[:1], plan=plan), 0, plan)
+    unmixed = stream.encode(frames[1:2], plan=plan).estimate
+    assert torch.equal(unmixed, stream.encode(frames[1:2]).estimate)
+    assert first is not None
+    stream.decode(first)
+    assert not torch.equal(stream.encode(frames[1:2], plan=plan).estimate, unmixed)
+
+
+@pytest.mark.parametrize("other", [{"feedback": 0.0}, {"feedback_space": "latent"}, {"task": "txt2img"}])
+def test_a_picture_is_forgotten_when_feedback_goes_another_way(model, other: dict[str, object]) -> None:
+    frames = random_frames(2)
+    params = Params(prompt="red ball", mode="latency", feedback=0.5, feedback_space="picture")
+    stream = model.stream(StreamConfig(SIZE_PX, SIZE_PX))
+    plan = stream.plan(params)
+    for changed in (plan, stream.plan(params.with_values(**other))):
+        finished = stream.advance(stream.encode(frames[:1], plan=changed), 0, changed)
+        assert finished is not None
+        stream.decode(finished)
+    again = stream.encode(frames[1:2], plan=plan).estimate
+    assert torch.equal(again, stream.encode(frames[1:2]).estimate)
+
+
+def test_a_shift_of_a_pixel_keeps_a_trail_as_sharp_as_it_was(model) -> None:
+    """What the latent, whose cells are eight pixels wide, cannot do."""
+    feedback = PictureFeedback()
+    params = Params(feedback=0.95, feedback_space="picture", feedback_x=1 / 64)
+    line = torch.zeros(1, 3, 64, 64)
+    line[..., 10] = 255.0
+    feedback.painted(line, params)
+    for _ in range(5):
+        trail = feedback.mixed(torch.zeros(1, 3, 64, 64), params)
+        feedback.painted(trail, params)
+    assert trail[0, 0, 32].argmax() == 15
+    assert trail[0, 0, 32, 15] == pytest.approx(255.0 * 0.95**5, rel=1e-3)
+    assert trail[0, 0, 32, [14, 16]].max() < 1.0
 
 
 def test_colours_that_stay_cost_nothing(model) -> None:

@@ -202,3 +202,20 @@ def test_an_error_in_a_stage_comes_out_of_the_trial(model, overlap):
         assert turn.fps > 0 and turn.latency_ms > 0 and turn.unet_ms > 0 and turn.others_ms > 0
     with pytest.raises(ValueError, match="cannot be used"):
         run(stream, plan, frames.float(), 0.05)
+
+
+def test_nothing_is_measured_beside_a_model_that_paints(model, tmp_path, monkeypatch):
+    """It would hold that up; what an earlier start measured is used, whatever was beside it."""
+    monkeypatch.setattr(tuning, "disturbed", lambda: pytest.fail("looked"))
+    memory = tuning.Cache(tmp_path / "tuning.json")
+    running = replace(executions(CPU, "eager")[-1], threads=1, many_rows=5)
+    taken = tuning.tune(model, executions(CPU), SIZE, PARAMS, memory, overlap=True, beside=running)
+    execution = taken.model.execution
+    assert (execution.backend, execution.dtype, execution.threads) == ("eager", running.dtype, 1)
+    assert execution.many_rows == 5 and taken.overlap and taken.figures == () and taken.seconds == 0.0
+    assert not (tmp_path / "tuning.json").exists()
+    with monkeypatch.context() as alone:
+        alone.setattr(tuning, "disturbed", lambda: True)
+        measured = tuning.tune(model, executions(CPU), SIZE, PARAMS, memory, overlap=True)
+    again = tuning.tune(model, executions(CPU), SIZE, PARAMS, memory, overlap=True, beside=running)
+    assert again.figures == measured.figures

@@ -53,6 +53,13 @@ namespace Frameloom
         Never,
     }
 
+    /// <summary>Where the last painting is mixed in: in the latent, at no cost, or as a picture, for crisp trails and exact colours.</summary>
+    public enum FrameloomFeedbackSpace
+    {
+        Latent,
+        Picture,
+    }
+
     /// <summary>Every live parameter of a host, with its range and default.</summary>
     [Serializable]
     public sealed class FrameloomParams
@@ -63,6 +70,7 @@ namespace Frameloom
         private static readonly string[] TemporalWords = { "off", "bank", "engine", "flow" };
         private static readonly string[] BankWords = { "merged", "fifo" };
         private static readonly string[] BankResetWords = { "cut-and-prompt", "cut", "prompt", "never" };
+        private static readonly string[] FeedbackSpaceWords = { "latent", "picture" };
 
         [Tooltip("What the picture should show, and in which style."), TextArea]
         public string prompt = "neon style, red sphere, blue box";
@@ -193,6 +201,9 @@ namespace Frameloom
         [Tooltip("Share of the incoming picture that is the last painting, moved as the next parameters say."), Range(0f, 0.95f)]
         public float feedback = 0f;
 
+        [Tooltip("Where the last painting is mixed in: in the latent, at no cost, or as a picture, for crisp trails and exact colours.")]
+        public FrameloomFeedbackSpace feedbackSpace = FrameloomFeedbackSpace.Latent;
+
         [Tooltip("Zoom of the last painting, per frame."), Range(0.5f, 2f)]
         public float feedbackZoom = 1f;
 
@@ -316,6 +327,7 @@ namespace Frameloom
             to.Add("/reuse_tolerance", reuseTolerance);
             to.Add("/masked", masked);
             to.Add("/feedback", feedback);
+            to.Add("/feedback_space", FeedbackSpaceWords[(int)feedbackSpace]);
             to.Add("/feedback_zoom", feedbackZoom);
             to.Add("/feedback_rotate", feedbackRotate);
             to.Add("/feedback_x", feedbackX);
@@ -433,6 +445,8 @@ namespace Frameloom
                 to.Add("/masked", masked);
             if (feedback != sent.feedback)
                 to.Add("/feedback", feedback);
+            if (feedbackSpace != sent.feedbackSpace)
+                to.Add("/feedback_space", FeedbackSpaceWords[(int)feedbackSpace]);
             if (feedbackZoom != sent.feedbackZoom)
                 to.Add("/feedback_zoom", feedbackZoom);
             if (feedbackRotate != sent.feedbackRotate)
@@ -532,6 +546,7 @@ namespace Frameloom
             reuseTolerance = other.reuseTolerance;
             masked = other.masked;
             feedback = other.feedback;
+            feedbackSpace = other.feedbackSpace;
             feedbackZoom = other.feedbackZoom;
             feedbackRotate = other.feedbackRotate;
             feedbackX = other.feedbackX;
