@@ -77,9 +77,10 @@ class Converter:
 
 
 def _started() -> subprocess.Popen[str]:
-    quiet: dict[str, Any] = (
-        {"creationflags": subprocess.IDLE_PRIORITY_CLASS} if sys.platform == "win32" else {"start_new_session": True}
-    )
+    # Ctrl-C in the host's terminal is for the host.
+    quiet: dict[str, Any] = {"start_new_session": True}
+    if sys.platform == "win32":
+        quiet = {"creationflags": subprocess.BELOW_NORMAL_PRIORITY_CLASS | subprocess.CREATE_NEW_PROCESS_GROUP}
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "bridge.host.converting"],
         stdin=subprocess.PIPE,
@@ -97,7 +98,13 @@ def main() -> None:
     if sys.platform != "win32":
         os.nice(NICE)
     lines = queue.SimpleQueue[str]()
-    threading.Thread(target=lambda: [lines.put(line) for line in sys.stdin], daemon=True).start()
+
+    def read() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        lines.put("")
+
+    threading.Thread(target=read, daemon=True).start()
     with contextlib.suppress(queue.Empty):
         while line := lines.get(timeout=IDLE_S).strip():
             print(_converted(*line.split("\t")), flush=True)

@@ -8,6 +8,7 @@ which --quick leaves out. Weights that were trained change none of these figures
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import platform
 import shutil
@@ -17,6 +18,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -323,7 +325,8 @@ def _free_gib() -> float | None:
 
 @torch.inference_mode()
 def full_size(name: str, side_px: int, calls: int) -> dict[str, Any]:
-    """Milliseconds of the stages, and the weights' GiB, of random networks of the published size in float32."""
+    """Milliseconds of the stages, the weights' GiB and those of this process at its peak, of random networks of the
+    published size in float32. For a process of its own."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     free = _free_gib()
@@ -340,7 +343,7 @@ def full_size(name: str, side_px: int, calls: int) -> dict[str, Any]:
             layers_per_block=2,
         ),
     }
-    networks = {}
+    networks: dict[str, Any] = {}
     for part, make in parts.items():
         # As fast as it can be: what is in the weights takes no part in how long a call is.
         with torch.device("meta"):
@@ -368,13 +371,33 @@ def full_size(name: str, side_px: int, calls: int) -> dict[str, Any]:
             call()
             took.append((time.perf_counter() - began) * 1e3)
         result[f"{stage}_ms"] = min(took)
-    return result
+    return {**result, "peak_gib": _peak_gib()}
+
+
+def _peak_gib() -> float | None:
+    """The most memory that this process has had; None where the system does not say it in this way."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
+    except (OSError, StopIteration):
+        return None
+
+
+def full_sizes(side_px: int) -> dict[str, dict[str, Any]]:
+    """By family; those that there is no memory for say so."""
+    found = {}
+    for name in FULL_SIZE:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+            found[name] = figures = alone.submit(full_size, name, side_px, 2).result()
+        print(name, figures.get("left_out") or {key: value and round(value, 1) for key, value in figures.items()})
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure; 0 whatever the bars say."""
     parser = Parser("bench models", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer changes, no networks of full size")
+    parser.add_argument("--full-size", action="store_true", help="networks of full size alone")
     parser.add_argument("--size", type=int, default=512, help="side in pixels of the full-size runs (default 512)")
     parser.add_argument("--backend", help="of the live changes (default: what a host takes, the fastest)")
     args = parser.parse_args(argv)
@@ -383,6 +406,9 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.simplefilter("ignore")
+    if args.full_size:
+        emit("models_full", {"torch_threads": torch.get_num_threads(), "full_size": full_sizes(args.size)}, [])
+        return 0
     changes = QUICK_CHANGES if args.quick else CHANGES
     with tempfile.TemporaryDirectory() as folder:
         far = near_diffusers(Path(folder))
@@ -403,9 +429,7 @@ def main(argv: list[str] | None = None) -> int:
         for name, f in live.items()
     ]
     table(("changed live", "frame ms", "while changing", "p99", "slowest", "grown MiB"), rows)
-    sizes = {} if args.quick else {name: full_size(name, args.size, 2) for name in FULL_SIZE}
-    for name, figures in sizes.items():
-        print(name, figures.get("left_out") or {key: round(value, 1) for key, value in figures.items()})
+    sizes = {} if args.quick else full_sizes(args.size)
     bars = [bar(f"difference from diffusers: {name}", value, NEAR, at_most=True) for name, value in far.items()]
     linux = platform.system() == "Linux"
     for name, figures in live.items():
