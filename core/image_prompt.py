@@ -11,7 +11,9 @@ Shapes: T tokens of the picture, C width of cross-attention, D width of what the
 from __future__ import annotations
 
 import logging
+import pickletools
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,13 @@ _BESIDE = ("", "models", "sdxl_models")
 _USUAL = ("ip-adapter_sd15.safetensors", "ip-adapter_sdxl.safetensors")
 _LAYER = re.compile(r"(\d+)\.(to_k_ip|to_v_ip)\.weight")
 _FACES = re.compile(r"_lora\.(down|up)\.|^image_proj\.(perceiver_resampler|norm)\.")
+_PICKLED_FACES = re.compile(r"_lora\.(down|up)\.|^perceiver_resampler\.|^proj\.0\.weight$")
+"""Likewise of the names in the two parts of a pickle."""
+PICKLED_BYTES = 1 << 24
+_NO_FACES = (
+    "{path} is an IP-Adapter FaceID, which is not supported: it reads faces as insightface's models do, which are for"
+    " non-commercial use alone; use a plain, plus or full one"
+)
 
 
 class Pooled(nn.Module):
@@ -255,12 +264,11 @@ def load(path: Path, unet: Any, dtype: torch.dtype, pictures: Sequence[Path], ke
     it may be shown, see `core.references.named`. Raises `ModelError`."""
     width = int(unet.config.cross_attention_dim)
     path = _file(path, width)
+    if any(_PICKLED_FACES.search(name) for name in _pickled_names(path)):
+        raise ModelError(_NO_FACES.format(path=path))
     weights, _ = weights_of(path, "IP-Adapter")
     if "image_proj.proj.weight" not in weights and any(_FACES.search(name) for name in weights):
-        raise ModelError(
-            f"{path} is an IP-Adapter FaceID, which is not supported: it reads faces as insightface's models do, which"
-            " are for non-commercial use alone; use a plain, plus or full one"
-        )
+        raise ModelError(_NO_FACES.format(path=path))
     other = next((name for name in weights if not name.startswith(("image_proj.", "ip_adapter."))), None)
     if other is not None or not weights:
         raise ModelError(f"{path} is no IP-Adapter that is known here ({other or 'it is empty'}); use a published one")
@@ -289,6 +297,19 @@ def _file(path: Path, width: int) -> Path:
         raise ModelError(f"{path} holds no IP-Adapter (a .safetensors file); give its file")
     names = ", ".join(str(file.relative_to(path)) for file in there)
     raise ModelError(f"{path} holds several IP-Adapters, none the plain one for this model; give one of {names}")
+
+
+def _pickled_names(path: Path) -> list[str]:
+    """The strings in a pickle of torch's, which is looked through and not run: adapters for faces are published as such
+    alone, and it would be in vain to get them in another form. None of anything else."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            with archive.open(name) as pickled:
+                said = pickled.read(PICKLED_BYTES)
+        return [said for _, said, _ in pickletools.genops(said) if isinstance(said, str)]
+    except (OSError, zipfile.BadZipFile, StopIteration, ValueError, NotImplementedError, RuntimeError):
+        return []
 
 
 def _width(file: Path) -> int:

@@ -26,6 +26,8 @@ from core.params import (
 )
 
 MAX_CHOICES = 200
+LEAVE_S = 0.5
+"""Frames that are on their way in an old model leave it within so long."""
 WHY_CHARS = 300
 """Of an error, in one message."""
 LOADED = ("model", *CONTROL_NETS, *LORA_FILES)
@@ -244,10 +246,14 @@ class Change:
             loaded = self._models.load(config, wanted(self._live, self._config)[0], self._execution)
             if self._stop.is_set():
                 return
+            # What the old model is made of is freed here and not where frames are, which that would hold up.
+            until_frames_left_it = self._planner.work
             old, new = params_for(str(self._running.model)), params_for(str(config.model))
             self._planner.use_model(loaded.model, loaded.plain, before=lambda: self._start_values(old, new))
             self._changed(loaded, config)
             self._running, self._execution = config, loaded.execution
+            self._stop.wait(LEAVE_S)
+            del until_frames_left_it
         self._chosen = chosen
 
     def _start_values(self, old: Params, new: Params) -> None:

@@ -77,9 +77,10 @@ class Converter:
 
 
 def _started() -> subprocess.Popen[str]:
+    # Ctrl-C in the host's terminal is for the host.
     quiet: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
-        quiet = {"creationflags": subprocess.IDLE_PRIORITY_CLASS}
+        quiet = {"creationflags": subprocess.BELOW_NORMAL_PRIORITY_CLASS | subprocess.CREATE_NEW_PROCESS_GROUP}
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "bridge.host.converting"],
         stdin=subprocess.PIPE,
@@ -101,6 +102,7 @@ def main() -> None:
     def read() -> None:
         for line in sys.stdin:
             lines.put(line)
+        lines.put("")
 
     threading.Thread(target=read, daemon=True).start()
     with contextlib.suppress(queue.Empty):

@@ -372,6 +372,36 @@ def test_adapters_for_faces_are_refused_with_what_is_missing(
         alone(repository, path)
 
 
+@pytest.mark.parametrize("kind", FACES)
+def test_adapters_for_faces_are_told_in_the_pickles_that_they_are_published_as(
+    repository: tuple[Path, str], tmp_path: Path, kind: str
+) -> None:
+    """Not to get them as .safetensors files, which would be refused as well; a pickle is not run for that."""
+    parts: dict[str, dict[str, Any]] = {"image_proj": {}, "ip_adapter": {"1.to_k_ip.weight": torch.ones(8, 8)}}
+    if kind != "faceid-portrait":
+        parts["ip_adapter"]["0.to_q_lora.down.weight"] = torch.ones(8, 8)
+    parts["image_proj"] = {name.removeprefix("image_proj."): torch.ones(8, 8) for name in FACES[kind]}
+    parts["image_proj"]["run"] = Runs()
+    path = tmp_path / f"{kind}.bin"
+    torch.save(parts, path)
+    with pytest.raises(ModelError, match="is an IP-Adapter FaceID, .* use a plain"):
+        alone(repository, path)
+    parts["image_proj"] = {"proj.weight": torch.ones(8, 8), "norm.weight": torch.ones(8), "run": Runs()}
+    del parts["ip_adapter"]
+    torch.save(parts, path)
+    for file in (path, tmp_path / "none.bin"):
+        file.touch()
+        with pytest.raises(ModelError, match="is no .safetensors file, the only kind"):
+            alone(repository, file)
+
+
+class Runs:
+    """Says so when a pickle of it is run."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pytest.fail, ("the pickle was run",)
+
+
 def test_an_encoder_that_is_none_is_refused(repository: tuple[Path, str], tmp_path: Path) -> None:
     path = tmp_path / "models" / "a.safetensors"
     path.parent.mkdir()
