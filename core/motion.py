@@ -177,14 +177,14 @@ class Follower:
         weight = _likeness(apart, params.motion_tolerance)
         # Pieces that are alike are found among strangers, too: whether the picture is another one, it tells itself. Of
         # what came from inside the picture alone: a fast pan is no cut.
-        known = torch.tensor(usable).to(self._device) & ~self._cut(
+        goes_on = torch.tensor(usable).to(self._device) & ~self._cut(
             source - earlier if params.temporal == "bank" else apart, trusted, source, params.cut_threshold
         )
         if depth is not None and before.depth is not None:
             trusted = trusted & _same_depth(depth, _shifted(before.depth, depth), grid)
         if mask is not None and before.mask is not None:
             trusted = trusted & _same_mask(mask, _shifted(before.mask, mask), grid)
-        weight *= trusted & known.view(-1, 1, 1, 1)
+        weight *= trusted & goes_on.view(-1, 1, 1, 1)
         cells = self._of_cells(grid, weight) if how.latent > 0.0 else None
         return Guide(
             last + 1, frames, cells, Warp(grid, weight, between(motion) if how.sharpen > 0.0 else None), params

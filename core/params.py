@@ -410,8 +410,8 @@ class Params:
     motion_latent: float = _param(
         0.0,
         "float",
-        "Share of every stage's estimate that is the one before, moved along the motion; with 0, what comes into view is"
-        " as single frames have it, to the pixel.",
+        "Share of every stage's estimate that is the one before, moved along the motion; with 0, what comes into view"
+        " is as single frames have it, to the pixel.",
         low=0.0,
         high=0.95,
         step=0.05,
