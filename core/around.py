@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as nnf
@@ -23,7 +24,8 @@ def _by_opencv(x_FcHW: Tensor, reach: int, combine: Callable[[Tensor, Tensor], T
     side = 2 * reach + 1
     out = torch.empty_like(x_FcHW, memory_format=torch.contiguous_format)
     planes, results = (x.flatten(0, 1).numpy() for x in (x_FcHW.contiguous(), out))
-    extreme = cv2.erode if combine is torch.minimum else cv2.dilate if combine is torch.maximum else None
+    extremes: dict[Any, Any] = {torch.minimum: cv2.erode, torch.maximum: cv2.dilate}
+    extreme = extremes.get(combine)
     if extreme is None:
         for plane, result in zip(planes, results, strict=True):
             cv2.boxFilter(plane, -1, (side, side), result, normalize=False, borderType=cv2.BORDER_REPLICATE)

@@ -20,7 +20,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from core.backend import Call
-from core.bank import BankInputs, Form, Layer, Memory, Read, Reader, emptied, partitions, read, written
+from core.bank import BankInputs, Form, Layer, Memory, Read, Reader, emptied, may_hold, partitions, read, written
 from core.guidance import POSITIVE, ROLES, Row, guidance_embedding
 from core.lora import LORA, Scales, scaled, scales_of
 from core.params import Params
@@ -457,7 +457,7 @@ class UnetDenoiser:
 
     def _remembering(self, x_Rchw: Tensor, t_R: Tensor, inputs: RowInputs, memory: Memory) -> tuple[Tensor, Memory]:
         bank: BankInputs = inputs.bank
-        if isinstance(bank.cut, Tensor):
+        if isinstance(bank.cut, Tensor) and may_hold(bank.cut):
             memory = emptied(memory, bank.cut)
         given = read(memory, bank, len(self._banks().layers))  # type: ignore[misc]
         control = self._controls(inputs)

@@ -243,7 +243,9 @@ class Model:
     def _layers(self, example: tuple[Any, ...]) -> tuple[Layer, ...]:
         """The self-attention layers that can read a bank, as a call like the example finds them."""
         count = len(self.call.banked)
-        nothing = Read(torch.zeros(2, 1, device=self.device), torch.ones(2, 1, device=self.device), (), ((),) * count)
+        nothing = Read(
+            torch.zeros(2, 1, device=self.device), torch.ones(2, 1, device=self.device), (), *[((),) * count] * 2
+        )
         x = example[0].to(self.execution.weights_dtype)
         _, fresh = BankedCall(self.call)(x, *example[1:], nothing)
         return tuple(Layer(name, *made[0].shape[1:]) for name, made in zip(self.call.banked, fresh, strict=True))

@@ -34,6 +34,8 @@ LONGEST_GAP = 4
 """The motion of one frame stands for that of so many when frames between were dropped; the source tells where not."""
 DEPTH_TOLERANCE = 0.1
 """Share of its depth that a surface may come nearer or go away by in a frame."""
+NOTHING = 1e6
+"""Depth where there is none (0, negative, not finite): as far away as that of another pixel without."""
 FLOW_PX = 128
 """Longest side of the pictures between which flow is estimated; small pictures are halved at most."""
 
@@ -149,6 +151,8 @@ class Follower:
         source = self._sized(planar.to(torch.float32), "bilinear")
         known = planes if params.temporal != "bank" else {}
         depth, mask = (self._single(known, name, frames) for name in ("depth", "mask"))
+        if depth is not None:
+            depth = torch.where((depth > 0.0) & (depth < NOTHING), depth, NOTHING)
         grey = self._grey(frame_FHWC, source, params)
         before, last = self._before, self._serial
 
@@ -177,14 +181,14 @@ class Follower:
         weight = _likeness(apart, params.motion_tolerance)
         # Pieces that are alike are found among strangers, too: whether the picture is another one, it tells itself. Of
         # what came from inside the picture alone: a fast pan is no cut.
-        alike = torch.tensor(usable).to(self._device) & ~self._cut(
+        goes_on = torch.tensor(usable).to(self._device) & ~self._cut(
             source - earlier if params.temporal == "bank" else apart, trusted, source, params.cut_threshold
         )
         if depth is not None and before.depth is not None:
             trusted = trusted & _same_depth(depth, _shifted(before.depth, depth), grid)
         if mask is not None and before.mask is not None:
             trusted = trusted & _same_mask(mask, _shifted(before.mask, mask), grid)
-        weight *= trusted & alike.view(-1, 1, 1, 1)
+        weight *= trusted & goes_on.view(-1, 1, 1, 1)
         cells = self._of_cells(grid, weight) if how.latent > 0.0 else None
         return Guide(
             last + 1, frames, cells, Warp(grid, weight, between(motion) if how.sharpen > 0.0 else None), params
@@ -193,7 +197,7 @@ class Follower:
     @staticmethod
     def _cut(apart_F3HW: Tensor, inside_F1HW: Tensor, source_F3HW: Tensor, threshold: float) -> Tensor:
         """(F,) bool: whether pictures differ from those before by so large a share of what strangers do."""
-        unlike = (apart_F3HW * inside_F1HW).flatten(1).square_().mean(1)
+        unlike = _mean_square((apart_F3HW * inside_F1HW).flatten(1))
         unlike /= inside_F1HW.flatten(1).to(torch.float32).mean(1).clamp_min(1e-3)
         return unlike > threshold * 2.0 * _variance(source_F3HW) + 1.0
 
@@ -334,16 +338,18 @@ def _variance(x_FcHW: Tensor) -> Tensor:
     """(F,): of each picture, mean over its channels. From the mean square, which takes a tenth of the time of
     `torch.var` on a processor; for levels of 0..255 float32 holds it."""
     planes = x_FcHW.flatten(2)
-    return (planes.square().mean(-1) - planes.mean(-1).square()).mean(1)
+    return (_mean_square(planes) - planes.mean(-1).square()).mean(1)
+
+
+def _mean_square(x: Tensor) -> Tensor:
+    """Over the last axis; by a norm, which writes nothing down on the way."""
+    return torch.linalg.vector_norm(x, dim=-1).square_() / x.shape[-1]
 
 
 def _same_depth(depth_F1HW: Tensor, before_F1HW: Tensor, grid_FHW2: Tensor) -> Tensor:
-    """(F, 1, H, W) bool: whether the surface was about as far away. Nothing (0, negative, not finite) is as far away
-    as nothing."""
-    nothing = 1e6
-    now, then = (torch.where((z > 0.0) & (z < nothing), z, nothing) for z in (depth_F1HW, before_F1HW))
-    there = moved(then, grid_FHW2, "nearest")
-    return (now - there).abs_() <= DEPTH_TOLERANCE * there
+    """(F, 1, H, W) bool: whether the surface was about as far away."""
+    there = moved(before_F1HW, grid_FHW2, "nearest")
+    return (depth_F1HW - there).abs_() <= DEPTH_TOLERANCE * there
 
 
 def _same_mask(mask_F1HW: Tensor, before_F1HW: Tensor, grid_FHW2: Tensor) -> Tensor:

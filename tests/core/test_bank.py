@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as nnf
 
 from core.backend import BACKENDS
-from core.bank import Form, Layer, Memory, Read, Reader, Slots, bytes_of, partitions, written
+from core.bank import EMPTY, Form, Fresh, Layer, Memory, Read, Reader, bytes_of, emptied, partitions, written
 from core.guidance import GUIDANCE
 from core.model import Model, load_model
 from core.params import Params
@@ -165,12 +165,22 @@ def test_several_frames_per_turn_remember_by_place(model):
 # ---- the method by itself ------------------------------------------------------------------------------------------
 
 
-def slots(key: torch.Tensor, size: torch.Tensor | None = None) -> Slots:
-    return Slots(key, key + 1.0, torch.ones(key.shape[:2]) if size is None else size, key * 2.0)
-
-
 def one_layer(form: Form, tokens: int) -> Memory:
     return form.empty([Layer("mid_block.attn1", tokens, 4)], 1, torch.device("cpu"), torch.float32)
+
+
+def test_logits_say_what_the_sizes_are():
+    form = Form(1, merged=True, sink=True, sizes=True, fused=True)
+    orders = {2: partitions(2, torch.device("cpu"))}
+    memory = form.empty([Layer("mid_block.attn1", 2, 4)], 2, torch.device("cpu"), torch.float32)
+    assert memory.bias[0].tolist() == [[0.0] * 2 + [EMPTY] * 4] * 2
+    for _ in range(3):
+        frame = torch.randn(2, 2, 4)
+        memory = written(memory, [(frame, frame, frame)], torch.tensor([[1.0], [0.0]]), form, orders)
+    sizes = torch.cat((memory.rolling[0].size, memory.sink[0].size), 1)
+    torch.testing.assert_close(memory.bias[0][0], torch.cat((torch.zeros(2), sizes[0].log())))
+    assert memory.bias[0][1].tolist() == [0.0] * 2 + [EMPTY] * 4
+    assert emptied(memory, torch.ones(2, 1)).bias[0].tolist() == [[0.0] * 2 + [EMPTY] * 4] * 2
 
 
 def test_a_queue_holds_the_newest_frames_in_order():
@@ -228,10 +238,10 @@ def test_rows_of_one_group_read_one_another_and_no_other_row(banked):
     attn = Attention(8, heads=2, dim_head=4).eval()
     hidden = torch.randn((3, 5, 8), generator=generator)
     key, value = (torch.randn((3, 5, 8), generator=generator) for _ in range(2))
-    own = (Slots(key, value, torch.ones(3, 5)),) if banked else ()
+    own, bias = ((Fresh(key, value),), torch.zeros(3, 10)) if banked else ((), ())
     group = torch.tensor([[0.0], [1.0], [0.0]])
     with torch.no_grad():
-        reader = Reader(Read(torch.zeros(3, 1), torch.ones(3, 1), group, (own,)))
+        reader = Reader(Read(torch.zeros(3, 1), torch.ones(3, 1), group, (own,), (bias,)))
         got = reader.attend(attn, 0, hidden, False)
         for row, together in enumerate(([0, 2], [1], [0, 2])):
             tokens = hidden[together].flatten(0, 1)
@@ -246,13 +256,12 @@ def test_rows_of_one_group_read_one_another_and_no_other_row(banked):
 def test_fusion_draws_only_to_what_is_alike_enough():
     out = torch.eye(4)[None, :3]
     banked = torch.stack([torch.eye(4)[0] * 3.0, torch.tensor([0.0, 1.0, 1.0, 0.0])])[None]
-    full = Slots(banked, banked, torch.ones(1, 2), banked)
-    reader = Reader(Read(torch.tensor([[0.5]]), torch.tensor([[0.9]]), (), ((full,),)))
-    fused = reader._fused(out, (full,))
+    full, bias = Fresh(banked, banked, banked), torch.zeros(1, 5)
+    reader = Reader(Read(torch.tensor([[0.5]]), torch.tensor([[0.9]]), (), ((full,),), (bias,)))
+    fused = reader._fused(out, (full,), bias)
     assert fused[0, 0].tolist() == [2.0, 0.0, 0.0, 0.0]
     assert torch.equal(fused[0, 1:], out[0, 1:])
-    emptied = reader._fused(out, (full._replace(size=torch.zeros(1, 2)),))
-    assert torch.equal(emptied, out)
+    assert torch.equal(reader._fused(out, (full,), torch.full((1, 5), EMPTY)), out)
 
 
 def test_the_bank_of_a_unet_like_that_of_stable_diffusion_is_small():
