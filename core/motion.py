@@ -2,9 +2,9 @@
 
 A game engine knows where each pixel was in the frame before; without one, optical flow estimates it, or each piece of
 the picture is found again by itself (the bank, `core.matching`). Three things are moved along: the source picture,
-which says where that can be trusted, each stage's estimate of the clean latent before noise is added to it, and the
-finished picture. Blending clean estimates keeps the noise level that a stage was trained for, which blending noisy
-latents would lower.
+which says where that can be trusted, the finished picture, and, where asked for, each stage's estimate of the clean
+latent before noise is added to it. Blending clean estimates keeps the noise level that a stage was trained for, which
+blending noisy latents would lower; what is blended there shows in the pixels around, too.
 
 Three threads take part, each with a state of its own: `Follower` while a frame is encoded, `Estimates` between the
 stages, `Pictures` behind the decoder. What they share of a frame is its `Guide`, which nothing writes to. Whatever has

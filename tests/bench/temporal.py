@@ -1,7 +1,7 @@
 """frameloom bench temporal: how steady the pictures are, next to what a frozen or blurred picture would win by.
 
 Clips of the procedural world at 30 frames per second, of scenes that nothing was trained on, with the world's own
-motion and depth (`tests/bench/temporal_clips.py`): orbit, pan, a fast actor, one thing that moves before a still
+motion, depth and mask (`tests/bench/temporal_clips.py`): orbit, pan, a fast actor, one thing that moves before a still
 camera, a still picture with a camera's noise, a cut to another scene; and films of yours, with estimated motion. The
 model paints them in each mode with the real stream, one turn after the other. Per mode:
 
