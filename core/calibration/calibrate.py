@@ -78,7 +78,8 @@ def checked(pairs: Sequence[Pair], size: tuple[int, int]) -> tuple[list[Pair], l
         total += len(finite)
         lost += int((~finite).sum())
         if not finite.all():
-            p = replace(p, points=p.points[finite], ages_s=None if p.ages_s is None else p.ages_s[finite])
+            ages, own = (None if x is None else x[finite] for x in (p.ages_s, p.own))
+            p = replace(p, points=p.points[finite], ages_s=ages, own=own)
         for motion in (p.twist, p.flow):
             if motion is not None and not np.isfinite(motion).all():
                 raise CalibrationError("the velocity or the flow holds values that are not finite: record it again")

@@ -70,7 +70,9 @@ def before_and_after(recording: Segmented, result: Calibration, count: int = 40)
         ages = np.zeros(len(here.points)) if here.ages_s is None else here.ages_s
         nothing = np.zeros((0, 2))
         n = len(here.points)
-        s = Samples(here.points, np.zeros(n, int), lag_s + ages, nothing, np.zeros(0, int), np.zeros(0, int))
+        s = Samples(
+            here.points, np.zeros(n, int), lag_s + ages, np.zeros((n, 3)), nothing, np.zeros(0, int), np.zeros(0, int)
+        )
         halves = []
         seen = recording.footage.picture(picture)
         for title, state in (("before", result.start), ("after", found)):

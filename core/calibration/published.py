@@ -61,7 +61,7 @@ def solve_published(
     still = standing if len(standing) >= 3 and temporal else None
 
     def run(state: State, frames: list[int] | None, free: Floats, anchor: State | None) -> State:
-        s = problem.sample(rng, 1500, pixels, 0.0, frames, ages=False)
+        s = problem.sample(rng, 1500, pixels, 0.0, frames, each_moves=False)
         for w in weights:
             damping = 1e-3
 

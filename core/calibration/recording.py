@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.calibration.geometry import Floats
+from core.calibration.movers import APART_S, Compared, compared, own_motions
 from core.calibration.silhouette import Silhouette, silhouette
 
 
@@ -29,7 +31,8 @@ class Pair:
     point, on the sensor's clock. How things move is known in one of two ways, or not at all: `twist` (6,), velocity
     m/s then turning rate rad/s that static points have in the camera frame (a moving rig), or `flow` float (H,W,2),
     pixels per second that what is seen here moves (a fixed rig). `silhouette`: where the class ends in the scan, None
-    where only the points of the class are known.
+    where only the points of the class are known. `own` (n,3) or None, on a rig that moves: velocity over the ground of
+    what each point belongs to, m/s in the LiDAR frame, NaN where it moves in a way that is not known.
     """
 
     mask: NDArray[np.bool_]
@@ -39,6 +42,7 @@ class Pair:
     twist: Floats | None = None
     flow: Floats | None = None
     silhouette: Silhouette | None = None
+    own: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -131,8 +135,40 @@ def match(
     return [(int(nearest[j]), int(j), float(camera[nearest[j]] - lidar[j]) * 1e-9) for j in kept]
 
 
-def pair_at(recording: Recording, picture: int, number: int, lag_s: float) -> Pair:
-    """One picture and one scan of a recording."""
+def _own_motions(recording: Recording, found: Sequence[tuple[int, int, float]]) -> list[Floats] | None:
+    """Per pair, what `Pair.own` says of all points of its scan (n,3), zero outside of the class; None on a rig that
+    stands, or of which no velocity is known."""
+    twists = [recording.twist(picture) for picture, _, _ in found]
+    speeds = [float(np.linalg.norm(twist[:3])) for twist in twists if twist is not None and np.isfinite(twist).all()]
+    if len(speeds) < len(found):
+        return None
+    times_s = (np.asarray(recording.lidar_ns, np.int64) - recording.lidar_ns[0]) * 1e-9
+    scan = lru_cache(4)(recording.scan)
+
+    def of_class(number: int) -> NDArray[np.bool_]:
+        return scan(number).chosen & np.isfinite(scan(number).points).all(axis=1)
+
+    sweeps: list[Compared] = []
+    for (_, number, _), speed in zip(found, speeds, strict=True):
+        away = times_s - times_s[number]
+        neighbours = [int(np.argmin(np.abs(away - sign * APART_S))) for sign in (-1, 1)]
+        others = []
+        for k in neighbours:
+            if 0.5 * APART_S < abs(away[k]) < 2 * APART_S:
+                there = scan(k).points
+                others.append((there[of_class(k)], there[np.isfinite(there).all(axis=1)], float(away[k])))
+        sweeps.append(compared(scan(number).points[of_class(number)], others, speed))
+    numbers = [number for _, number, _ in found]
+    own = []
+    for number, of_points in zip(numbers, own_motions(sweeps, times_s[numbers]), strict=True):
+        whole = np.zeros_like(scan(number).points, float)
+        whole[of_class(number)] = of_points
+        own.append(whole)
+    return own
+
+
+def pair_at(recording: Recording, picture: int, number: int, lag_s: float, own: Floats | None = None) -> Pair:
+    """One picture and one scan of a recording; `own` as `Pair.own`, of all points of the scan."""
     scan = recording.scan(number)
     ages = None if scan.ages_s is None else scan.ages_s[scan.chosen]
     return Pair(
@@ -142,10 +178,13 @@ def pair_at(recording: Recording, picture: int, number: int, lag_s: float) -> Pa
         ages,
         recording.twist(picture),
         recording.flow(picture),
-        silhouette(scan.points, scan.chosen, scan.ages_s),
+        silhouette(scan.points, scan.chosen, scan.ages_s, own),
+        None if own is None else own[scan.chosen],
     )
 
 
 def pair(recording: Recording, offset_s: float = 0.0, count: int = 20) -> list[Pair]:
     """Pairs of a recording when the clocks differ by about `offset_s`. Raises as `match`."""
-    return [pair_at(recording, *found) for found in match(recording.camera_ns, recording.lidar_ns, offset_s, count)]
+    found = match(recording.camera_ns, recording.lidar_ns, offset_s, count)
+    own = _own_motions(recording, found)
+    return [pair_at(recording, *one, None if own is None else own[k]) for k, one in enumerate(found)]

@@ -54,7 +54,7 @@ class Refinement:
         """At most so many edges of each picture; `sigma_px` is what one edge is off by."""
         cv2 = opencv()
         self.problem, self.start, self.sigma_px = problem, start, sigma_px
-        points, inward, lag, frame = [], [], [], []
+        points, inward, lag, own, frame = [], [], [], [], []
         for k, pair in enumerate(problem.pairs):
             edge = pair.silhouette
             if edge is None:
@@ -63,6 +63,7 @@ class Refinement:
             points.append(edge.points[some])
             inward.append(edge.inward[some])
             lag.append(pair.lag_s + edge.ages_s[some])
+            own.append(edge.own[some])
             frame.append(np.full(len(some), k))
         none = np.zeros((0, 3))
         self.inward = np.concatenate(inward) if points else none
@@ -70,6 +71,7 @@ class Refinement:
             np.concatenate(points) if points else none,
             np.concatenate(frame) if points else np.zeros(0, int),
             np.concatenate(lag) if points else np.zeros(0),
+            np.concatenate(own) if points else none,
             none[:, :2],
             np.zeros(0, int),
             np.zeros(0),

@@ -87,6 +87,8 @@ class Samples:
     points: Floats
     frame: Floats
     lag_s: Floats
+    own: Floats
+    """(n,3) as in `Pair.own`, zero where unknown."""
     pixels: Floats
     pixel_frame: Floats
     is_area: Floats
@@ -122,18 +124,22 @@ class Problem:
         pixels: int,
         contour: float,
         frames: Sequence[int] | None = None,
-        ages: bool = True,
+        each_moves: bool = True,
     ) -> Samples:
-        """At most so many points and pixels of each pair; `contour` is the share of pixels from the mask's edge."""
-        xyz, frame, lag, uv, uv_frame, area = [], [], [], [], [], []
+        """At most so many points and pixels of each pair; `contour` is the share of pixels from the mask's edge.
+        `each_moves=False` leaves out the points' own moments and velocities."""
+        xyz, frame, lag, own, uv, uv_frame, area = [], [], [], [], [], [], []
         for k in range(len(self.pairs)) if frames is None else frames:
             pair, looked = self.pairs[k], self.fields[k]
-            n = len(pair.points)
-            some = rng.choice(n, points, replace=False) if n > points else np.arange(n)
+            usable = np.arange(len(pair.points))
+            if each_moves and pair.own is not None:
+                usable = np.flatnonzero(np.isfinite(pair.own).all(1))
+            some = rng.choice(usable, points, replace=False) if len(usable) > points else usable
             xyz.append(pair.points[some])
             frame.append(np.full(len(some), k))
-            own = pair.ages_s[some] if ages and pair.ages_s is not None else np.zeros(len(some))
-            lag.append(pair.lag_s + own)
+            ages = pair.ages_s[some] if each_moves and pair.ages_s is not None else np.zeros(len(some))
+            lag.append(pair.lag_s + ages)
+            own.append(pair.own[some] if each_moves and pair.own is not None else np.zeros((len(some), 3)))
             for places, share, is_area in ((looked.contour, contour, 0), (looked.area, 1.0 - contour, 1)):
                 wanted = round(pixels * share)
                 if wanted and len(places):
@@ -145,6 +151,7 @@ class Problem:
             np.concatenate(xyz) if xyz else np.zeros((0, 3)),
             np.concatenate(frame) if frame else np.zeros(0, int),
             np.concatenate(lag) if lag else np.zeros(0),
+            np.concatenate(own) if own else np.zeros((0, 3)),
             np.concatenate(uv) if uv else np.zeros((0, 2)),
             np.concatenate(uv_frame) if uv_frame else np.zeros(0, int),
             np.concatenate(area) if area else np.zeros(0, int),
@@ -152,14 +159,18 @@ class Problem:
 
     def project(self, state: State, s: Samples) -> tuple[Floats, Floats, Floats]:
         """Where the points are in the pictures: uv (n,2), derivative (n,2,7), and which are in front of the camera."""
-        c = moved(state.T, s.points)
-        turned = c - state.T[:3, 3]
         tau = state.offset_s + s.lag_s
+        # The flow already holds what moves by itself.
+        carried = s.points if self._flow is not None else s.points + tau[:, None] * s.own
+        c = moved(state.T, carried)
+        turned = c - state.T[:3, 3]
         by_offset = np.zeros_like(c)
         if self._flow is None:
             twist = self._twist[s.frame]
-            by_offset = twist[:, :3] + np.cross(twist[:, 3:], c)
-            c = c + tau[:, None] * by_offset
+            own = s.own @ state.T[:3, :3].T
+            passing = twist[:, :3] + np.cross(twist[:, 3:], c)
+            by_offset = passing + own + tau[:, None] * np.cross(twist[:, 3:], own)
+            c = c + tau[:, None] * passing
         ahead = c[:, 2] > NEAR_M
         z = np.where(ahead, c[:, 2], 1.0)
         fx, fy = self.K[0, 0], self.K[1, 1]

@@ -17,6 +17,8 @@ from core.calibration.geometry import NEAR_M, Floats
 
 REACH_RAD = 0.03
 """Neighbours further away than this are not looked at."""
+BEFORE = 0.9
+"""A neighbour nearer than this share of a point's distance hides what is behind it: the edge is its own."""
 LONGEST = 3.0
 """Neighbours more than this many spacings apart have no edge between them: there may be anything in the gap."""
 FEW, MOST = 0.34, 0.66
@@ -27,23 +29,28 @@ a straight edge it is two thirds."""
 @dataclass(frozen=True)
 class Silhouette:
     """`points` float (n,3), metres, LiDAR frame: on the edge. `inward` (n,3), metres: across the edge, to the class.
-    `ages_s` (n,): as in `Pair`, zero where unknown."""
+    `ages_s` (n,) and `own` (n,3): as in `Pair`, zero where unknown."""
 
     points: Floats
     inward: Floats
     ages_s: Floats
+    own: Floats
 
 
-def silhouette(points: Floats, chosen: NDArray[np.bool_], ages_s: Floats | None = None) -> Silhouette | None:
+def silhouette(
+    points: Floats, chosen: NDArray[np.bool_], ages_s: Floats | None = None, own: Floats | None = None
+) -> Silhouette | None:
     """The edge of the class in one sweep; None where every point is of the class or too few are.
 
-    points (n,3) metres in no order, those that are not finite are left out; chosen bool (n,); ages_s (n,) or None.
+    points (n,3) metres in no order, those that are not finite are left out; chosen bool (n,); ages_s (n,) or None; own
+    (n,3) or None; edges of what moves in a way that is not known are left out.
     """
     points = np.asarray(points, float)[:, :3]
+    own = np.zeros_like(points) if own is None else np.asarray(own, float)
     ages = np.zeros(len(points)) if ages_s is None else np.asarray(ages_s, float)
     good = np.asarray(np.isfinite(points).all(axis=1), bool)
     good[good] = (points[good] ** 2).sum(1) > NEAR_M**2
-    points, chosen, ages = points[good], np.asarray(chosen, bool)[good], ages[good]
+    points, chosen, ages, own = points[good], np.asarray(chosen, bool)[good], ages[good], own[good]
     if chosen.sum() < 3 or chosen.all():
         return None
     far = np.linalg.norm(points, axis=1)
@@ -77,4 +84,6 @@ def silhouette(points: Floats, chosen: NDArray[np.bool_], ages_s: Floats | None 
     nearer = np.where(far[i] <= far[j], i, j)
     middle = inner + outer
     middle *= (far[nearer] / np.linalg.norm(middle, axis=1))[:, None]
-    return Silhouette(middle, (inner - outer) * far[nearer, None], ages[nearer])
+    own = own[np.where(far[j] < BEFORE * far[i], j, i)]
+    known = np.isfinite(own).all(1)
+    return Silhouette(middle[known], ((inner - outer) * far[nearer, None])[known], ages[nearer][known], own[known])
