@@ -23,6 +23,7 @@ from core.tiny.evaluate import HeldOut
 from core.tiny.judge import as_bytes
 from core.tiny.parts import PICTURE_PX
 from core.tiny.shards import stream_of
+from core.tiny.stage import autocast
 from core.world import COLOUR_NAMES, COLOURED_STYLES, SHAPES, caption
 from core.world.scene import SLOT_SHAPES
 
@@ -122,7 +123,8 @@ def trained_object_judge(examples: Shown, steps: int = 900, batch: int = 24) -> 
         pictures, kinds = examples.picture_BHWC[rows], examples.kind_Bhw[rows]
         if bool(torch.randint(2, (1,), generator=generator)):
             pictures, kinds = pictures.flip(2), kinds.flip(2)
-        kind, colour = judge(pictures)
+        with autocast(pictures.device):
+            kind, colour = (scores.float() for scores in judge(pictures))
         # The colour of a cell is that of its kind of object; cells of none are not asked for one.
         wanted = torch.cat([torch.full((batch, 1), ABSENT), examples.colour_BS[rows]], 1)
         wanted = wanted.gather(1, kinds.flatten(1)).view_as(kinds)
