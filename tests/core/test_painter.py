@@ -311,6 +311,9 @@ def test_a_training_goes_on_from_a_folder(tmp_path):
     x, t, tokens = torch.randn(1, 16, 16, 16), torch.tensor([99]), torch.full((1, TOKENS), 7)
     again = Painter()
     load_painter(again, tmp_path / "out")
+    kept = replace(TOY, steps=1, kept=True)
+    train(kept, AUTOENCODER, tmp_path / "kept", tmp_path / "more", CPU, lambda message: None, start=tmp_path / "out")
+    assert (tmp_path / "more" / "unet").exists()
     with torch.no_grad():
         assert torch.equal(loaded(x, t, tokens), again(x, t, tokens))
         assert not torch.equal(loaded(x, t, tokens), fresh(x, t, tokens))

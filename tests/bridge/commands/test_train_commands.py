@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bridge.commands import pictures as sources
-from bridge.commands import train_look
+from bridge.commands import train_look, train_painter
 from bridge.commands.pictures import cifar, is_cifar, pictures_of
 from bridge.commands.train_model import OBJECTIVES, main
 from bridge.commands.training import trained
@@ -115,3 +115,9 @@ def test_a_look_is_taught_from_a_folder_that_has_no_pictures_in_a_sentence(tmp_p
     (tmp_path / "a.txt").write_text("moss style")
     assert train_look.main([str(tmp_path), "--device", "cpu", "--work", str(tmp_path / "w")]) == 2
     assert "has no pictures" in capsys.readouterr().err
+
+
+def test_what_a_painter_keeps_is_that_of_a_model_that_it_starts_from(capsys):
+    with pytest.raises(SystemExit) as ended:
+        train_painter.main(["--keep"])
+    assert ended.value.code == 2 and "--start FOLDER" in capsys.readouterr().err
