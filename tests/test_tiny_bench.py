@@ -12,11 +12,11 @@ from core.tiny.evaluate import JUDGE_SEED, HeldOut
 from core.tiny.objects import (
     ABSENT,
     CELL_PX,
-    FOUND_CELLS,
-    SEEN_PX,
+    STYLES_EACH,
     ObjectJudge,
     colours_of,
     evaluate_text,
+    examples,
     reliability,
     shown,
     trained_object_judge,
@@ -32,19 +32,25 @@ def scenes():
 
 
 def test_what_a_render_shows_is_known_by_cell_and_kind(scenes):
-    examples = shown(scenes, ("toy",))
-    assert examples.kind_Bhw.shape == (6, 128 // CELL_PX, 128 // CELL_PX)
+    rendered = shown(scenes, ("toy",))
+    assert rendered.kind_Bhw.shape == (6, 128 // CELL_PX, 128 // CELL_PX)
     for row in range(6):
         present = {SLOT_SHAPES[k] for k in range(len(SLOT_SHAPES)) if scenes.scenes.present[row, k]}
-        assert {int(k) for k in torch.nonzero(examples.colour_BS[row] != ABSENT)} == present
+        assert {int(k) for k in torch.nonzero(rendered.colour_BS[row] != ABSENT)} == present
         for kind in range(len(SHAPES)):
-            cells, pixels = int((examples.kind_Bhw[row] == 1 + kind).sum()), int(examples.pixels_BS[row, kind])
+            cells, pixels = int((rendered.kind_Bhw[row] == 1 + kind).sum()), int(rendered.pixels_BS[row, kind])
             assert abs(cells * CELL_PX**2 - pixels) <= 40 + 0.3 * pixels
             assert pixels == 0 or kind in present
-    assert SEEN_PX // CELL_PX**2 == 2 * FOUND_CELLS
     again, other = shown(scenes, ("toy",)), shown(scenes, ("toy",), seed=1)
-    assert torch.equal(again.picture_BHWC, examples.picture_BHWC)
-    assert not torch.equal(other.colour_BS, examples.colour_BS)
+    assert torch.equal(again.picture_BHWC, rendered.picture_BHWC)
+    assert not torch.equal(other.colour_BS, rendered.colour_BS)
+
+
+def test_the_judge_learns_from_every_scene_in_some_styles(monkeypatch):
+    monkeypatch.setattr("core.tiny.objects.TOGETHER", 2)
+    learnt, again = examples(3), examples(3)
+    assert len(learnt.picture_BHWC) == len(learnt.kind_Bhw) == len(learnt.colour_BS) == 3 * STYLES_EACH
+    assert torch.equal(learnt.picture_BHWC, again.picture_BHWC)
 
 
 def test_colours_are_those_that_the_caption_names(scenes):
@@ -58,9 +64,9 @@ def test_colours_are_those_that_the_caption_names(scenes):
 
 def test_the_judge_learns_renders_by_heart_and_says_absent_of_nothing(scenes):
     few = HeldOut(2, JUDGE_SEED + 2)  # scenes without some of the kinds
-    examples = shown(few, ("toy",))
-    judge = trained_object_judge(examples, steps=120, batch=4)
-    there, absent = reliability(judge, examples)
+    learnt = shown(few, ("toy",))
+    judge = trained_object_judge(learnt, steps=120, batch=4)
+    there, absent = reliability(judge, learnt)
     assert there > 0.9 and absent > 0.9
     empty = torch.full((2, 128, 128, 3), 120, dtype=torch.uint8)
     assert bool((judge.found(empty) == ABSENT).all())

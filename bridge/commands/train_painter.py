@@ -33,6 +33,9 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--autoencoder", type=Path, default=None, help="a folder of weights (default: the trained one)")
     parser.add_argument("--start", type=Path, default=None, metavar="FOLDER", help="model folder to continue from")
+    parser.add_argument(
+        "--keep", action="store_true", help="repaint as the model of --start does, and learn text-to-image alone"
+    )
     parser.add_argument("--steps", type=parse_count, default=None, help="optimizer steps at most")
     parser.add_argument("--minutes", type=float, default=180.0, help="minutes of training at most (default 180)")
     parser.add_argument("--seed", type=parse_seed, default=0)
@@ -46,6 +49,8 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if not args.minutes > 0:
         parser.error(f"--minutes {args.minutes:g}: give a number above 0")
+    if args.keep and args.start is None:
+        parser.error("--keep: what is to be kept is that of --start FOLDER")
 
     return trained(args.device, partial(_train, args))
 
@@ -61,7 +66,7 @@ def _train(args: argparse.Namespace, device: torch.device, log: Log, together: A
     autoencoder = args.autoencoder or AUTOENCODER
     # Each of the processes below would say what is wrong with it.
     load_autoencoder(autoencoder, device)
-    settings = settings_for(device)
+    settings = settings_for(device, args.keep)
     settings = replace(settings, seed=args.seed, steps=args.steps or settings.steps, minutes=args.minutes)
     makers = args.makers or (1 if device.type == "cpu" else max(1, (os.cpu_count() or 2) - 1))
     # Data is made beside the training, which would wait for it every few minutes; by processors, as a card that many

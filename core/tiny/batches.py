@@ -52,16 +52,21 @@ class Batch:
 class Mix:
     """What a batch is made of. Shares are of the rows that they can apply to; t: training timesteps.
 
-    picture_share: of synthetic pictures, which come first in a batch, the rest scenes. plain_share: of the scenes'
-    rows, those that are noised themselves, at every t. keep_share: of the pictures' rows, those that come out as they
-    came, without a style. as_it_came_share, grey_share: of pairs, those whose source has not been filtered, or is a
-    grey render."""
+    picture_share: of synthetic pictures, which come first in a batch, arranged_share: of arranged scenes, which come
+    last, the rest scenes. plain_share: of the scenes' rows, those that are noised themselves, at every t below plain_t.
+    arranged_t: of the arranged, half of them from arranged_most_t on: text-to-image begins there. keep_share: of the
+    pictures' rows, those that come out as they came, without a style. as_it_came_share, grey_share: of pairs, those
+    whose source has not been filtered, or is a grey render."""
 
     rows: int = 32
     large_rows: int = 8
     large_every: int = 4
     picture_share: float = 0.6
+    arranged_share: float = 0.2
     plain_share: float = 0.2
+    plain_t: int = 900
+    arranged_t: tuple[int, int] = (100, 1000)
+    arranged_most_t: int = 900
     keep_share: float = 0.06
     as_it_came_share: float = 0.85
     grey_share: float = 0.6
@@ -73,6 +78,10 @@ class Mix:
     def is_large(self, step: int) -> bool:
         """Whether a step takes whole large pictures instead of pieces of the small size."""
         return step % self.large_every == self.large_every - 1
+
+    def arranged_rows(self, large: bool) -> int:
+        """The last so many of a batch."""
+        return round(self.arranged_share * (self.large_rows if large else self.rows))
 
 
 class Shards:
@@ -163,16 +172,25 @@ def _pair_timesteps(mix: Mix, dice: _Dice) -> Tensor:
     return torch.where(dice.chance(mix.focus_share), near, anywhere).long()
 
 
+def _plain_timesteps(mix: Mix, dice: _Dice, alone: bool) -> Tensor:
+    """Of rows that are noised themselves. alone: arranged ones."""
+    if not alone:
+        return dice.below(mix.plain_t)
+    low, high = mix.arranged_t
+    first = mix.arranged_most_t + dice.below(high - mix.arranged_most_t)
+    return torch.where(dice.chance(0.5), first, low + dice.below(high - low))
+
+
 def _rows(shards: Shards, dice: _Dice, mix: Mix, kind: str, cells: int) -> tuple[Tensor, ...]:
     """source, target, objects, pair, t, tokens of `dice.rows` rows of one kind."""
-    part, of_world = shards.part(kind), kind != "pictures"
+    part, of_world, alone = shards.part(kind), kind != "pictures", kind.endswith("arranged")
     window, looks, side = shards.sizes.window, part.look.shape[1], part.latent.shape[-1]
     pictures = len(part.look) // window
     row = (shards.first + dice.below(shards.count)) % window * pictures + dice.below(pictures)
     # Masks are multiplied: a number beside a tensor would be copied to the card at every step.
     if of_world:
         to = dice.below(looks)
-        pair = ~dice.chance(mix.plain_share)
+        pair = ~dice.chance(1.0 if alone else mix.plain_share)
         away = torch.where(pair, dice.below(looks) * ~dice.chance(mix.grey_share), to)
     else:
         kept = dice.chance(mix.keep_share)
@@ -188,8 +206,8 @@ def _rows(shards: Shards, dice: _Dice, mix: Mix, kind: str, cells: int) -> tuple
         return part.latent[(*first, channels[:, None, None], y[:, None, :, None], x[:, None, None, :])].float()
 
     objects = part.objects[row[:, None, None], y[:, :, None], x[:, None, :]][:, None].float()
-    t = torch.where(pair, _pair_timesteps(mix, dice), dice.below(1000))
-    dropped = ~pair & dice.chance(mix.drop_share)
+    t = torch.where(pair, _pair_timesteps(mix, dice), _plain_timesteps(mix, dice, alone))
+    dropped = ~pair & dice.chance(0.0 if alone else mix.drop_share)
     tokens = torch.where(dropped[:, None], shards.no_prompt, part.tokens[row, to, dice.below(PROMPTS)])
     return piece(away), piece(to), objects, pair, t, tokens.long()
 
@@ -202,7 +220,8 @@ def seed_of(seed: int, step: int) -> int:
 def draw(shards: Shards, generator: torch.Generator, mix: Mix, large: bool) -> Batch:
     """A batch of the shards that there are."""
     rows, cells = (mix.large_rows, LARGE_PX // 8) if large else (mix.rows, SMALL_PX // 8)
-    pictures = round(mix.picture_share * rows)
-    kinds = (("pictures", pictures), ("large" if large else "world", rows - pictures))
+    pictures, alone = round(mix.picture_share * rows), mix.arranged_rows(large)
+    scenes = ("large", "large_arranged") if large else ("world", "arranged")
+    kinds = (("pictures", pictures), (scenes[0], rows - pictures - alone), (scenes[1], alone))
     drawn = [_rows(shards, _Dice(generator, count), mix, kind, cells) for kind, count in kinds if count]
     return Batch(*(torch.cat(pieces) for pieces in zip(*drawn, strict=True)))

@@ -1,8 +1,8 @@
 """Judge of text-to-image: which kinds of object a picture shows, and in which colour each.
 
-A small convolutional network names kind and colour of every cell of a picture. It is trained here and now on true
-renders in the styles that keep colours, in colours drawn anew, of scenes that neither training nor evaluation knows;
-what it says of unseen true renders is how far it can be relied on.
+A small convolutional network names kind and colour of every cell of a picture, and by them which kinds are there. It is
+trained here and now on true renders in the styles that keep colours, in colours drawn anew, of scenes that neither
+training nor evaluation knows; what it says of unseen true renders is how far it can be relied on.
 
 Shapes: B pictures, uint8 (B, H, W, 3) of `PICTURE_PX`; h w cells of `CELL_PX` pixels; S kinds of object.
 """
@@ -10,7 +10,7 @@ Shapes: B pictures, uint8 (B, H, W, 3) of `PICTURE_PX`; h w cells of `CELL_PX` p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -19,20 +19,24 @@ from torch import Tensor, nn
 
 from core.params import Params
 from core.stream import StreamConfig
-from core.tiny.evaluate import HeldOut
+from core.tiny.evaluate import JUDGE_SEED, HeldOut
 from core.tiny.judge import as_bytes
 from core.tiny.parts import PICTURE_PX
 from core.tiny.shards import stream_of
+from core.tiny.stage import autocast
 from core.world import COLOUR_NAMES, COLOURED_STYLES, SHAPES, caption
 from core.world.scene import SLOT_SHAPES
 
 CELL_PX = 4
 SEEN_PX = 160
 """Of a kind of object in a true render, to be judged; of fewer pixels, but some, nothing is asked."""
-FOUND_CELLS = 5
-"""Half of that: so many cells have to be of a kind."""
-WIDTH = 48
-DILATIONS = (1, 2, 4, 8, 1)
+WIDTHS = (32, 64, 128)
+"""Of the judge, at a half, a quarter and an eighth of the side."""
+DILATIONS = (1, 2, 4, 1)
+TOGETHER = 48
+"""Scenes that are rendered at once."""
+STYLES_EACH = 3
+"""Of every scene that the judge learns from."""
 ABSENT = -1
 
 
@@ -73,60 +77,85 @@ def shown(held_out: HeldOut, styles: Sequence[str] = COLOURED_STYLES, seed: int 
     return Shown(torch.cat(pictures), kinds.repeat(times, 1, 1), torch.cat(colours), pixels.repeat(times, 1))
 
 
+def examples(scenes: int) -> Shown:
+    """True renders to learn from, of so many scenes, each in `STYLES_EACH` styles."""
+    rng, parts = stream_of(JUDGE_SEED, 32), []
+    for first in range(0, scenes, TOGETHER):
+        held_out = HeldOut(min(TOGETHER, scenes - first), JUDGE_SEED + first)
+        parts.append(shown(held_out, rng.sample(COLOURED_STYLES, STYLES_EACH), first))
+    return Shown(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Shown)))
+
+
+def _convolution(into: int, out: int, side: int, **more: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(into, out, side, padding=side // 2 * more.get("dilation", 1), **more), nn.BatchNorm2d(out), nn.ReLU()
+    )
+
+
 class ObjectJudge(nn.Module):
-    """Two halvings, then convolutions that see ever farther and back."""
+    """Three halvings, convolutions that see ever farther, and back to cells. A kind of object is there or not by the
+    share of the picture that its cells take, so that what is told apart is whole pictures and not cells alone."""
 
     def __init__(self) -> None:
         super().__init__()
+        half, quarter, eighth = WIDTHS
         self.enter = nn.Sequential(
-            *(nn.Conv2d(3, WIDTH // 2, 5, 2, 2), nn.ReLU(), nn.Conv2d(WIDTH // 2, WIDTH, 3, 2, 1), nn.ReLU())
+            *(_convolution(3, half, 5, stride=2), _convolution(half, quarter, 3, stride=2)),
+            _convolution(quarter, quarter, 3),
         )
+        self.down = _convolution(quarter, eighth, 3, stride=2)
         self.blocks = nn.ModuleList(
-            nn.Sequential(
-                *(nn.Conv2d(WIDTH, WIDTH, 3, padding=d, dilation=d), nn.BatchNorm2d(WIDTH), nn.ReLU()),
-                nn.Conv2d(WIDTH, WIDTH, 3, padding=1),
-            )
+            nn.Sequential(_convolution(eighth, eighth, 3, dilation=d), nn.Conv2d(eighth, eighth, 3, padding=1))
             for d in DILATIONS
         )
-        self.leave = nn.Conv2d(WIDTH, 1 + len(SHAPES) + len(COLOUR_NAMES), 1)
+        self.up = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(eighth, quarter, 1))
+        self.leave = nn.Sequential(
+            _convolution(quarter, quarter, 3), nn.Conv2d(quarter, 1 + len(SHAPES) + len(COLOUR_NAMES), 1)
+        )
+        self.there = nn.Parameter(torch.tensor([1.0, 4.0]).repeat(len(SHAPES), 1))
 
-    def forward(self, picture_BHWC: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (B, 1 + S, h, w) of kinds and (B, colours, h, w) of colours."""
-        x = self.enter(picture_BHWC.permute(0, 3, 1, 2).float() / 127.5 - 1.0)
+    def forward(self, picture_BHWC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores (B, 1 + S, h, w) of kinds and (B, colours, h, w) of colours, and (B, S) of a kind being there."""
+        at_cells = self.enter(picture_BHWC.permute(0, 3, 1, 2).float() / 127.5 - 1.0)
+        x = self.down(at_cells)
         for block in self.blocks:
             x = nnf.relu(x + block(x))
-        kind, colour = self.leave(x).split((1 + len(SHAPES), len(COLOUR_NAMES)), 1)
-        return kind, colour
+        kind, colour = self.leave(at_cells + self.up(x)).float().split((1 + len(SHAPES), len(COLOUR_NAMES)), 1)
+        share = kind.softmax(1)[:, 1:].mean((2, 3))
+        return kind, colour, self.there[:, 0] * (share + 1e-4).log() + self.there[:, 1]
 
     @torch.no_grad()
     def found(self, picture_BHWC: Tensor) -> Tensor:
-        """(B, S): the colour of each kind of object, into COLOUR_NAMES; ABSENT where fewer than FOUND_CELLS show it."""
+        """(B, S): the colour of each kind of object, into COLOUR_NAMES; ABSENT where it is not there."""
         rows = []
         for pictures in picture_BHWC.split(64):
-            kind, colour = self(pictures)
-            cells = nnf.one_hot(kind.argmax(1), 1 + len(SHAPES))[..., 1:].float()
-            which = torch.einsum("bhws,bchw->bsc", cells, colour.log_softmax(1)).argmax(2)
-            rows.append(torch.where(cells.sum((1, 2)) >= FOUND_CELLS, which, ABSENT))
+            kind, colour, there = self(pictures)
+            which = torch.einsum("bshw,bchw->bsc", kind.softmax(1)[:, 1:], colour.log_softmax(1)).argmax(2)
+            rows.append(torch.where(there > 0.0, which, ABSENT))
         return torch.cat(rows)
 
 
-def trained_object_judge(examples: Shown, steps: int = 900, batch: int = 24) -> ObjectJudge:
+def trained_object_judge(learnt: Shown, steps: int = 1500, batch: int = 32) -> ObjectJudge:
     """Always the same for the same examples."""
     torch.manual_seed(0)
-    judge = ObjectJudge()
+    judge = ObjectJudge().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     generator = torch.Generator().manual_seed(0)
+    judged = (learnt.colour_BS == ABSENT) | (learnt.pixels_BS >= SEEN_PX)
     for _ in range(steps):
-        rows = torch.randint(len(examples.picture_BHWC), (batch,), generator=generator)
-        pictures, kinds = examples.picture_BHWC[rows], examples.kind_Bhw[rows]
+        rows = torch.randint(len(learnt.picture_BHWC), (batch,), generator=generator)
+        pictures, kinds = learnt.picture_BHWC[rows], learnt.kind_Bhw[rows]
         if bool(torch.randint(2, (1,), generator=generator)):
             pictures, kinds = pictures.flip(2), kinds.flip(2)
-        kind, colour = judge(pictures)
+        with autocast(pictures.device):
+            kind, colour, there = judge(pictures)
         # The colour of a cell is that of its kind of object; cells of none are not asked for one.
-        wanted = torch.cat([torch.full((batch, 1), ABSENT), examples.colour_BS[rows]], 1)
+        wanted = torch.cat([torch.full((batch, 1), ABSENT), learnt.colour_BS[rows]], 1)
         wanted = wanted.gather(1, kinds.flatten(1)).view_as(kinds)
+        present = (learnt.colour_BS[rows] != ABSENT).float()
         loss = nnf.cross_entropy(kind, kinds) + nnf.cross_entropy(colour, wanted, ignore_index=ABSENT)
+        loss = loss + nnf.binary_cross_entropy_with_logits(there, present, judged[rows].float())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

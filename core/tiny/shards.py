@@ -1,7 +1,8 @@
 """Training data of the painter: pictures in several looks as latents, with prompts for each.
 
 A shard is a function of (seed, number) and the kind of device that it is made on: synthetic pictures with filters
-(`core.world.filters`), and scenes of the world rendered in several styles, each with its objects in other colours.
+(`core.world.filters`), and scenes of the world rendered in several styles, each with its objects in other colours, as
+they come and arranged as text-to-image arranges things (`core.tiny.arranged`).
 Processes of their own make shards ahead of the training (`core.tiny.batches`).
 
 Shapes: N pictures, L looks of each, V prompts of each look, T tokens of each prompt, c h w latents (h = w = 32 for
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from core.atomic import replacing
+from core.tiny.arranged import arranged
 from core.tiny.pictures import dead_leaves, smooth_pictures
 from core.tiny.vocabulary import TOKENS, build_tokenizer
 from core.world import COLOUR_NAMES, SHAPES, STYLES, Scenes, scenes_from_seeds
@@ -64,11 +66,13 @@ class ShardPart:
 
 @dataclass(frozen=True)
 class Shard:
-    """pictures: LARGE_PX with filters. world: scenes at SMALL_PX. large: scenes at LARGE_PX."""
+    """pictures: LARGE_PX with filters. world, arranged: scenes at SMALL_PX. large, large_arranged: at LARGE_PX."""
 
     pictures: ShardPart
     world: ShardPart
     large: ShardPart
+    arranged: ShardPart
+    large_arranged: ShardPart
 
 
 def _tiled(pictures: Tensor) -> Tensor:
@@ -100,6 +104,15 @@ def view_of(seeds: Sequence[int], time_s: Sequence[float], side_px: int) -> View
     return View(scenes_from_seeds(seeds), torch.tensor(time_s, dtype=torch.float64), side_px, side_px)
 
 
+def arranged_view_of(seeds: Sequence[int], time_s: Sequence[float], side_px: int) -> View:
+    """The same things, each in its place; of every fifth scene one alone."""
+    scenes = arranged(scenes_from_seeds(seeds))
+    first = scenes.present.cumsum(1) == 1
+    few = torch.tensor([seed % 5 == 0 for seed in seeds])[:, None]
+    scenes = replace(scenes, present=scenes.present & (first | ~few))
+    return View(scenes, torch.tensor(time_s, dtype=torch.float64), side_px, side_px)
+
+
 def picture_part(
     seed: int, number: int, count: int, looks: int, encode: Encode, device: torch.device = CPU
 ) -> ShardPart:
@@ -124,9 +137,18 @@ def things_of(scenes: Scenes, row: int, colour_K: Tensor) -> list[str]:
     return [f"{COLOUR_NAMES[c]} {SHAPES[kind]}" for kind, c in kinds.items()]
 
 
-def world_part(seed: int, number: int, count: int, looks: int, side_px: int, encode: Encode) -> ShardPart:
+def world_part(
+    seed: int,
+    number: int,
+    count: int,
+    looks: int,
+    side_px: int,
+    encode: Encode,
+    seen: Callable[[Sequence[int], Sequence[float], int], View] = view_of,
+) -> ShardPart:
     """Scenes in grey and in looks - 1 other styles each; the same objects in other colours in every look, or the
-    colours of a scene could be learned by heart instead of read in the prompt."""
+    colours of a scene could be learned by heart instead of read in the prompt. seen: what of a scene's seed and time is
+    seen."""
     rng = stream_of(seed, 3, number, side_px)
     others = [i for i in range(len(STYLES)) if i != GREY]
     slots = torch.tensor(SLOT_SHAPES)
@@ -134,7 +156,7 @@ def world_part(seed: int, number: int, count: int, looks: int, side_px: int, enc
     for start in range(0, count, 8):
         rows = min(8, count - start)
         seeds = [rng.randrange(FIRST_TRAINING_SEED, 2**31) for _ in range(rows)]
-        view = view_of(seeds, [rng.random() * LATEST_S for _ in range(rows)], side_px)
+        view = seen(seeds, [rng.random() * LATEST_S for _ in range(rows)], side_px)
         picked = [GREY, *rng.sample(others, looks - 1)]
         dyes = [
             torch.tensor([rng.sample(range(len(COLOUR_NAMES)), len(SHAPES)) for _ in range(rows)])[:, slots]
@@ -157,6 +179,8 @@ class Sizes:
     filters: int = 8
     world: int = 128
     large: int = 32
+    arranged: int = 48
+    large_arranged: int = 12
     looks: int = 6
     first: int = 4
     window: int = 28
@@ -174,6 +198,8 @@ def make_shard(seed: int, number: int, sizes: Sizes, encode: Encode, device: tor
         picture_part(seed, number, sizes.pictures, sizes.filters, encode, device),
         world_part(seed, number, sizes.world, sizes.looks, SMALL_PX, encode),
         world_part(seed, number, sizes.large, sizes.looks, LARGE_PX, encode),
+        world_part(seed, number, sizes.arranged, sizes.looks, SMALL_PX, encode, arranged_view_of),
+        world_part(seed, number, sizes.large_arranged, sizes.looks, LARGE_PX, encode, arranged_view_of),
     )
 
 

@@ -3,11 +3,13 @@
 Most rows are pairs: a picture, and the same picture in the look that the prompt names. The source is noised,
 x = a z_source + b e, and the network answers with z_target itself ("sample" prediction): the very job of image-to-image
 at a timestep t, with exact pairs from filters and from a renderer. One forward per step and no guidance then obey the
-prompt. The other rows are scenes that are noised and have to come out themselves, at every t: text-to-image.
+prompt. The other rows are scenes that are noised and have to come out themselves: text-to-image, whose most noise is of
+arranged scenes alone (`core.tiny.arranged`).
 
 In `own_share` of the pairs the source is what the model itself makes of them, noised less: what the second and later
-steps of a run meet. Objects weigh more than the ground they stand on. Some rows are also decoded, and compared as
-pictures: what a latent's error costs differs between its channels.
+steps of a run meet. Where a training goes on from finished weights, `kept` has the pairs answered as those answer them:
+what they do well is then neither lost nor learnt again. Objects weigh more than the ground they stand on. Some rows are
+also decoded, and compared as pictures: what a latent's error costs differs between its channels.
 
 Everything is resumable: a checkpoint holds weights, averages and optimizer, and batches depend on the step alone.
 """
@@ -19,7 +21,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -40,7 +42,7 @@ from core.tiny.vocabulary import build_tokenizer
 @dataclass(frozen=True)
 class PainterSettings:
     """All that the result depends on. steps, minutes: of training at most, whichever are over first; the learning rate
-    follows."""
+    follows. kept: see the module."""
 
     seed: int = 0
     steps: int = 12_000
@@ -53,6 +55,7 @@ class PainterSettings:
     decoded_share: float = 0.4
     decoded_weight: float = 1.0
     average: float = 0.999
+    kept: bool = False
     checkpoint_s: float = 120.0
     mix: Mix = field(default_factory=Mix)
     sizes: Sizes = field(default_factory=Sizes)
@@ -68,9 +71,22 @@ ON_A_CARD = PainterSettings(
 """Batches that keep a card busy; data is made by as many processes as there are cores, and all of it is kept."""
 
 
-def settings_for(device: torch.device) -> PainterSettings:
-    """The recipe as it is meant for a processor or a card."""
-    return ON_A_CARD if device.type == "cuda" else PainterSettings()
+KEPT: Mapping[str, Any] = {
+    "kept": True,
+    "lr": 6e-4,
+    "object_weight": 3.0,
+    "decoded_share": 0.3,
+    "average": 0.998,
+    "mix": Mix(rows=32, large_rows=6, large_every=6, picture_share=0.25, arranged_share=0.4, plain_share=0.15),
+    "sizes": Sizes(pictures=20, world=48, large=10, large_arranged=8, steps_per_shard=350),
+}
+"""Where weights that repaint well learn text-to-image: some hundred steps of a processor core."""
+
+
+def settings_for(device: torch.device, keep: bool = False) -> PainterSettings:
+    """The recipe as it is meant for a processor or a card. keep: what the weights that it starts from do in pairs."""
+    settings = ON_A_CARD if device.type == "cuda" else PainterSettings()
+    return replace(settings, **KEPT) if keep else settings
 
 
 def _rate(step: int, done: float, peak: float, warm_up: int = 100) -> float:
@@ -168,6 +184,15 @@ def _on_own_estimates(
     return replace(batch, source=source, t=less)
 
 
+@torch.no_grad()
+def _as_before(before: Paint, batch: Batch, noised: Tensor, arranged: int) -> Batch:
+    """The batch with what `before` answers as the targets of its pairs. arranged: rows at its end, no pairs."""
+    rows = slice(len(noised) - arranged)
+    answer = before(noised[rows], batch.t[rows], batch.tokens[rows])
+    kept = torch.where(batch.pair[rows, None, None, None], answer, batch.target[rows])
+    return replace(batch, target=torch.cat([kept, batch.target[len(kept) :]]))
+
+
 def _as_pictures(vae: PatchAutoencoder, out: Tensor, target: Tensor) -> Tensor:
     """Absolute difference of the decoded pictures, and of the steps between their pixels (edges)."""
     with autocast(out.device):
@@ -238,11 +263,15 @@ def _loss(
     settings: PainterSettings,
     generator: torch.Generator,
     large: bool,
+    before: Paint | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Of a batch that is drawn here."""
+    """Of a batch that is drawn here. before: whose answers to pairs are to be kept."""
     batch = draw(shards, generator, settings.mix, large)
     batch = _on_own_estimates(painter, batch, levels, settings, generator)
-    out = painter(_noised(batch.source, batch.t, levels, generator), batch.t, batch.tokens)
+    noised = _noised(batch.source, batch.t, levels, generator)
+    if before is not None:
+        batch = _as_before(before, batch, noised, settings.mix.arranged_rows(large))
+    out = painter(noised, batch.t, batch.tokens)
     off = out - batch.target
     weight = 1.0 + settings.object_weight * batch.objects
     error = (off.square() * weight).mean((1, 2, 3))
@@ -281,11 +310,13 @@ def train_painter(
 ) -> Painter:
     """The averaged weights after all steps. start: a model folder to go on from instead of random weights."""
     torch.manual_seed(settings.seed + 1)
-    painter = Painter()
+    painter, before = Painter(), None
     if start is not None:
         load_painter(painter, start)
     painter.to(device)
     painter.unet.to(memory_format=torch.channels_last)
+    if settings.kept:
+        before = copy.deepcopy(painter).eval().requires_grad_(False)
     levels = Levels(device)
     stage = Stage(
         "painter",
@@ -299,7 +330,9 @@ def train_painter(
         tensorboard=True,
     )
     shards.go_to(stage.progress.step)
-    generator, turns = _turns(partial(_loss, painter, vae, shards, levels, settings), painter, device, log)
+    generator, turns = _turns(
+        partial(_loss, painter, vae, shards, levels, settings, before=before), painter, device, log
+    )
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         shards.go_to(step)

@@ -30,7 +30,7 @@ from tests.bench.report import bar, emit, table
 STEPS = (1, 2, 4)
 TEXT_STEPS = (1, 4)
 JUDGE_SCENES, JUDGE_PICTURES = 128, 160
-OBJECT_SCENES, UNSEEN_SCENES = 96, 24
+OBJECT_SCENES, UNSEEN_SCENES = 1200, 24
 RELIABLE = 0.97
 """Of true renders, for the judge of objects to be believed."""
 
@@ -107,12 +107,12 @@ def objects(subject: Subject) -> dict[str, Any]:
     import torch
 
     from core.tiny.evaluate import JUDGE_SEED, HeldOut
-    from core.tiny.objects import evaluate_text, reliability, shown, trained_object_judge
+    from core.tiny.objects import evaluate_text, examples, reliability, shown, trained_object_judge
     from core.world import COLOURED_STYLES
 
     args = subject.args
     print("training the judge of objects ...", flush=True)
-    judge = trained_object_judge(shown(HeldOut(args.object_scenes, JUDGE_SEED)), args.object_steps)
+    judge = trained_object_judge(examples(args.object_scenes), args.object_steps)
     there, absent = reliability(judge, shown(HeldOut(UNSEEN_SCENES, JUDGE_SEED + 100_000), seed=1))
     results: dict[str, Any] = {"judge_finds": there, "judge_finds_absent": absent, "reliable": min(there, absent)}
     held_out, pictures = HeldOut(args.scenes), {}
@@ -314,7 +314,7 @@ def main(argv: list[str] | None = None) -> int:
         "--judge-scenes", type=parse_count, default=JUDGE_SCENES, help=f"scenes it learns from (default {JUDGE_SCENES})"
     )
     parser.add_argument(
-        "--object-steps", type=parse_count, default=900, help="training steps of the judge of objects (default 900)"
+        "--object-steps", type=parse_count, default=1500, help="training steps of the judge of objects (default 1500)"
     )
     parser.add_argument(
         "--object-scenes",

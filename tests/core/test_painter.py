@@ -12,6 +12,7 @@ from core.params import Params
 from core.stream import StreamConfig
 from core.tiny import AUTOENCODER
 from core.tiny import train_painter as recipe
+from core.tiny.arranged import arranged
 from core.tiny.batches import Batch, Mix, Shards, draw, seed_of
 from core.tiny.judge import as_bytes, filtered_pictures, trained_judge
 from core.tiny.photographs import evaluate_photographs
@@ -29,18 +30,40 @@ from core.tiny.shards import (
     stream_of,
 )
 from core.tiny.stage import Levels, Progress
-from core.tiny.train_painter import Painter, PainterSettings, _evenly, _on_own_estimates, load_painter, train
+from core.tiny.train_painter import (
+    Painter,
+    PainterSettings,
+    _as_before,
+    _evenly,
+    _on_own_estimates,
+    load_painter,
+    train,
+)
 from core.tiny.vocabulary import TOKENS, build_tokenizer
-from core.world import COLOUR_NAMES, SHAPES, STYLES
+from core.world import COLOUR_NAMES, SHAPES, STYLES, scenes_from_seeds
 from core.world.filters import FILTERS, filtered
+from core.world.scene import SLOT_SHAPES
+from core.world.trace import FIRST_OBJECT, GROUND
+from core.world.world import View
 
 CPU = torch.device("cpu")
 
 TOY = PainterSettings(
     steps=4,
     checkpoint_s=0.0,
-    mix=Mix(rows=3, large_rows=2, large_every=2),
-    sizes=Sizes(pictures=5, filters=2, world=4, large=2, looks=3, first=1, window=2, steps_per_shard=2),
+    mix=Mix(rows=5, large_rows=2, large_every=2),
+    sizes=Sizes(
+        pictures=5,
+        filters=2,
+        world=4,
+        large=2,
+        arranged=3,
+        large_arranged=1,
+        looks=3,
+        first=1,
+        window=2,
+        steps_per_shard=2,
+    ),
 )
 
 
@@ -81,10 +104,15 @@ def test_batches_depend_on_the_step_alone_and_their_prompts_fit(shards):
     assert torch.equal(first.source[~first.pair], first.target[~first.pair])
     assert bool(first.pair[:24].all()) and not bool(first.pair[24:].all()), "pictures come first, scenes may be plain"
     assert all(mix.pair_t[0] <= int(t) < mix.pair_t[1] for t in first.t[first.pair])
+    assert mix.arranged_rows(large=False) == 8 and not bool(first.pair[-8:].any())
+    assert all(mix.arranged_t[0] <= int(t) < mix.arranged_t[1] for t in first.t[-8:])
+    assert all(int(t) < mix.plain_t for t in first.t[:-8])
 
 
 def test_rows_are_pieces_of_the_pictures_that_their_prompts_describe(shards):
-    mix = replace(TOY.mix, rows=64, picture_share=0.5, keep_share=0.5, drop_share=1.0, large_every=1000)
+    mix = replace(
+        TOY.mix, rows=64, picture_share=0.5, arranged_share=0.0, keep_share=0.5, drop_share=1.0, large_every=1000
+    )
     batch, parts = batch_at(shards, 1, 0, mix), {kind: shards.part(kind) for kind in ("pictures", "world")}
 
     def homes(piece, kind):
@@ -167,6 +195,33 @@ def test_every_look_of_a_scene_has_its_own_colours_and_names_them(shard):
             named.append({(c, s) for c, s in pairs if c in COLOUR_NAMES and s in SHAPES})
         assert len({frozenset(things) for things in named}) == 3
         assert {s for _, s in named[0]} == {s for _, s in named[1]} == {s for _, s in named[2]}
+
+
+def test_things_are_arranged_each_in_its_place_whatever_the_scene():
+    scenes = scenes_from_seeds(range(40))
+    alone = arranged(scenes)
+    view = View(alone, torch.zeros(40), 128, 128)
+    assert view.instance().unique().tolist() == [GROUND, *(FIRST_OBJECT + slot for slot in (0, 2, 4, 5))], "one of each"
+    for kind in range(len(SHAPES)):
+        slots = torch.tensor([slot for slot, shape in enumerate(SLOT_SHAPES) if shape == kind])
+        assert torch.equal(alone.present[:, slots].any(1), scenes.present[:, slots].any(1))
+        seen = [int((view.instance()[row] == FIRST_OBJECT + int(slots[0])).sum()) for row in range(40)]
+        assert all((pixels > 400) == bool(alone.present[row, slots[0]]) for row, pixels in enumerate(seen))
+    assert all(len(getattr(alone, name).unique(dim=0)) == 1 for name in ("home", "size", "camera", "light"))
+    assert torch.equal(alone.colour, scenes.colour)
+
+
+def test_kept_pairs_are_answered_as_before_and_other_rows_as_they_are(shards):
+    batch = batch_at(shards, 0, 0, replace(TOY.mix, rows=20, picture_share=0.2, plain_share=0.5))
+
+    def before(x, t_B, tokens):
+        return x + 1.0
+
+    noised = torch.randn_like(batch.source)
+    kept = _as_before(before, batch, noised, 4)
+    assert torch.equal(kept.target[batch.pair], noised[batch.pair] + 1.0)
+    assert bool((~batch.pair[:16]).any()) and torch.equal(kept.target[~batch.pair], batch.target[~batch.pair])
+    assert torch.equal(kept.source, batch.source)
 
 
 def test_the_models_own_estimates_replace_sources_and_are_noised_less(shards):
@@ -256,6 +311,9 @@ def test_a_training_goes_on_from_a_folder(tmp_path):
     x, t, tokens = torch.randn(1, 16, 16, 16), torch.tensor([99]), torch.full((1, TOKENS), 7)
     again = Painter()
     load_painter(again, tmp_path / "out")
+    kept = replace(TOY, steps=1, kept=True)
+    train(kept, AUTOENCODER, tmp_path / "kept", tmp_path / "more", CPU, lambda message: None, start=tmp_path / "out")
+    assert (tmp_path / "more" / "unet").exists()
     with torch.no_grad():
         assert torch.equal(loaded(x, t, tokens), again(x, t, tokens))
         assert not torch.equal(loaded(x, t, tokens), fresh(x, t, tokens))

@@ -144,3 +144,9 @@ def test_a_painter_of_another_architecture_is_named(tmp_path):
     other.save_pretrained(tmp_path / "unet")
     with pytest.raises(ModelError, match="unet is of another architecture than the painter"):
         load_painter(painter, tmp_path)
+
+
+def test_what_a_painter_keeps_is_that_of_a_model_that_it_starts_from(capsys):
+    with pytest.raises(SystemExit) as ended:
+        train_painter.main(["--keep"])
+    assert ended.value.code == 2 and "--start FOLDER" in capsys.readouterr().err
