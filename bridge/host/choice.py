@@ -14,6 +14,7 @@ from bridge.control.live import LiveParams
 from bridge.host.config import HostConfig, HostError
 from bridge.host.loading import Loaded, Models, check
 from bridge.host.planner import RECOVERABLE, Planner, wanted
+from bridge.ring.scheduling import modest
 from core.params import (
     AS_STARTED,
     CONTROL_NETS,
@@ -229,6 +230,7 @@ class Change:
             from bridge.host.cpu_threads import one_thread
 
             one_thread()
+            modest()
 
     def _use_size(self, size: tuple[int, ...]) -> None:
         self.preparing = f"preparing {in_words(size)}"

@@ -15,6 +15,7 @@ import os
 import platform
 import struct
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -22,6 +23,7 @@ SLICE_NS = 500_000
 """About the processor time that one 512 x 512 frame needs at a time; longer work is merely shared fairly."""
 
 TURN_S = 0.0005
+MODEST = 5
 
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "riscv64": 274, "loongarch64": 274}
 
@@ -57,6 +59,14 @@ def short_slices(slice_ns: int = SLICE_NS) -> bool:
     if not _ordinary():
         return False
     return ctypes.CDLL(None).syscall(number, 0, ctypes.c_char_p(attributes), 0) == 0
+
+
+def modest(nice: int = MODEST) -> None:
+    """Let the calling thread, for the rest of its life, and those that it starts have less of a busy processor than
+    others (Linux, where each thread has a niceness of its own). Not far less: it may hold what they wait for."""
+    if sys.platform == "linux":
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, own + nice))
 
 
 def short_turns(turn_s: float = TURN_S) -> None:

@@ -160,7 +160,7 @@ def _own_motions(recording: Recording, found: Sequence[tuple[int, int, float]]) 
         sweeps.append(compared(scan(number).points[of_class(number)], others, speed))
     numbers = [number for _, number, _ in found]
     own = []
-    for number, of_points in zip(numbers, own_motions(sweeps, times_s[numbers]), strict=True):
+    for number, of_points in zip(numbers, own_motions(sweeps, times_s[numbers].tolist()), strict=True):
         whole = np.zeros_like(scan(number).points, float)
         whole[of_class(number)] = of_points
         own.append(whole)

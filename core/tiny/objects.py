@@ -86,10 +86,9 @@ def examples(scenes: int) -> Shown:
     return Shown(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Shown)))
 
 
-def _convolution(into: int, out: int, side: int, **more: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(into, out, side, padding=side // 2 * more.get("dilation", 1), **more), nn.BatchNorm2d(out), nn.ReLU()
-    )
+def _convolution(into: int, out: int, side: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(into, out, side, stride, side // 2 * dilation, dilation)
+    return nn.Sequential(convolution, nn.BatchNorm2d(out), nn.ReLU())
 
 
 class ObjectJudge(nn.Module):
