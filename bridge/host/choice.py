@@ -254,6 +254,7 @@ class Change:
             self._planner.use_model(loaded.model, loaded.plain, before=lambda: self._start_values(old, new))
             self._changed(loaded, config)
             self._running, self._execution = config, loaded.execution
+            self._chosen, self.preparing = chosen, ""
             self._stop.wait(LEAVE_S)
             del until_frames_left_it
         self._chosen = chosen

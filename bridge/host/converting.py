@@ -61,10 +61,27 @@ class Converter:
             log.warning("a network is converted beside the frames, which may hold them up: %s", said)
             return False
 
+    def close(self) -> None:
+        """Let the process end, after what it is at; another one is started when there is something to do."""
+        with self._lock:
+            self._end()
+
+    def _end(self) -> None:
+        if self._process is None:
+            return
+        # With what it reads closed it ends by itself.
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self._process.wait()
+        self._process = None
+
     def _ask(self, line: str) -> str:
         # It may have just ended; then another one is asked.
         for fresh in (False, True):
             if self._process is None or self._process.poll() is not None or fresh:
+                self._end()
                 self._process = _started()
             given, told = self._process.stdin, self._process.stdout
             assert given is not None and told is not None

@@ -245,6 +245,7 @@ class Host:
                 lanes.close()
             for worker in workers:
                 worker.join()
+            self._models.converter.close()
             self._reader.close()
             self._publisher.close()
 

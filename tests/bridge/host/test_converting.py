@@ -24,6 +24,13 @@ def decoder():
 
 
 @pytest.fixture
+def converter():
+    made = Converter()
+    yield made
+    made.close()
+
+
+@pytest.fixture
 def here(monkeypatch):
     """Conversions in this process."""
     made = []
@@ -36,9 +43,8 @@ def painted(model):
     return openvino.Graph(model, torch.float32)(Z)
 
 
-def test_beside_frames_it_is_done_elsewhere_and_comes_out_the_same(decoder, here, tmp_path):
+def test_beside_frames_it_is_done_elsewhere_and_comes_out_the_same(decoder, converter, here, tmp_path):
     network, example = decoder
-    converter = Converter()
     plain = painted(openvino.convert(*decoder, tmp_path / "before", converter))
     assert here == [1] and converter.converted == 0  # nobody paints yet
     converter.busy.set()
@@ -55,10 +61,9 @@ def test_beside_frames_it_is_done_elsewhere_and_comes_out_the_same(decoder, here
     assert here == [1] and converter.converted == 2
 
 
-def test_what_cannot_be_done_elsewhere_is_done_here(decoder, here, tmp_path, caplog):
+def test_what_cannot_be_done_elsewhere_is_done_here(decoder, converter, here, tmp_path, caplog):
     network, _ = decoder
     network.unwritable = lambda: None
-    converter = Converter()
     converter.busy.set()
     with torch.no_grad():
         plain = network(Z)

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from bridge.ring.scheduling import let_others_run, short_slices, urgent
+from bridge.ring.scheduling import MODEST, TURN_S, let_others_run, modest, short_slices, short_turns, urgent
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux scheduling classes")
 
@@ -155,3 +155,34 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before < 200)
 """
     if sys.platform == "linux":
         assert said(script) == ["True"]
+
+
+@linux
+def test_a_modest_thread_leaves_the_others_as_they_are():
+    def niceness():
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before, seen = niceness(), []
+
+    def work():
+        modest()
+        seen.append(niceness())
+        inner = threading.Thread(target=lambda: seen.append(niceness()))
+        inner.start()
+        inner.join()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [min(19, before + MODEST)] * 2
+    assert niceness() == before
+
+
+def test_the_interpreter_changes_hands_sooner():
+    interval = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(1.0)
+        short_turns()
+        assert sys.getswitchinterval() == pytest.approx(TURN_S)
+    finally:
+        sys.setswitchinterval(interval)
