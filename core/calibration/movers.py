@@ -45,6 +45,8 @@ STEADY_M_S = 1.0
 """Velocities from before and to after that differ by more are of no one motion, or of different sides of an object."""
 VOTE_M_S = 0.25
 TRIES = 6
+MOSTLY = 0.3
+"""Share of the class that must be found where it was; else the sweeps do not show one place, and nothing is said."""
 LOOK_RAD, BEHIND_M = 0.01, 1.0
 LEFT = 0.5
 """Share of an object's points behind which another sweep must see something further away: a parked car that was hidden,
@@ -185,17 +187,18 @@ def compared(here: Floats, others: Sequence[tuple[Floats, Floats, float]], speed
     other, those of the class, all, and the seconds to it. All are finite. `speed_m_s` of the rig."""
     xy = here[:, :2]
     few = _thinned(xy)
+    nothing = Compared(xy, np.ones(len(xy), bool), np.zeros(len(xy), bool), [], [])
     placed = []
     left = np.zeros(len(xy), bool)
     for points, everything, seconds in others:
         there = _thinned(points[:, :2])
         found = rig_moved(few, there, abs(seconds) * speed_m_s) if min(len(there), len(few)) >= FEWEST else None
         if found is None:
-            return Compared(xy, np.ones(len(xy), bool), np.zeros(len(xy), bool), [], [])
+            return nothing
         placed.append((there @ found[0].T + found[1], seconds))
         left |= _left(np.column_stack([(xy - found[1]) @ found[0], here[:, 2]]), everything)
-    if not placed:
-        return Compared(xy, np.ones(len(xy), bool), np.zeros(len(xy), bool), [], [])
+    if not placed or np.any([_near(cKDTree(at), few) for at, _ in placed], axis=0).mean() < MOSTLY:
+        return nothing
     stood = np.any([_near(cKDTree(at), xy) for at, _ in placed], axis=0)
     rest = np.flatnonzero(~stood)
     tree = cKDTree(few)
