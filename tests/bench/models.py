@@ -309,9 +309,11 @@ def _changed(watched: Watched, base: Any, name: str, changes: int) -> dict[str, 
 
 
 def _rss_mib() -> float:
-    """Of this process; 0 where the system does not say it in this way."""
+    """What this process has written, 0 where the system does not say it in this way. Without what it has of files:
+    those pages the system takes away from who does not look at them, and gives back."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+        _, resident, of_files, *_ = map(int, Path("/proc/self/statm").read_text().split())
+        return (resident - of_files) * os.sysconf("SC_PAGE_SIZE") / 2**20
     except OSError:
         return 0.0
 
