@@ -33,6 +33,9 @@ SEEN_PX = 160
 WIDTHS = (32, 64, 128)
 """Of the judge, at a half, a quarter and an eighth of the side."""
 DILATIONS = (1, 2, 4, 1)
+GROUND_WEIGHT = 0.1
+"""Of a cell without a thing in the judge's training; one with a thing counts 1."""
+RATE = 4e-3
 TOGETHER = 48
 """Scenes that are rendered at once."""
 STYLES_EACH = 3
@@ -138,9 +141,11 @@ def trained_object_judge(learnt: Shown, steps: int = 1500, batch: int = 32) -> O
     """Always the same for the same examples."""
     torch.manual_seed(0)
     judge = ObjectJudge().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     generator = torch.Generator().manual_seed(0)
+    # What is hard is to tell one kind from another, not from the ground, which is nearly all there is.
+    weights = torch.tensor([GROUND_WEIGHT] + [1.0] * len(SHAPES))
     judged = (learnt.colour_BS == ABSENT) | (learnt.pixels_BS >= SEEN_PX)
     for _ in range(steps):
         rows = torch.randint(len(learnt.picture_BHWC), (batch,), generator=generator)
@@ -153,7 +158,7 @@ def trained_object_judge(learnt: Shown, steps: int = 1500, batch: int = 32) -> O
         wanted = torch.cat([torch.full((batch, 1), ABSENT), learnt.colour_BS[rows]], 1)
         wanted = wanted.gather(1, kinds.flatten(1)).view_as(kinds)
         present = (learnt.colour_BS[rows] != ABSENT).float()
-        loss = nnf.cross_entropy(kind, kinds) + nnf.cross_entropy(colour, wanted, ignore_index=ABSENT)
+        loss = nnf.cross_entropy(kind, kinds, weights) + nnf.cross_entropy(colour, wanted, ignore_index=ABSENT)
         loss = loss + nnf.binary_cross_entropy_with_logits(there, present, judged[rows].float())
         optimizer.zero_grad()
         loss.backward()
