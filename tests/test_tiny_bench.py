@@ -62,14 +62,12 @@ def test_colours_are_those_that_the_caption_names(scenes):
             assert (f"{COLOUR_NAMES[colour]} {name}" in text) if colour != ABSENT else (name not in text)
 
 
-def test_the_judge_learns_renders_by_heart_and_says_absent_of_nothing(scenes):
+def test_the_judge_learns_renders_by_heart_and_says_what_is_not_there(scenes):
     few = HeldOut(2, JUDGE_SEED + 2)  # scenes without some of the kinds
     learnt = shown(few, ("toy",))
     judge = trained_object_judge(learnt, steps=120, batch=4)
     there, absent = reliability(judge, learnt)
     assert there > 0.9 and absent > 0.9
-    empty = torch.full((2, 128, 128, 3), 120, dtype=torch.uint8)
-    assert bool((judge.found(empty) == ABSENT).all())
 
 
 class Counting(ObjectJudge):

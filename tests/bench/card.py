@@ -629,13 +629,15 @@ class _Given:
     """Stands where `bridge.host.loading.Models` does: a model that is there already."""
 
     def __init__(self, part: Part, model: Any, overlap: bool) -> None:
+        from bridge.host.converting import Converter
         from bridge.host.loading import Loaded
 
+        self.converter = Converter()
         card = part.device if part.on_card else None
         name, dtype = model.execution.backend, str(part.dtype).removeprefix("torch.")
         self._loaded = Loaded(model, overlap, str(part.device), dtype, name, card=card)
 
-    def load(self, config: Any, params: Any) -> Any:
+    def load(self, config: Any, params: Any, beside: Any = None) -> Any:
         return self._loaded
 
 
