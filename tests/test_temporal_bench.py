@@ -12,7 +12,7 @@ from core.params import Params
 from tests.bench import temporal_cost
 from tests.bench.temporal import FIRST, compared, recovered
 from tests.bench.temporal_clips import FPS, KINDS, SIZE_PX, clip, film
-from tests.bench.temporal_pictures import write
+from tests.bench.temporal_pictures import plot, write
 from tests.random_model import random_model
 
 FRAMES = FIRST + 3
@@ -86,3 +86,12 @@ def test_every_mode_is_timed_on_the_same_frames_and_a_long_run_beside_a_young_on
         assert all(block > 0.0 for blocks in took.values() for block in blocks)
     long = temporal_cost.long_run(model, params["engine"], made, 20)
     assert long["frames"] == 20 and long["ratio"] > 0.0 and long["late_ms"] > 0.0 and long["early_beside_ms"] > 0.0
+
+
+def test_the_plot_shows_the_mean_of_all_clips_from_frame_to_frame(tmp_path):
+    same = {"off": [4.0, 6.0, 8.0], "bank": [1.0, 2.0, 3.0]}
+    two = {mode: [v - 1.0 for v in series] + [v + 1.0 for v in series] for mode, series in same.items()}
+    for name, errors, clips in (("one", same, 1), ("two", two, 2), ("other", {**same, "bank": [5.0] * 3}, 1)):
+        plot(tmp_path / name, {"pan": errors}, clips)
+    one, mean, other = ((tmp_path / name).read_bytes() for name in ("one", "two", "other"))
+    assert one == mean != other and one.startswith(b"\x89PNG")

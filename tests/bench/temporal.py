@@ -24,7 +24,7 @@ model paints them in each mode with the real stream, one turn after the other. P
 * long: late turns of a long run beside the early ones of a stream that began shortly before, frame by frame.
 
 Warp error rewards blur and standstill, so read it beside sharpness, edit and style. Films and a sheet of the first
-scene go to out/temporal.
+scene, and a plot of the error from frame to frame, go to out/temporal.
 """
 
 from __future__ import annotations
@@ -326,7 +326,9 @@ def main(argv: list[str] | None = None) -> int:
     results["bank_bytes_sd15_512px_4_rows_fp16"] = sd15_bank_bytes(bytes_of)
     million = results["bank_bytes_sd15_512px_4_rows_fp16"] / 1e6
     bars.append(bar("merged bank of an SD 1.5-shaped U-Net, 512 px, 4 rows, fp16, MB", million, 280.0, at_most=True))
-    print("to look at: " + ", ".join(pictures))
+    errors = {kind: of for kind, of in by_kind.items() if kind != "film"}
+    temporal_pictures.plot(args.out / "error.png", errors, scenes)
+    print("to look at: " + ", ".join([*pictures, str(args.out / "error.png")]))
     emit("temporal", results, bars)
     return 0
 

@@ -1,14 +1,15 @@
-"""What `bench temporal` leaves to look at: a film per mode beside single frames, and a sheet of all modes."""
+"""What `bench temporal` leaves to look at: a film per mode beside single frames, a sheet of all modes, and a plot."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from core.opencv import opencv
+from core.training.curves import Line, Panel, drawn, save_picture
 from tests.bench.temporal_clips import FPS, SIZE_PX, Clip
 
 STRETCH = 6.0
@@ -65,3 +66,14 @@ def write(folder: Path, clip: Clip, outputs: Mapping[str, Mapping[int, Tensor]])
     sheet = folder / f"{clip.kind}.jpg"
     cv2.imwrite(str(sheet), cv2.cvtColor(torch.cat(columns, 1).numpy(), cv2.COLOR_RGB2BGR))
     return [*written, str(sheet)]
+
+
+def plot(path: Path, errors: Mapping[str, Mapping[str, Sequence[float]]], clips: int) -> None:
+    """Error along the true motion from frame to frame, of each mode, in a panel for each kind of clip. errors: by kind
+    and mode, of so many clips one after the other."""
+    panels = []
+    for kind, by_mode in errors.items():
+        means = {mode: torch.tensor(series).unflatten(0, (clips, -1)).mean(0) for mode, series in by_mode.items()}
+        lines = {mode: Line(range(len(mean)), mean.tolist()) for mode, mean in means.items()}
+        panels.append(Panel(f"{kind}: levels along the true motion", lines, "frames"))
+    save_picture(path, drawn(panels))
