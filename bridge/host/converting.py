@@ -136,7 +136,7 @@ def _converted(file: str, folder: str) -> str:
         # Of this program itself, from a moment ago, in a folder that nobody else may write to.
         network, example = torch.load(file, weights_only=False)
         convert_into(network, example, Path(folder))
-    except Exception as error:
+    except Exception as error:  # told to the host, which then converts it itself
         return " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return "done"
 
